@@ -1,0 +1,61 @@
+#include "cpu_features.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+
+namespace og {
+namespace {
+
+#if defined(__aarch64__) || defined(_M_ARM64)
+const char* const kNames[kIsaCount] = {"reference", "neon", "avx2", "avx512"};
+#else
+const char* const kNames[kIsaCount] = {"reference", "baseline", "avx2", "avx512"};
+#endif
+
+std::atomic<int> chosen{-1};
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return isa >= 0 && isa < kIsaCount ? kNames[isa] : "unknown"; }
+
+bool isa_available(Isa isa) {
+  switch (isa) {
+    case kReference:
+    case kBaseline: return true;
+#if defined(__x86_64__)
+    case kAvx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    case kAvx512:
+      return isa_available(kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+             __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    default: return false;
+  }
+}
+
+Isa default_isa() {
+  if (const char* wanted = std::getenv("OG_ISA")) {
+    for (int i = 0; i < kIsaCount; i++)
+      if (std::strcmp(wanted, kNames[i]) == 0 && isa_available((Isa)i)) return (Isa)i;
+  }
+  for (int i = kIsaCount - 1; i > 0; i--)
+    if (isa_available((Isa)i)) return (Isa)i;
+  return kReference;
+}
+
+Isa current_isa() {
+  int isa = chosen.load(std::memory_order_relaxed);
+  if (isa < 0) {
+    isa = default_isa();
+    chosen.store(isa, std::memory_order_relaxed);
+  }
+  return (Isa)isa;
+}
+
+bool set_isa(Isa isa) {
+  if (!isa_available(isa)) return false;
+  chosen.store(isa, std::memory_order_relaxed);
+  return true;
+}
+
+}  // namespace og

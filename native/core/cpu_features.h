@@ -1,0 +1,21 @@
+/** Which instruction sets this machine offers, and which one the kernels use. */
+#ifndef OMNIGRAD_CORE_CPU_FEATURES_H
+#define OMNIGRAD_CORE_CPU_FEATURES_H
+
+namespace og {
+
+/** In order of preference, worst first. Every build holds `reference` and `baseline` (NEON on arm64). */
+enum Isa { kReference = 0, kBaseline = 1, kAvx2 = 2, kAvx512 = 3, kIsaCount = 4 };
+
+const char* isa_name(Isa isa);
+/** Whether this build holds the set and this machine can run it. */
+bool isa_available(Isa isa);
+/** The best available set, or what OG_ISA names if that is available. */
+Isa default_isa();
+/** The set in use, process-wide. */
+Isa current_isa();
+/** False, and nothing changes, if the set is not available. */
+bool set_isa(Isa isa);
+
+}  // namespace og
+#endif

@@ -1,0 +1,76 @@
+#include "registry.h"
+
+#include <cstring>
+
+#include "status.h"
+
+namespace og {
+
+// Filled by core/registry_isa.cpp, which is compiled once per instruction set.
+namespace reference {
+extern const og_kernel kTable[];
+}
+namespace baseline {
+extern const og_kernel kTable[];
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const og_kernel kTable[];
+}
+namespace avx512 {
+extern const og_kernel kTable[];
+}
+#endif
+
+namespace {
+
+const KernelInfo kInfo[] = {
+#define OG_KERNEL(file, entry, inputs, outputs, attrs) {#entry, #file, inputs, outputs, attrs},
+#include "kernels.def"
+#undef OG_KERNEL
+};
+
+const og_kernel* table_of(Isa isa) {
+  switch (isa) {
+    case kBaseline: return baseline::kTable;
+#if defined(__x86_64__)
+    case kAvx2: return avx2::kTable;
+    case kAvx512: return avx512::kTable;
+#endif
+    default: return reference::kTable;
+  }
+}
+
+bool has_float64(const og_call& call) {
+  for (int32_t i = 0; i < call.input_count; i++)
+    if (call.inputs[i].dtype == OG_F64) return true;
+  for (int32_t i = 0; i < call.output_count; i++)
+    if (call.outputs[i].dtype == OG_F64) return true;
+  return false;
+}
+
+}  // namespace
+
+int32_t kernel_count() { return (int32_t)(sizeof kInfo / sizeof kInfo[0]); }
+
+const KernelInfo& kernel_info(int32_t id) { return kInfo[id]; }
+
+int32_t kernel_id(const char* name) {
+  for (int32_t i = 0; i < kernel_count(); i++)
+    if (std::strcmp(kInfo[i].name, name) == 0) return i;
+  return -1;
+}
+
+int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call) {
+  OG_REQUIRE(id >= 0 && id < kernel_count(), "kernel %d does not exist", id);
+  const KernelInfo& info = kInfo[id];
+  OG_REQUIRE(call.input_count == info.inputs && call.output_count == info.outputs && call.attr_count == info.attrs,
+             "%s: expected %d inputs, %d outputs, %d attributes, got %d, %d, %d", info.name, info.inputs, info.outputs,
+             info.attrs, call.input_count, call.output_count, call.attr_count);
+  OG_SUPPORTED(isa_available(isa), "instruction set %s is not available", isa_name(isa));
+  return table_of(has_float64(call) ? kReference : isa)[id](&call);
+}
+
+int32_t run_kernel(int32_t id, const og_call& call) { return run_kernel_on(current_isa(), id, call); }
+
+}  // namespace og

@@ -1,0 +1,31 @@
+/** The kernels of this build: one entry per line of kernels.def, one function per instruction set. */
+#ifndef OMNIGRAD_CORE_REGISTRY_H
+#define OMNIGRAD_CORE_REGISTRY_H
+
+#include <cstdint>
+
+#include "cpu_features.h"
+#include "omnigrad/abi.h"
+
+namespace og {
+
+struct KernelInfo {
+  const char* name;
+  const char* file;
+  int32_t inputs;   // operands expected; absent optional ones count
+  int32_t outputs;
+  int32_t attrs;
+};
+
+int32_t kernel_count();
+const KernelInfo& kernel_info(int32_t id);
+/** Id of an entry, or -1. Linear search: for tests and start-up. */
+int32_t kernel_id(const char* name);
+
+/** Checks the operand counts and runs the kernel on the instruction set in use; any float64 operand selects `reference`. */
+int32_t run_kernel(int32_t id, const og_call& call);
+/** The same on a given set. */
+int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call);
+
+}  // namespace og
+#endif

@@ -1,0 +1,107 @@
+/**
+ * Element-wise kernels: operands of one shape (broadcasting is a stride of zero) are cut into blocks of kBlock
+ * elements; a linear operand of the compute type is used in place, any other is staged through L1.
+ * Parallel split: by blocks, so it depends on the count only. In-place use (an output equal to an input) is allowed.
+ */
+#ifndef OMNIGRAD_CPU_ELEMENTWISE_H
+#define OMNIGRAD_CPU_ELEMENTWISE_H
+
+#include <type_traits>
+
+#include "../core/parallel.h"
+#include "../core/status.h"
+#include "../core/view.h"
+#include "stage.h"
+
+namespace og {
+namespace {
+
+constexpr int64_t kBlock = 1024;
+constexpr int64_t kBlocksPerChunk = 32;
+
+template <class C, int N>
+inline const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, C* buffer) {
+  if (is_native<C>(view.dtype) && loop.linear(k)) return data_of<const C>(view) + begin;
+  with_storage(view.dtype, [&](auto type) {
+    typedef decltype(type) T;
+    C* to = buffer;
+    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
+      load_run(data_of<const T>(view) + offset, stride, length, to);
+      to += length;
+    });
+  });
+  return buffer;
+}
+
+template <class C, int N>
+inline void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, const C* buffer) {
+  if (view.dtype == OG_BOOL) {
+    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
+      store_bool_run(buffer, length, data_of<uint8_t>(view) + offset, stride);
+      buffer += length;
+    });
+    return;
+  }
+  with_storage(view.dtype, [&](auto type) {
+    typedef decltype(type) T;
+    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
+      store_run(buffer, length, data_of<T>(view) + offset, stride);
+      buffer += length;
+    });
+  });
+}
+
+/** out = body(inputs…) in compute type C. body(const C* const* in, C* out, int64_t n) sees contiguous runs of ≤ kBlock. */
+template <class C, int IN, class Body>
+inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, const Body& body) {
+  const og_view* views[IN + 1];
+  views[0] = &out;
+  for (int i = 0; i < IN; i++) {
+    OG_REQUIRE(same_shape(*in[i], out), "element-wise operands differ in shape");
+    views[i + 1] = in[i];
+  }
+  const Loop<IN + 1> loop(views);
+  const bool direct = is_native<C>(out.dtype) && loop.linear(0);
+  parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
+    alignas(64) C buffers[IN + 1][kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = end - at < kBlock ? end - at : kBlock;
+      const C* from[IN];
+      for (int i = 0; i < IN; i++) from[i] = stage_in<C>(loop, i + 1, *in[i], at, n, buffers[i + 1]);
+      C* to = direct ? data_of<C>(out) + at : buffers[0];
+      body(from, to, n);
+      if (!direct) stage_out<C>(loop, 0, out, at, n, buffers[0]);
+    }
+  });
+  return OG_OK;
+}
+
+/** Scalar function over a run; the compiler vectorises what it can. */
+template <class C, class F>
+inline void run1(const C* x, C* y, int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i++) y[i] = f(x[i]);
+}
+template <class C, class F>
+inline void run2(const C* a, const C* b, C* y, int64_t n, const F& f) {
+  for (int64_t i = 0; i < n; i++) y[i] = f(a[i], b[i]);
+}
+
+#ifndef OG_IS_REFERENCE
+/** Vector function over a run; the tail goes through partial loads, so the bits do not depend on where a run ends. */
+template <class F>
+OG_INLINE void vectors1(const float* x, float* y, int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, f(load(x + i)));
+  if (i < n) store_partial(y + i, f(load_partial(x + i, n - i)), n - i);
+}
+template <class F>
+OG_INLINE void vectors2(const float* a, const float* b, float* y, int64_t n, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, f(load(a + i), load(b + i)));
+  if (i < n) store_partial(y + i, f(load_partial(a + i, n - i), load_partial(b + i, n - i)), n - i);
+}
+#endif
+
+}  // namespace
+}  // namespace og
+#endif

@@ -1,0 +1,148 @@
+/**
+ * Vector transcendental functions: polynomials with the error bound stated at each, in units of the last place (ulp)
+ * of float32. NaN in, NaN out.
+ */
+#ifndef OMNIGRAD_CPU_MATH_H
+#define OMNIGRAD_CPU_MATH_H
+
+#include "simd.h"
+
+namespace og {
+namespace {
+
+/** 2^n for integral n in [-126, 127], given as float. */
+OG_INLINE Vf exp2_integer(Vf n) { return as_float((to_int(n) + 127) << 23); }
+
+/**
+ * e^x. Range reduction x = n·ln2 + r, |r| ≤ ln2/2, degree-6 Taylor–minimax of e^r (Cephes expf coefficients), scaling in two
+ * steps so that subnormal results are right. Error at most 1.5 ulp; overflow gives +∞ above 88.722840, 0 below -103.98.
+ */
+OG_INLINE Vf exp(Vf x) {
+  const Vf high = set1(88.8f), low = set1(-104.f);
+  const Vf clipped = select(x > high, high, select(x < low, low, x));  // NaN compares false twice and passes through
+  const Vf n = round_small(clipped * 1.44269504088896341f);
+  Vf r = fma(n, set1(-0.693359375f), clipped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vf p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.f;
+  const Vf half = round_small(n * 0.5f);
+  return p * exp2_integer(half) * exp2_integer(n - half);
+}
+
+/** e^x for x ≤ 0 and never NaN by contract of the caller (softmax, attention); flushes to 0 below -87.3. At most 1.5 ulp. */
+OG_INLINE Vf exp_nonpositive(Vf x) {
+  const Vf low = set1(-87.33654f);
+  const Vf clipped = max_second(low, x);
+  const Vf n = round_small(clipped * 1.44269504088896341f);
+  Vf r = fma(n, set1(-0.693359375f), clipped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vf p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  p = fma(p, r * r, r) + 1.f;
+  return select(x < low, Vf{}, p * exp2_integer(n));
+}
+
+/**
+ * ln x. Mantissa in [√½, √2), degree-8 polynomial (Cephes logf). At most 1 ulp; ln 0 = -∞, ln of a negative number is NaN.
+ * Subnormals are scaled first.
+ */
+OG_INLINE Vf log(Vf x) {
+  const Vi tiny = x < 1.17549435e-38f;
+  const Vf scaled = select(tiny, x * 8388608.f, x);
+  const Vi u = bits(scaled);
+  Vf e = to_float((u >> 23) - 126) - select(tiny, set1(23.f), Vf{});
+  Vf m = as_float((u & 0x007fffff) | 0x3f000000);  // [0.5, 1)
+  const Vi below = m < 0.707106781186547524f;
+  e = e - select(below, set1(1.f), Vf{});
+  m = select(below, m + m, m) - 1.f;
+  const Vf z = m * m;
+  Vf p = set1(7.0376836292e-2f);
+  p = fma(p, m, set1(-1.1514610310e-1f));
+  p = fma(p, m, set1(1.1676998740e-1f));
+  p = fma(p, m, set1(-1.2420140846e-1f));
+  p = fma(p, m, set1(1.4249322787e-1f));
+  p = fma(p, m, set1(-1.6668057665e-1f));
+  p = fma(p, m, set1(2.0000714765e-1f));
+  p = fma(p, m, set1(-2.4999993993e-1f));
+  p = fma(p, m, set1(3.3333331174e-1f));
+  Vf y = m * z * p;
+  y = fma(e, set1(-2.12194440e-4f), y);
+  y = fma(z, set1(-0.5f), y);
+  Vf r = fma(e, set1(0.693359375f), m + y);
+  const Vf infinity = set1(__builtin_inff()), nan = set1(__builtin_nanf(""));
+  r = select(x == infinity, infinity, r);
+  r = select(x == 0.f, -infinity, r);
+  return select((x < 0.f) | (x != x), nan, r);
+}
+
+/** tanh x = sign(x)·(1 − 2/(e^{2|x|}+1)); below 0.625 an odd polynomial (Cephes tanhf) keeps the relative error. At most 2 ulp. */
+OG_INLINE Vf tanh(Vf x) {
+  const Vf a = abs(x);
+  const Vf z = x * x;
+  Vf p = set1(-5.70498872745e-3f);
+  p = fma(p, z, set1(2.06390887954e-2f));
+  p = fma(p, z, set1(-5.37397155531e-2f));
+  p = fma(p, z, set1(1.33314422036e-1f));
+  p = fma(p, z, set1(-3.33332819422e-1f));
+  const Vf small = fma(p * z, x, x);
+  const Vf large = copysign(1.f - 2.f / (exp(a + a) + 1.f), x);
+  return select(a < 0.625f, small, select(x != x, x, large));
+}
+
+/** 1/(1+e^-x), through e^-|x| so that nothing overflows. At most 2.5 ulp. */
+OG_INLINE Vf sigmoid(Vf x) {
+  const Vf t = exp(-abs(x));
+  const Vf r = 1.f / (1.f + t);
+  return select(x < 0.f, t * r, r);
+}
+
+/**
+ * erf x. |x| < 1: x·P(x²) (Cephes erff); beyond: 1 − e^{-x²}·Q(1/|x|) in the form of Abramowitz–Stegun 7.1.26 refined by
+ * Cephes' erfcf rational fits. Absolute error at most 1.2e-7.
+ */
+OG_INLINE Vf erf(Vf x) {
+  const Vf a = abs(x), z = x * x;
+  Vf p = set1(7.853861353153693e-5f);
+  p = fma(p, z, set1(-8.010193625184903e-4f));
+  p = fma(p, z, set1(5.188327685732524e-3f));
+  p = fma(p, z, set1(-2.685381193529856e-2f));
+  p = fma(p, z, set1(1.128358514861418e-1f));
+  p = fma(p, z, set1(-3.761262582423300e-1f));
+  p = fma(p, z, set1(1.128379165726710e0f));
+  const Vf inner = x * p;
+  const Vf b = select(a > 4.f, set1(4.f), select(a < 1.f, set1(1.f), a));  // erf(4) is 1 in float32
+  const Vf q = 1.f / b, w = q * q;
+  Vf near = set1(2.326819970068386e-2f);  // 1 ≤ |x| < 2
+  near = fma(near, w, set1(-1.387039388740657e-1f));
+  near = fma(near, w, set1(3.687424674597105e-1f));
+  near = fma(near, w, set1(-5.824733027278666e-1f));
+  near = fma(near, w, set1(6.210004621745983e-1f));
+  near = fma(near, w, set1(-4.944515323274145e-1f));
+  near = fma(near, w, set1(3.404879937665872e-1f));
+  near = fma(near, w, set1(-2.741127028184656e-1f));
+  near = fma(near, w, set1(5.638259427386472e-1f));
+  Vf far = set1(-1.047766399936249e+1f);  // |x| ≥ 2
+  far = fma(far, w, set1(1.297719955372516e+1f));
+  far = fma(far, w, set1(-7.495518717768503e0f));
+  far = fma(far, w, set1(2.921019019210786e0f));
+  far = fma(far, w, set1(-1.015265279202700e0f));
+  far = fma(far, w, set1(4.218463358204948e-1f));
+  far = fma(far, w, set1(-2.820767439740514e-1f));
+  far = fma(far, w, set1(5.641895067754075e-1f));
+  const Vf tail = exp(-(b * b)) * q * select(b < 2.f, near, far);
+  const Vf outer = copysign(1.f - tail, x);
+  return select(x != x, x, select(a < 1.f, inner, outer));
+}
+
+}  // namespace
+}  // namespace og
+#endif
