@@ -20,7 +20,7 @@ constexpr int64_t kBlock = 1024;
 constexpr int64_t kBlocksPerChunk = 32;
 
 template <class C, int N>
-inline const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, C* buffer) {
+__attribute__((noinline)) const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, C* buffer) {
   if (is_native<C>(view.dtype) && loop.linear(k)) return data_of<const C>(view) + begin;
   with_storage(view.dtype, [&](auto type) {
     typedef decltype(type) T;
@@ -34,7 +34,7 @@ inline const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_
 }
 
 template <class C, int N>
-inline void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, const C* buffer) {
+__attribute__((noinline)) void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, const C* buffer) {
   if (view.dtype == OG_BOOL) {
     loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
       store_bool_run(buffer, length, data_of<uint8_t>(view) + offset, stride);
@@ -51,9 +51,13 @@ inline void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t b
   });
 }
 
-/** out = body(inputs…) in compute type C. body(const C* const* in, C* out, int64_t n) sees contiguous runs of ≤ kBlock. */
-template <class C, int IN, class Body>
-inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, const Body& body) {
+/** What is done to one block: runs of n ≤ kBlock contiguous elements. */
+template <class C>
+using BlockFn = void (*)(const void* context, const C* const* in, C* out, int64_t n);
+
+/** out = fn(inputs…) in compute type C. Not a template over fn: the staging code exists once, not once per function. */
+template <class C, int IN>
+inline int32_t map_blocks_with(const og_view* const (&in)[IN], const og_view& out, BlockFn<C> fn, const void* context) {
   const og_view* views[IN + 1];
   views[0] = &out;
   for (int i = 0; i < IN; i++) {
@@ -69,11 +73,22 @@ inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, co
       const C* from[IN];
       for (int i = 0; i < IN; i++) from[i] = stage_in<C>(loop, i + 1, *in[i], at, n, buffers[i + 1]);
       C* to = direct ? data_of<C>(out) + at : buffers[0];
-      body(from, to, n);
+      fn(context, from, to, n);
       if (!direct) stage_out<C>(loop, 0, out, at, n, buffers[0]);
     }
   });
   return OG_OK;
+}
+
+/** map_blocks_with for a callable body(const C* const* in, C* out, int64_t n). */
+template <class C, int IN, class Body>
+inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, const Body& body) {
+  return map_blocks_with<C, IN>(
+      in, out,
+      [](const void* context, const C* const* from, C* to, int64_t n) {
+        (*static_cast<const Body*>(context))(from, to, n);
+      },
+      &body);
 }
 
 /** Scalar function over a run; the compiler vectorises what it can. */
