@@ -49,14 +49,44 @@ OG_INLINE Vf as_float(Vi v) { return (Vf)v; }
 
 /** The first n lanes, the rest `fill`. Never touches memory beyond p[n-1]. */
 OG_INLINE Vf load_partial(const float* p, int64_t n, float fill = 0.f) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_mask_loadu_ps((__m512)set1(fill), (__mmask16)((1u << n) - 1u), p);
+#elif defined(__AVX2__)
+  const Vi mask = Vi{0, 1, 2, 3, 4, 5, 6, 7} < set1((int32_t)n);
+  const Vf v = (Vf)_mm256_maskload_ps(p, (__m256i)mask);
+  return mask ? v : set1(fill);
+#else
   Vf v = set1(fill);
   std::memcpy(&v, p, (size_t)n * 4);
   return v;
+#endif
 }
-OG_INLINE void store_partial(float* p, Vf v, int64_t n) { std::memcpy(p, &v, (size_t)n * 4); }
+OG_INLINE void store_partial(float* p, Vf v, int64_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), (__m512)v);
+#elif defined(__AVX2__)  // masked stores are microcode on Zen 3
+  __m128 q = _mm256_castps256_ps128((__m256)v);
+  if (n & 4) {
+    _mm_storeu_ps(p, q);
+    q = _mm256_extractf128_ps((__m256)v, 1);
+    p += 4;
+  }
+  if (n & 2) {
+    _mm_storel_pi((__m64*)p, q);
+    q = _mm_movehl_ps(q, q);
+    p += 2;
+  }
+  if (n & 1) _mm_store_ss(p, q);
+#else
+  std::memcpy(p, &v, (size_t)n * 4);
+#endif
+}
 
-/** mask lanes are all ones or all zeros, as comparisons give them */
-OG_INLINE Vf select(Vi mask, Vf yes, Vf no) { return (Vf)(((Vi)yes & mask) | ((Vi)no & ~mask)); }
+/**
+ * mask lanes are all ones or all zeros, as comparisons give them. Written as a conditional, not as bit operations: only
+ * then do compilers find vmaxps, blends and AVX-512 mask registers.
+ */
+OG_INLINE Vf select(Vi mask, Vf yes, Vf no) { return mask ? yes : no; }
 
 OG_INLINE Vf fma(Vf a, Vf b, Vf c) {
 #if defined(__AVX512F__)
