@@ -114,18 +114,20 @@ void Queue::loop() {
   }
 }
 
-void Queue::wait_for(int32_t sequence) {
+bool Queue::wait_for(int32_t sequence) {
+  if (!reached(word(kHead).load(), sequence)) return false;
   const auto since = Clock::now();
   while (!reached(word(kTail).load(), sequence)) {
-    if (cancel_.load()) return;
+    if (cancel_.load()) return true;
     for (int i = 0; i < 16; i++) cpu_relax();
     if (Clock::now() - since < kWaitSpin) continue;
     std::unique_lock<std::mutex> lock(waiting_);
     waiters_.fetch_add(1);
     done_.wait(lock, [&] { return reached(word(kTail).load(), sequence) || cancel_.load(); });
     waiters_.fetch_sub(1);
-    return;
+    return true;
   }
+  return true;
 }
 
 bool Queue::take_error(QueueError* out) {

@@ -49,8 +49,8 @@ class Queue {
   void wake();
   /** Runs the frame at `words` on the calling thread. Only when the queue is idle. */
   int32_t run_inline(const double* words, int64_t available);
-  /** Blocks until TAIL has reached `sequence`. */
-  void wait_for(int32_t sequence);
+  /** Blocks until TAIL has reached `sequence`. False, at once, if HEAD has not: it would never come. */
+  bool wait_for(int32_t sequence);
   /** The sticky error, cleared; call it when the queue is idle. False if there is none. */
   bool take_error(QueueError* out);
   /** Skips what is queued, waits for the running kernel and joins the executor. Further frames are ignored. */

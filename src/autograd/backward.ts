@@ -1,0 +1,286 @@
+/**
+ * Walking the tape: gradients flow from results to leaves, each node after all its consumers. Tensors that a node saved
+ * are released as it is passed, and gradients as they are used up, so memory falls while the walk goes on.
+ *
+ * @module
+ */
+import { ShapeError, StateError } from '../errors.js';
+import { add } from '../ops/arithmetic.js';
+import { clone } from '../ops/copy.js';
+import { ones } from '../tensor/create.js';
+import { setDefinitionGradient } from '../ops/define.js';
+import { scope } from '../tensor/scope.js';
+import { sameShape } from '../tensor/shape.js';
+import { setRecording, type Node } from '../tensor/tape.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { formatShape } from '../util/format.js';
+import { runHooks } from './hooks.js';
+
+export interface BackwardOptions {
+  /** Keep the graph for another walk. Default: `createGraph`. */
+  readonly retainGraph?: boolean;
+  /** Record the walk itself, so that gradients can be differentiated again. Default false. */
+  readonly createGraph?: boolean;
+}
+
+interface GradientOptions extends BackwardOptions {
+  /** Add to `grad` of leaves that are not among the inputs (a recomputed part of a larger graph). Default false. */
+  readonly depositLeaves?: boolean;
+}
+
+interface Walk {
+  /** Leaves (null: all of them) whose gradients are wanted. */
+  readonly leaves: ReadonlySet<Tensor> | null;
+  /** Results of nodes whose gradients are wanted: node → output index → position. */
+  readonly captured: ReadonlyMap<Node, ReadonlyMap<number, number>>;
+  readonly onLeaf: (leaf: Tensor, grad: Tensor) => void;
+  readonly onCapture: (position: number, grad: Tensor) => void;
+  readonly retainGraph: boolean;
+  readonly createGraph: boolean;
+}
+
+/** Nodes that lie between the roots and something wanted, in the order of the walk: newest first. */
+function nodesToVisit(roots: readonly Node[], walk: Walk): Node[] {
+  const wanted = new Map<Node, boolean>();
+  const stack: { node: Node; next: number }[] = [];
+  const isWantedNow = (node: Node): boolean =>
+    (node.reachesHiddenLeaves && walk.leaves === null) ||
+    walk.captured.has(node) || node.edges.some((edge) => edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf)));
+  for (const root of roots) {
+    if (wanted.has(root)) continue;
+    wanted.set(root, isWantedNow(root));
+    stack.push({ node: root, next: 0 });
+    while (stack.length > 0) {
+      const top = stack.at(-1)!;
+      const child = top.node.edges[top.next++]?.node;
+      if (top.next > top.node.edges.length) {
+        stack.pop();
+        const parent = stack.at(-1);
+        if (parent !== undefined && wanted.get(top.node)) wanted.set(parent.node, true);
+      } else if (child) {
+        const known = wanted.get(child);
+        if (known === undefined) {
+          wanted.set(child, isWantedNow(child));
+          stack.push({ node: child, next: 0 });
+        } else if (known) {
+          wanted.set(top.node, true);
+        }
+      }
+    }
+  }
+  return [...wanted].filter(([, is]) => is).map(([node]) => node).sort((a, b) => b.id - a.id);
+}
+
+/** Gradients that wait at a node, one per output. */
+class Pending {
+  private readonly waiting = new Map<Node, (Tensor | null)[]>();
+
+  constructor(private readonly createGraph: boolean) {}
+
+  /** Takes ownership of `grad`. */
+  add(node: Node, outputIndex: number, grad: Tensor): void {
+    let grads = this.waiting.get(node);
+    if (grads === undefined) this.waiting.set(node, (grads = new Array<Tensor | null>(node.outputs.length).fill(null)));
+    const before = grads[outputIndex];
+    grads[outputIndex] = before ? sum(before, grad, this.createGraph) : grad;
+  }
+
+  take(node: Node): (Tensor | null)[] | undefined {
+    const grads = this.waiting.get(node);
+    this.waiting.delete(node);
+    return grads;
+  }
+}
+
+/** a + b; frees both unless they are part of a graph. */
+function sum(a: Tensor, b: Tensor, createGraph: boolean): Tensor {
+  const total = add(a, b);
+  if (!createGraph) {
+    a.dispose();
+    b.dispose();
+  }
+  return total;
+}
+
+function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
+  const before = setRecording(walk.createGraph);
+  const pending = new Pending(walk.createGraph);
+  try {
+    const order = nodesToVisit(roots.map((root) => root.node), walk);
+    for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
+    for (const node of order) {
+      const grads = pending.take(node);
+      if (grads === undefined) continue;
+      const captured = walk.captured.get(node);
+      captured?.forEach((position, outputIndex) => {
+        const grad = grads[outputIndex];
+        if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
+      });
+      const results = walk.createGraph ? node.backward(node, grads) : scope(() => ownResults(node, grads));
+      distribute(node, results, pending, walk);
+      if (!walk.createGraph) for (const grad of grads) grad?.dispose();
+      if (!walk.retainGraph) node.release();
+    }
+  } finally {
+    setRecording(before);
+  }
+}
+
+/** In a graph that is kept, the tensor itself; else another hold on its memory, since the original is freed. */
+function connectedAlias(grad: Tensor, createGraph: boolean): Tensor {
+  return createGraph ? grad : grad.alias(true);
+}
+
+/** The rule's results as tensors of our own: a rule may hand back the gradient it was given, or one tensor twice. */
+function ownResults(node: Node, grads: readonly (Tensor | null)[]): (Tensor | null)[] {
+  return node.backward(node, grads).map((grad) => (grad ? grad.alias(true) : null));
+}
+
+function distribute(node: Node, results: readonly (Tensor | null | undefined)[], pending: Pending, walk: Walk): void {
+  node.edges.forEach((edge, i) => {
+    const grad = results[i];
+    if (!grad) return;
+    if (edge.node !== null) pending.add(edge.node, edge.outputIndex, grad);
+    else if (edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf))) walk.onLeaf(edge.leaf, grad);
+    else if (!walk.createGraph) grad.dispose();
+  });
+}
+
+/** Checks (or makes) the gradient that a walk starts with. */
+function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tensor {
+  output.check(op);
+  if (!output.requiresGrad) {
+    throw new StateError({
+      op,
+      expected: 'a tensor that depends on one with requiresGrad',
+      actual: `a constant of shape ${formatShape(output.shape)}`,
+      hint: 'Was it computed under noGrad, or from tensors made without { requiresGrad: true }?',
+    });
+  }
+  if (grad) {
+    if (!sameShape(grad.shape, output.shape)) {
+      throw new ShapeError({ op, argument: 'gradient', expected: formatShape(output.shape), actual: formatShape(grad.shape) });
+    }
+    return grad;
+  }
+  if (output.size !== 1) {
+    throw new ShapeError({
+      op,
+      expected: 'a result of one element',
+      actual: formatShape(output.shape),
+      hint: 'Reduce it with sum() or mean(), or pass the gradient of the result',
+    });
+  }
+  return ones(output.shape, { dtype: output.dtype });
+}
+
+let depositing = 0;
+
+/** @internal Whether the walk under way adds to `grad` of all leaves, rather than collecting chosen gradients. */
+export function isDepositing(): boolean {
+  return depositing > 0;
+}
+
+/**
+ * Adds to `grad` of every leaf that asks for it the gradient of `output`.
+ *
+ * @param gradient - gradient of the output; default 1, for an output of one element
+ * @throws StateError if nothing asks for a gradient, or the graph was walked before without `retainGraph`
+ * @throws ShapeError if the output has more than one element and no gradient is given
+ */
+export function backward(output: Tensor, gradient?: Tensor | null, options: BackwardOptions = {}): void {
+  const { createGraph = false, retainGraph = createGraph } = options;
+  const start = seed('backward', output, gradient);
+  const deposit = (leaf: Tensor, grad: Tensor): void => accumulate(leaf, grad, createGraph);
+  if (output.node === null) {
+    accumulate(output, createGraph ? start : start.alias(true), createGraph);
+  } else {
+    const root = { node: output.node, outputIndex: output.outputIndex, grad: start };
+    depositing++;
+    try {
+      walkTape([root], { leaves: null, captured: new Map(), onLeaf: deposit, onCapture: () => {}, retainGraph, createGraph });
+    } finally {
+      depositing--;
+    }
+  }
+  if (!gradient) start.dispose();
+}
+
+/** leaf.grad += grad; takes ownership of `grad`. */
+function accumulate(leaf: Tensor, grad: Tensor, createGraph: boolean): void {
+  const hooked = runHooks(leaf, grad);
+  if (leaf.grad !== null) {
+    const total = add(leaf.grad, hooked);
+    if (!createGraph) hooked.dispose();
+    leaf.grad.dispose();
+    leaf.grad = adopt(total);
+    return;
+  }
+  // A gradient outlives the walk, so it may not be a broadcast view or share its memory with anything.
+  const alone = createGraph || (hooked.isContiguous && hooked.storage.references === 1);
+  leaf.grad = adopt(alone ? hooked : clone(hooked));
+  if (!alone) hooked.dispose();
+}
+
+function adopt(grad: Tensor): Tensor {
+  grad.owner?.remove(grad);
+  return grad;
+}
+
+/** Gradients of `outputs` with respect to `inputs`, leaves or not; null where there is no path. */
+export function gradients(
+  op: string,
+  outputs: readonly Tensor[],
+  inputs: readonly Tensor[],
+  seeds: readonly (Tensor | null | undefined)[],
+  options: GradientOptions,
+): (Tensor | null)[] {
+  const { createGraph = false, retainGraph = createGraph, depositLeaves = false } = options;
+  const found = new Array<Tensor | null>(inputs.length).fill(null);
+  const collect = (position: number, grad: Tensor): void => {
+    const before = found[position];
+    found[position] = before ? sum(before, grad, createGraph) : grad;
+  };
+  const leaves = new Map<Tensor, number>();
+  const captured = new Map<Node, Map<number, number>>();
+  inputs.forEach((input, position) => {
+    input.check(op);
+    if (input.node === null) {
+      leaves.set(input.leaf ?? input, position);
+    } else {
+      let outputsOf = captured.get(input.node);
+      if (outputsOf === undefined) captured.set(input.node, (outputsOf = new Map<number, number>()));
+      outputsOf.set(input.outputIndex, position);
+    }
+  });
+  const roots: { node: Node; outputIndex: number; grad: Tensor }[] = [];
+  const ownSeeds: Tensor[] = [];
+  outputs.forEach((output, i) => {
+    if (seeds[i] === null || !output.requiresGrad) return;
+    const start = seed(op, output, seeds[i]);
+    if (seeds[i] === undefined) ownSeeds.push(start);
+    const position = output.node === null ? leaves.get(output.leaf ?? output) : undefined;
+    if (output.node !== null) roots.push({ node: output.node, outputIndex: output.outputIndex, grad: start });
+    else if (position !== undefined) collect(position, connectedAlias(start, createGraph));
+  });
+  walkTape(roots, {
+    leaves: depositLeaves ? null : new Set(leaves.keys()),
+    captured,
+    onLeaf: (leaf, grad) => {
+      const position = leaves.get(leaf);
+      if (position === undefined) accumulate(leaf, grad, createGraph);
+      else collect(position, grad);
+    },
+    onCapture: collect,
+    retainGraph,
+    createGraph,
+  });
+  if (!createGraph) for (const start of ownSeeds) start.dispose();
+  return found;
+}
+
+setDefinitionGradient((outputs, grads, inputs) => {
+  const createGraph = setRecording(false);
+  setRecording(createGraph);
+  return gradients('backward', outputs, inputs, grads, { createGraph });
+});

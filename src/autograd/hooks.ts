@@ -1,0 +1,32 @@
+/** Functions called with a leaf's gradient as it arrives. */
+import type { Tensor } from '../tensor/tensor.js';
+
+export type GradHook = (grad: Tensor) => Tensor | void;
+
+const hooks = new WeakMap<Tensor, Set<GradHook>>();
+
+/**
+ * Calls `hook` with every gradient that reaches the leaf, before it is added to `leaf.grad`. What it returns, if anything,
+ * takes the gradient's place. Returns a function that removes the hook.
+ */
+export function registerHook(leaf: Tensor, hook: GradHook): () => void {
+  let set = hooks.get(leaf);
+  if (set === undefined) hooks.set(leaf, (set = new Set<GradHook>()));
+  set.add(hook);
+  return () => set.delete(hook);
+}
+
+/** @internal */
+export function runHooks(leaf: Tensor, grad: Tensor): Tensor {
+  const set = hooks.get(leaf);
+  if (set === undefined) return grad;
+  let current = grad;
+  for (const hook of set) {
+    const replaced = hook(current);
+    if (replaced && replaced !== current) {
+      current.dispose();
+      current = replaced;
+    }
+  }
+  return current;
+}

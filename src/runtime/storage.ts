@@ -1,0 +1,178 @@
+/**
+ * Memory of CPU tensors: blocks that JavaScript owns, registered with the addon once, recycled by size class.
+ *
+ * A block is given back by the last tensor that lets go of it. It may be handed out again at once, although kernels that
+ * use it are still queued: the queue runs in order, so the next user's writes come after them. Only writes made by
+ * JavaScript itself have to wait (see {@link allocateForHostWrite}).
+ */
+import { markAsUntransferable } from 'node:worker_threads';
+import { ResourceError } from '../errors.js';
+import { formatBytes } from '../util/format.js';
+import { addon } from './addon.js';
+import { isComplete, noteFreshBytes } from './sequence.js';
+
+/** One block. Tensors hold it by count; views share it. */
+export class Storage {
+  readonly handle: number;
+  /** Usable bytes, starting at `start`. */
+  readonly bytes: number;
+  /** Offset of the first usable byte, so that it lies on a cache line. */
+  readonly start: number;
+  /** Null for memory that JavaScript cannot see (a mapped file). */
+  readonly buffer: ArrayBufferLike | null;
+  /** Whether the block returns to the pool; lent and mapped memory does not. */
+  readonly pooled: boolean;
+  references = 0;
+  /** Number of the last frame that names this block. */
+  lastUse = 0;
+  /** Set when the frame that should have filled it failed or was skipped. */
+  poisoned = false;
+  /** Counts writes in place, so that a gradient rule can tell whether what it saved is still what it was. */
+  version = 0;
+  /** What the collector's callback needs to know; it must not refer to this object. */
+  readonly ticket: Ticket;
+
+  constructor(handle: number, buffer: ArrayBufferLike | null, start: number, bytes: number, pooled: boolean) {
+    this.handle = handle;
+    this.buffer = buffer;
+    this.start = start;
+    this.bytes = bytes;
+    this.pooled = pooled;
+    this.ticket = { handle, bytes, live: false };
+    collected.register(this, this.ticket);
+  }
+}
+
+const ALIGNMENT = 64;
+interface Ticket {
+  readonly handle: number;
+  readonly bytes: number;
+  /** In use by tensors, and so part of the live count. */
+  live: boolean;
+}
+
+const collected = new FinalizationRegistry<Ticket>((ticket) => {
+  if (ticket.live) counters.live -= ticket.bytes;
+  addon.release(ticket.handle);
+});
+
+const free = new Map<number, Storage[]>();
+const counters = { live: 0, peak: 0, pooled: 0, hits: 0, misses: 0 };
+/** Blocks kept for reuse, at most; beyond it a returned block is left to the collector. */
+let poolLimit = Infinity;
+
+/** Bytes of the size class that `bytes` falls into: at most an eighth is lost. */
+export function sizeClass(bytes: number): number {
+  if (bytes <= 512) return Math.max(ALIGNMENT, Math.ceil(bytes / ALIGNMENT) * ALIGNMENT);
+  const step = 2 ** (Math.floor(Math.log2(bytes)) - 3);
+  return Math.ceil(bytes / step) * step;
+}
+
+function newBuffer(bytes: number): ArrayBufferLike {
+  try {
+    // Not zeroed: kernels write every element. Beyond Buffer's limit only a zeroed ArrayBuffer is to be had.
+    return bytes < 0x7fffffff ? Buffer.allocUnsafeSlow(bytes).buffer : new ArrayBuffer(bytes);
+  } catch (cause) {
+    throw new ResourceError({
+      op: 'allocate',
+      expected: `${formatBytes(bytes)} of memory`,
+      actual: `a refusal while ${formatBytes(counters.live)} are in use by tensors`,
+      hint: 'Dispose of tensors, use og.scope, or make the batch or the model smaller',
+      cause,
+    });
+  }
+}
+
+function makeStorage(bytes: number): Storage {
+  const buffer = newBuffer(bytes + ALIGNMENT);
+  markAsUntransferable(buffer as ArrayBuffer);
+  const handle = registerBuffer(buffer);
+  const start = (ALIGNMENT - addon.alignment(handle)) % ALIGNMENT;
+  counters.misses++;
+  noteFreshBytes(bytes);
+  return new Storage(handle, buffer, start, bytes, true);
+}
+
+function registerBuffer(buffer: ArrayBufferLike | Uint8Array): number {
+  const handle = addon.register(buffer);
+  if (handle < 0) {
+    throw new ResourceError({ op: 'allocate', expected: 'fewer than 16 million live blocks', actual: 'a full table' });
+  }
+  return handle;
+}
+
+function take(storage: Storage): Storage {
+  storage.ticket.live = true;
+  counters.live += storage.bytes;
+  if (counters.live > counters.peak) counters.peak = counters.live;
+  return storage;
+}
+
+/** A block of at least `bytes`, contents undefined, with no reference yet. For kernels to write. */
+export function allocate(bytes: number): Storage {
+  const size = sizeClass(bytes);
+  const list = free.get(size);
+  const reused = list?.pop();
+  if (reused === undefined) return take(makeStorage(size));
+  counters.hits++;
+  counters.pooled -= reused.bytes;
+  reused.poisoned = false;
+  return take(reused);
+}
+
+/** The same for JavaScript to write: no queued kernel still reads it. */
+export function allocateForHostWrite(bytes: number): Storage {
+  const size = sizeClass(bytes);
+  const list = free.get(size);
+  const last = list?.at(-1);
+  if (last !== undefined && isComplete(last.lastUse)) return allocate(bytes);
+  return take(makeStorage(size));
+}
+
+/** Memory of the caller's own, used in place; it must stay attached and unresized. */
+export function borrow(array: Uint8Array): Storage {
+  return take(new Storage(registerBuffer(array), array.buffer, 0, array.byteLength, false));
+}
+
+/** A mapped file, as one block. Writes stay private to this process. Returns the reason when it cannot be mapped. */
+export function mapFile(path: string): Storage | string {
+  const mapped = addon.mapFile(path);
+  if (typeof mapped === 'string') return mapped;
+  return take(new Storage(mapped[0], null, 0, mapped[1], false));
+}
+
+export function retain(storage: Storage): void {
+  storage.references++;
+}
+
+/** Lets go of a block; the last one to do so returns it to the pool. */
+export function release(storage: Storage): void {
+  if (--storage.references > 0) return;
+  storage.ticket.live = false;
+  counters.live -= storage.bytes;
+  if (!storage.pooled || counters.pooled + storage.bytes > poolLimit) return;
+  counters.pooled += storage.bytes;
+  const list = free.get(storage.bytes);
+  if (list === undefined) free.set(storage.bytes, [storage]);
+  else list.push(storage);
+}
+
+/** Returns the pool's blocks to the system (as the collector gets to them). */
+export function emptyCache(): void {
+  free.clear();
+  counters.pooled = 0;
+}
+
+/** Bytes the pool may keep at most. Default: unlimited. */
+export function setPoolLimit(bytes: number): void {
+  poolLimit = bytes;
+  if (counters.pooled > bytes) emptyCache();
+}
+
+export function storageCounters(): Readonly<typeof counters> {
+  return counters;
+}
+
+export function resetPeak(): void {
+  counters.peak = counters.live;
+}
