@@ -26,6 +26,10 @@ inline int& failures() {
   static int count = 0;
   return count;
 }
+inline int& passes() {
+  static int count = 0;
+  return count;
+}
 
 /** What is being tested just now; printed with each failure. */
 inline std::string& context() {
@@ -33,22 +37,26 @@ inline std::string& context() {
   return text;
 }
 
-#define CHECK(condition, ...)                                                                                   \
-  do {                                                                                                          \
-    if (!(condition)) {                                                                                         \
-      if (++og_test::failures() <= 40) {                                                                        \
-        std::printf("%s:%d [%s] %s: ", __FILE__, __LINE__, og_test::context().c_str(), #condition);             \
-        std::printf(" " __VA_ARGS__);                                                                           \
-        std::printf("\n");                                                                                      \
-      }                                                                                                         \
-    }                                                                                                           \
+#define CHECK(condition, ...)                                                                       \
+  do {                                                                                              \
+    if (condition) {                                                                                \
+      og_test::passes()++;                                                                          \
+    } else if (++og_test::failures() <= 40) {                                                       \
+      std::printf("%s:%d [%s] %s: ", __FILE__, __LINE__, og_test::context().c_str(), #condition);   \
+      std::printf(" " __VA_ARGS__);                                                                 \
+      std::printf("\n");                                                                            \
+    }                                                                                               \
   } while (0)
 
-/** Last line of main(). */
+/** The call returned OG_OK; otherwise its message is printed. */
+#define CHECK_OK(call) CHECK((call) == OG_OK, "%s", og::last_message())
+/** The call failed with this code. */
+#define CHECK_FAILS(call, code) CHECK((call) == (code), "not " #code)
+
+/** Last line of main(): the counts and the exit code. A test that checked nothing has failed. */
 inline int finish(const char* name) {
-  if (failures()) std::printf("%s: %d checks failed\n", name, failures());
-  else std::printf("%s: ok\n", name);
-  return failures() ? 1 : 0;
+  std::printf("%s: %d passed, %d failed\n", name, passes(), failures());
+  return failures() || !passes() ? 1 : 0;
 }
 
 /** splitmix64: small, seedable, the same everywhere. */
@@ -143,6 +151,12 @@ class Tensor {
       default: return write(p, (uint8_t)value);
     }
   }
+  /** Integers beyond 2^53 need these. */
+  int64_t get_int(int64_t index) const { return dtype() == OG_I64 ? read<int64_t>(at(index)) : (int64_t)get(index); }
+  void set_int(int64_t index, int64_t value) {
+    if (dtype() == OG_I64) return write(at(index), value);
+    set(index, (double)value);
+  }
   /** Element i becomes value(i), rounded to the dtype. */
   Tensor& fill(const std::function<double(int64_t)>& value) {
     const int64_t n = count();
@@ -154,6 +168,13 @@ class Tensor {
   }
   Tensor& uniform(Random& random, double low, double high) {
     return fill([&](int64_t) { return random.uniform(low, high); });
+  }
+  /** Integers of [low, high). */
+  Tensor& integers(Random& random, int64_t low, int64_t high) {
+    return fill([&](int64_t) { return (double)(low + random.below(high - low)); });
+  }
+  Tensor& assign(const std::vector<double>& list) {
+    return fill([&](int64_t i) { return list[(size_t)i]; });
   }
   std::vector<double> values() const {
     std::vector<double> out((size_t)count());
@@ -232,6 +253,11 @@ void for_each_isa(const F& body) {
   context() = before;
 }
 
+inline const char* dtype_name(int32_t dtype) {
+  static const char* const names[] = {"f32", "f16", "bf16", "f64", "i8", "u8", "i32", "i64", "bool"};
+  return dtype >= 0 && dtype < OG_DTYPE_COUNT ? names[dtype] : "absent";
+}
+
 /** Unit roundoff of a float dtype: half the gap between 1 and the next number. */
 inline double roundoff(int32_t dtype) {
   return dtype == OG_F16 ? 0x1p-11 : dtype == OG_BF16 ? 0x1p-8 : dtype == OG_F64 ? 0x1p-53 : 0x1p-24;
@@ -244,16 +270,17 @@ inline bool close(double got, double want, double relative, double absolute) {
   return std::fabs(got - want) <= absolute + relative * std::fabs(want);
 }
 
-/** Compares a whole tensor and reports its worst element once. */
+/** Compares a whole tensor; one check, and the first difference is reported. */
 inline void check_close(const Tensor& got, const std::vector<double>& want, double relative, double absolute,
                         const char* what) {
   CHECK(got.count() == (int64_t)want.size(), "%s: %lld elements, expected %zu", what, (long long)got.count(), want.size());
   for (size_t i = 0; i < want.size(); i++) {
     const double value = got.get((int64_t)i);
     if (close(value, want[i], relative, absolute)) continue;
-    CHECK(false, "%s[%zu] is %.9g, expected %.9g", what, i, value, want[i]);
+    CHECK(false, "%s[%zu] is %.9g, expected %.9g (%s)", what, i, value, want[i], dtype_name(got.dtype()));
     return;
   }
+  passes()++;
 }
 
 /** Same bits for 1 and 2 and 5 threads: calls run() for each count and compares what bytes() returns. */
