@@ -1,0 +1,221 @@
+/**
+ * The float GEMM frame: C = init + A·B for one matrix, any strides, float32 or 16-bit operands, float32 sums.
+ *
+ * The smaller operand is packed whole, by all threads; then the larger dimension is cut into tasks, each of which packs
+ * its own part and runs blocks of KC steps of k over MC × (its columns) tiles, so that an A block stays in L2 and a B
+ * panel in L1 (Goto and van de Geijn 2008). K is never split between threads and every border depends on the shape
+ * only: a result has the same bits for any thread count.
+ *
+ * Error: sums run in k order within blocks of KC, the blocks are added in order; at most that of a plain float loop.
+ * A C that is not dense float32 is collected in a float32 block per task and stored by `emit`, once, after the last k:
+ * this is where other epilogues (activation, quantisation) belong. Other element types enter through pack().
+ */
+#ifndef OMNIGRAD_CPU_GEMM_FRAME_H
+#define OMNIGRAD_CPU_GEMM_FRAME_H
+
+#include "../core/parallel.h"
+#include "../core/scratch.h"
+#include "../core/status.h"
+#include "gemm_pack.h"
+
+namespace og {
+namespace {
+
+/** One matrix of the product, by element strides. */
+struct MatrixView {
+  void* data;
+  int32_t dtype;
+  int64_t row, column;
+};
+
+/** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense. */
+struct GemmCall {
+  int64_t m, n, k;
+  MatrixView a, b, c;
+  const float* init;
+  int64_t init_row, init_column;
+};
+
+#if OG_LANES == 16
+constexpr int64_t kKC = 384, kMC = 13 * kMR, kNC = 8 * kNR;
+#elif OG_LANES == 8
+constexpr int64_t kKC = 384, kMC = 32 * kMR, kNC = 16 * kNR;
+#else
+constexpr int64_t kKC = 256, kMC = 24 * kMR, kNC = 32 * kNR;
+#endif
+/** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
+constexpr int64_t kPackLimit = int64_t{1} << 23;
+/** A task count worth having even for small matrices, so that several threads find work. */
+constexpr int64_t kMinTasks = 8;
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/** Length of the k blocks: K cut evenly into pieces of at most kKC, each a multiple of 8. */
+inline int64_t block_k(int64_t k) {
+  const int64_t blocks = ceil_div(k, kKC);
+  return blocks <= 1 ? k : (ceil_div(k, blocks) + 7) / 8 * 8;
+}
+
+/** Length of a task: near `wanted`, a multiple of `unit`, the same for all tasks up to rounding. */
+inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
+  int64_t tasks = ceil_div(total, wanted);
+  if (tasks < kMinTasks) tasks = least(kMinTasks, ceil_div(total, 2 * unit < wanted ? 2 * unit : wanted));
+  return ceil_div(ceil_div(total, tasks), unit) * unit;
+}
+
+/** Packed A panels [m rows] times packed B panels [n columns], one block of kc steps. */
+inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, const float* b, const TileOut& out) {
+  for (int64_t i0 = 0; i0 < m; i0 += kMC) {
+    const int64_t i1 = least(m, i0 + kMC);
+    for (int64_t j = 0; j < n; j += kNR) {
+      for (int64_t i = i0; i < i1; i += kMR) {
+        const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
+        const int64_t rows = m - i;
+        if (rows >= kMR) tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
+        else tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
+      }
+    }
+  }
+}
+
+/** Stores a float32 block [m × n], leading dimension ld, into C at (row, column). */
+inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const MatrixView& c, int64_t row, int64_t column) {
+  const int64_t size = dtype_size(c.dtype);
+  for (int64_t i = 0; i < m; i++) {
+    char* to = static_cast<char*>(c.data) + ((row + i) * c.row + column * c.column) * size;
+    const float* from = block + i * ld;
+    if (c.dtype == OG_F32) store_run(from, n, reinterpret_cast<float*>(to), c.column);
+    else if (c.dtype == OG_F16) store_run(from, n, reinterpret_cast<f16*>(to), c.column);
+    else store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
+  }
+}
+
+inline bool is_direct(const MatrixView& c) { return c.dtype == OG_F32 && c.column == 1; }
+
+/** One round: rows [m0, m1), columns [n0, n1), steps [k0, k1) of the product, into a direct C or (k complete) any C. */
+struct Round {
+  const GemmCall* call;
+  int64_t m0, m1, n0, n1, k0, k1, kc;
+  bool columns_first;   // tasks over columns, A shared; else tasks over rows, B shared
+  int64_t length;       // rows or columns of a task
+  const float* shared;  // packed panels of the shared operand, block of k after block of k
+  int failed;           // a task found no memory
+
+  Operand a_at(int64_t row, int64_t k) const {
+    return advance({call->a.data, call->a.dtype, call->a.row, call->a.column}, row, k);
+  }
+  Operand b_at(int64_t column, int64_t k) const {
+    return advance({call->b.data, call->b.dtype, call->b.column, call->b.row}, column, k);
+  }
+
+  void pack_shared(int64_t begin, int64_t end, float* to) const {
+    const int unit = columns_first ? kMR : kNR;
+    const int64_t total = columns_first ? m1 - m0 : n1 - n0;
+    const int64_t padded = ceil_div(total, unit) * unit;
+    for (int64_t k = k0; k < k1; k += kc) {
+      const int64_t depth = least(kc, k1 - k);
+      float* target = to + (k - k0) * padded + begin * depth;
+      if (columns_first) pack<kMR>(a_at(m0 + begin, k), end - begin, depth, target);
+      else pack<kNR>(b_at(n0 + begin, k), end - begin, depth, target);
+    }
+  }
+
+  void run_task(int64_t task) {
+    const int64_t total = columns_first ? n1 - n0 : m1 - m0;
+    const int64_t shared_total = columns_first ? m1 - m0 : n1 - n0;
+    const int shared_unit = columns_first ? kMR : kNR, own_unit = columns_first ? kNR : kMR;
+    const int64_t shared_padded = ceil_div(shared_total, shared_unit) * shared_unit;
+    const int64_t begin = task * length, end = least(total, begin + length);
+    const int64_t row = columns_first ? m0 : m0 + begin, column = columns_first ? n0 + begin : n0;
+    const int64_t rows = columns_first ? shared_total : end - begin, columns = columns_first ? end - begin : shared_total;
+
+    ScratchFrame scratch;
+    float* own = scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * kc);
+    const bool direct = is_direct(call->c);
+    float* block = direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
+    if (!own || !block) {
+      __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+      return;
+    }
+    const int64_t ldc = direct ? call->c.row : columns;
+    for (int64_t k = k0; k < k1 && !cancelled(); k += kc) {
+      const int64_t depth = least(kc, k1 - k);
+      TileOut out{block, ldc, block, ldc};
+      if (k == 0) out.init = call->init ? call->init + row * call->init_row + column : nullptr, out.ldi = call->init_row;
+      const float* other = shared + (k - k0) * shared_padded;
+      if (columns_first) {
+        pack<kNR>(b_at(column, k), columns, depth, own);
+        multiply_panels(rows, columns, depth, other, own, out);
+      } else {
+        pack<kMR>(a_at(row, k), rows, depth, own);
+        multiply_panels(rows, columns, depth, own, other, out);
+      }
+    }
+    if (!direct) emit(block, ldc, rows, columns, call->c, row, column);
+  }
+};
+
+inline int32_t gemm_rounds(const GemmCall& call) {
+  Round round{};
+  round.call = &call;
+  round.columns_first = call.n >= call.m;
+  const int64_t shared_total = round.columns_first ? call.m : call.n;
+  const int64_t unit = round.columns_first ? kMR : kNR;
+  round.kc = block_k(call.k);
+  // how much of the shared operand is packed at a time
+  int64_t depth = call.k, width = shared_total;
+  if (depth * width > kPackLimit) {
+    width = least(shared_total, 4096);
+    if (depth * width > kPackLimit && is_direct(call.c)) depth = kPackLimit / width / round.kc * round.kc;
+    width = least(shared_total, kPackLimit / depth / unit * unit);
+    if (width < unit) width = least(unit, shared_total);
+  }
+  ScratchFrame scratch;
+  float* shared = scratch.take<float>(ceil_div(width, unit) * unit * depth);
+  OG_SCRATCH(shared, "packed matrix");
+  round.shared = shared;
+  for (int64_t w = 0; w < shared_total; w += width) {
+    const int64_t w1 = least(shared_total, w + width);
+    round.m0 = round.columns_first ? w : 0;
+    round.m1 = round.columns_first ? w1 : call.m;
+    round.n0 = round.columns_first ? 0 : w;
+    round.n1 = round.columns_first ? call.n : w1;
+    for (int64_t k = 0; k < call.k; k += depth) {
+      round.k0 = k;
+      round.k1 = least(call.k, k + depth);
+      const int64_t grain = unit * kSpread;
+      parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
+      const int64_t total = round.columns_first ? call.n : call.m;
+      round.length = round.columns_first ? task_length(total, kNC, kNR) : task_length(total, kMC, kMR);
+      parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });
+      if (round.failed) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for a task");
+    }
+  }
+  return OG_OK;
+}
+
+/** A C that cannot be summed in place and a K too deep to pack at once: the sums live in a float32 copy of C. */
+inline int32_t gemm_through_copy(const GemmCall& call) {
+  ScratchFrame scratch;
+  float* sums = scratch.take<float>(call.m * call.n);
+  OG_SCRATCH(sums, "float32 sums");
+  GemmCall inner = call;
+  inner.c = {sums, OG_F32, call.n, 1};
+  OG_TRY(gemm_rounds(inner));
+  parallel_ranges(call.m, grain_for(call.n), [&](int64_t begin, int64_t end) {
+    emit(sums + begin * call.n, call.n, end - begin, call.n, call.c, begin, 0);
+  });
+  return OG_OK;
+}
+
+/** m, n, k > 0. */
+inline int32_t gemm(const GemmCall& call) {
+  const int64_t shared = least(call.m, call.n);
+  if (!is_direct(call.c) && shared > 0 && call.k > kPackLimit / least(shared, 256)) return gemm_through_copy(call);
+  return gemm_rounds(call);
+}
+
+}  // namespace
+}  // namespace og
+#endif

@@ -1,0 +1,215 @@
+/**
+ * Packing: a strided operand becomes panels of P rows, laid out `[panel][k][P]`, converted to float32, the rows that
+ * the last panel lacks set to zero. "Row" is a row of A or a column of B: whatever the panel is P wide in.
+ *
+ * Three ways in: rows adjacent in memory (copied, several panels at a time so that each visit to a line of the source
+ * uses all of it), k adjacent in memory (transposed in registers), anything else or 16-bit (staged through L1, then
+ * as before).
+ */
+#ifndef OMNIGRAD_CPU_GEMM_PACK_H
+#define OMNIGRAD_CPU_GEMM_PACK_H
+
+#include "gemm_tile.h"
+#include "stage.h"
+
+namespace og {
+namespace {
+
+/** A matrix operand seen from packing: `row` strides along the panel's width, `k` along the sum. Strides count elements. */
+struct Operand {
+  const void* data;
+  int32_t dtype;
+  int64_t row, k;
+};
+
+inline Operand advance(const Operand& from, int64_t rows, int64_t k) {
+  Operand to = from;
+  to.data = static_cast<const char*>(from.data) + (rows * from.row + k * from.k) * dtype_size(from.dtype);
+  return to;
+}
+
+/** n elements of an operand, `stride` apart, as floats. */
+inline void stage_floats(const void* data, int32_t dtype, int64_t stride, int64_t n, float* to) {
+  if (dtype == OG_F32) load_run(static_cast<const float*>(data), stride, n, to);
+  else if (dtype == OG_F16) load_run(static_cast<const f16*>(data), stride, n, to);
+  else load_run(static_cast<const bf16*>(data), stride, n, to);
+}
+
+#if OG_LANES >= 8
+constexpr int kBlockK = 8;  // steps of k that one register transpose yields
+#else
+constexpr int kBlockK = 4;
+#endif
+
+/** row[i] points at kBlockK floats (n of them readable) of row i; to[j] receives lane i of every row: a kLanes × kBlockK transpose. */
+OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&to)[kBlockK]) {
+#if OG_LANES == 16
+  __m512 r[8];
+  const __mmask8 mask = (__mmask8)((1u << n) - 1u);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    const __m256 low = i < count ? _mm256_maskz_loadu_ps(mask, rows[i]) : _mm256_setzero_ps();
+    const __m256 high = i + 8 < count ? _mm256_maskz_loadu_ps(mask, rows[i + 8]) : _mm256_setzero_ps();
+    r[i] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+  }
+  __m512 t[8], s[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
+    s[4 * h] = _mm512_shuffle_ps(t[4 * h], t[4 * h + 2], 0x44);
+    s[4 * h + 1] = _mm512_shuffle_ps(t[4 * h], t[4 * h + 2], 0xEE);
+    s[4 * h + 2] = _mm512_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0x44);
+    s[4 * h + 3] = _mm512_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0xEE);
+  }
+  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+  const __m512i second = _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    to[i] = (Vf)_mm512_permutex2var_ps(s[i], first, s[i + 4]);
+    to[i + 4] = (Vf)_mm512_permutex2var_ps(s[i], second, s[i + 4]);
+  }
+#elif OG_LANES == 8
+  __m256 r[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) r[i] = i < count ? (n == 8 ? _mm256_loadu_ps(rows[i]) : (__m256)load_first(rows[i], n)) : _mm256_setzero_ps();
+  __m256 t[8], s[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; h++) {
+    s[4 * h] = _mm256_shuffle_ps(t[4 * h], t[4 * h + 2], 0x44);
+    s[4 * h + 1] = _mm256_shuffle_ps(t[4 * h], t[4 * h + 2], 0xEE);
+    s[4 * h + 2] = _mm256_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0x44);
+    s[4 * h + 3] = _mm256_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0xEE);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    to[i] = (Vf)_mm256_permute2f128_ps(s[i], s[i + 4], 0x20);
+    to[i + 4] = (Vf)_mm256_permute2f128_ps(s[i], s[i + 4], 0x31);
+  }
+#else
+  Vf r[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) r[i] = i < count ? (n == 4 ? load(rows[i]) : load_first(rows[i], n)) : Vf{};
+  const Vf t0 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), t1 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+  const Vf t2 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), t3 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
+  to[0] = __builtin_shufflevector(t0, t2, 0, 1, 4, 5);
+  to[1] = __builtin_shufflevector(t0, t2, 2, 3, 6, 7);
+  to[2] = __builtin_shufflevector(t1, t3, 0, 1, 4, 5);
+  to[3] = __builtin_shufflevector(t1, t3, 2, 3, 6, 7);
+#endif
+}
+
+/** `count` ≤ kLanes rows whose k is dense go to lanes [lane, lane+count) of a panel; further lanes up to P become zero. */
+template <int P>
+OG_INLINE void pack_group(const float* const* rows, int count, int64_t kc, int lane, float* to) {
+  const int width = P - lane < kLanes ? P - lane : kLanes;
+  const float* at[kLanes];
+  for (int i = 0; i < count; i++) at[i] = rows[i];
+  for (int64_t k = 0; k < kc; k += kBlockK) {
+    const int n = kc - k < kBlockK ? (int)(kc - k) : kBlockK;
+    Vf column[kBlockK];
+    if (n == kBlockK && count >= width) transpose_block(at, width, kBlockK, column);
+    else transpose_block(at, count, n, column);
+    float* target = to + k * P + lane;
+    if (width == kLanes) {
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlockK; j++)
+        if (j < n) store(target + j * P, column[j]);
+    } else if (P < kLanes && n == kBlockK && k + n < kc) {
+      // the lanes beyond the panel fall into the next step of k, which is written afterwards
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlockK; j++) store(target + j * P, column[j]);
+    } else {
+#pragma GCC unroll 8
+      for (int j = 0; j < kBlockK; j++)
+        if (j < n) store_first(target + j * P, column[j], width);
+    }
+    for (int i = 0; i < count; i++) at[i] += n;
+  }
+}
+
+/** One panel of `count` rows, `stride` apart, each with k dense. */
+template <int P>
+void pack_transposed(const float* from, int64_t stride, int count, int64_t kc, float* to) {
+#pragma GCC unroll 4
+  for (int lane = 0; lane < P; lane += kLanes) {
+    const float* rows[kLanes];
+    const int here = count - lane < kLanes ? (count > lane ? count - lane : 0) : kLanes;
+    for (int i = 0; i < here; i++) rows[i] = from + (lane + i) * stride;
+    pack_group<P>(rows, here, kc, lane, to);
+  }
+}
+
+/** A run of rows adjacent in memory, for one k: spread over the panels. */
+template <int P>
+OG_INLINE void spread_row(const float* from, int64_t rows, int64_t panel_size, float* to, bool last) {
+  for (; rows >= P; rows -= P, from += P, to += panel_size) {
+#pragma GCC unroll 8
+    for (int j = 0; j < P; j += kLanes) {
+      if (P - j >= kLanes) store(to + j, load(from + j));
+      else if (P < kLanes && !last) store(to + j, load_first(from + j, P - j));
+      else store_first(to + j, load_first(from + j, P - j), P - j);
+    }
+  }
+  if (rows == 0) return;
+#pragma GCC unroll 8
+  for (int j = 0; j < P; j += kLanes)
+    store_first(to + j, load_first(from + j, lanes_left(rows, j)), P - j < kLanes ? P - j : kLanes);
+}
+
+constexpr int kSpread = 8;       // panels filled together from adjacent rows
+constexpr int64_t kStageK = 64;  // steps of k staged at a time
+
+/** Rows [0, rows) and steps [0, kc) of `from`, as panels. */
+template <int P>
+void pack(const Operand& from, int64_t rows, int64_t kc, float* to) {
+  const int64_t panel = kc * P;
+  const int64_t size = dtype_size(from.dtype);
+  const char* base = static_cast<const char*>(from.data);
+  const bool is_f32 = from.dtype == OG_F32;
+  if (from.row == 1 || (from.row == 0 && from.k != 1)) {
+    for (int64_t r = 0; r < rows; r += kSpread * P) {
+      const int64_t here = rows - r < kSpread * P ? rows - r : kSpread * P;
+      const char* source = base + r * from.row * size;
+      float* target = to + r / P * panel;
+      alignas(64) float staged[kSpread * P];
+      for (int64_t k = 0; k < kc; k++) {
+        const char* line = source + k * from.k * size;
+        const float* floats = reinterpret_cast<const float*>(line);
+        if (!is_f32 || from.row != 1) {
+          stage_floats(line, from.dtype, from.row, here, staged);
+          floats = staged;
+        }
+        spread_row<P>(floats, here, panel, target + k * P, k + 1 == kc);
+      }
+    }
+    return;
+  }
+  for (int64_t r = 0; r < rows; r += P, to += panel) {
+    const int count = rows - r < P ? (int)(rows - r) : P;
+    const char* source = base + r * from.row * size;
+    if (is_f32 && from.k == 1) {
+      pack_transposed<P>(reinterpret_cast<const float*>(source), from.row, count, kc, to);
+      continue;
+    }
+    alignas(64) float staged[P * kStageK];
+    for (int64_t k = 0; k < kc; k += kStageK) {
+      const int64_t n = kc - k < kStageK ? kc - k : kStageK;
+      for (int i = 0; i < count; i++)
+        stage_floats(source + (i * from.row + k * from.k) * size, from.dtype, from.k, n, staged + i * kStageK);
+      pack_transposed<P>(staged, kStageK, count, n, to + k * P);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace og
+#endif

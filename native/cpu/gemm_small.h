@@ -1,0 +1,281 @@
+/**
+ * Products for which packing would cost more than it saves.
+ *
+ * few_rows_dot:  m ≤ 8 rows against a B whose k is dense (a Linear weight, transposed). Every weight is read once from
+ *   memory, in four streams that lie n/4 columns apart (one stream leaves half of the memory bandwidth unused), and is
+ *   used for all rows while it is in L1. Sums run along k in vector lanes.
+ * direct:        any m against a B whose columns are dense: register tiles straight from both operands.
+ */
+#ifndef OMNIGRAD_CPU_GEMM_SMALL_H
+#define OMNIGRAD_CPU_GEMM_SMALL_H
+
+#include "gemm_frame.h"
+
+namespace og {
+namespace {
+
+constexpr int64_t kFewRows = 8;
+
+OG_INLINE Vf load_tail(const float* p, int n) { return load_first(p, n); }
+template <class T>
+OG_INLINE Vf load_tail(const T* p, int n) {
+  float lanes[kLanes] = {};
+  for (int i = 0; i < n; i++) lanes[i] = to_float(p[i]);
+  return load(lanes);
+}
+
+/** out[r][s] = Σ_k a[r][k] · b[s][k] for R dense rows and S streams; U independent sums each, against FMA latency. */
+template <int R, int S, int U, class T>
+OG_INLINE void dot_block(int64_t k, const float* a, int64_t lda, const T* const* b, float (&out)[R][S]) {
+  Vf x[U][R][S];
+#pragma GCC unroll 4
+  for (int u = 0; u < U; u++)
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+      for (int j = 0; j < S; j++) x[u][i][j] = Vf{};
+  int64_t p = 0;
+  for (; p + U * kLanes <= k; p += U * kLanes) {
+#pragma GCC unroll 4
+    for (int u = 0; u < U; u++) {
+      Vf w[S];
+#pragma GCC unroll 8
+      for (int j = 0; j < S; j++) w[j] = load(b[j] + p + u * kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) {
+        const Vf v = load(a + i * lda + p + u * kLanes);
+#pragma GCC unroll 8
+        for (int j = 0; j < S; j++) x[u][i][j] = fma(v, w[j], x[u][i][j]);
+      }
+    }
+  }
+  for (; p < k; p += kLanes) {
+    const int n = lanes_left(k - p, 0);
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) {
+      const Vf v = load_first(a + i * lda + p, n);
+#pragma GCC unroll 8
+      for (int j = 0; j < S; j++) x[0][i][j] = fma(v, load_tail(b[j] + p, n), x[0][i][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+    for (int j = 0; j < S; j++) {
+      Vf v = x[0][i][j];
+#pragma GCC unroll 4
+      for (int u = 1; u < U; u++) v += x[u][i][j];
+      out[i][j] = sum(v);
+    }
+}
+
+constexpr int kStreams = 4;
+#if OG_LANES == 16 || defined(__aarch64__)
+constexpr int kDotRows = 4;  // 16 accumulators and 4 weights of 32 registers
+#else
+constexpr int kDotRows = 2;
+#endif
+
+/** All m rows of A against the columns first, first+step, … of four streams, or fewer at the end. */
+template <class T>
+struct FewRows {
+  const GemmCall* call;
+  const float* a;  // [m][k], dense
+  float* sums;     // [m][n], dense
+
+  template <int R>
+  OG_INLINE void rows(int64_t i, const T* const* b, const int64_t* columns, int count) const {
+    float out[R][kStreams];
+    dot_block<R, kStreams, R == 1 ? 2 : 1>(call->k, a + i * call->k, call->k, b, out);
+    for (int r = 0; r < R; r++)
+      for (int s = 0; s < count; s++) {
+        const float* init = call->init ? call->init + (i + r) * call->init_row + columns[s] * call->init_column : nullptr;
+        sums[(i + r) * call->n + columns[s]] = init ? out[r][s] + *init : out[r][s];
+      }
+  }
+
+  /** Columns [begin, end): stream s walks [begin + s·quarter, …). */
+  void operator()(int64_t begin, int64_t end) const {
+    const int64_t quarter = ceil_div(end - begin, kStreams);
+    for (int64_t j = 0; j < quarter; j++) {
+      const T* b[kStreams];
+      int64_t columns[kStreams];
+      int count = 0;
+      for (int s = 0; s < kStreams; s++) {
+        const int64_t column = begin + s * quarter + j;
+        if (column >= end || j >= quarter) continue;
+        columns[count] = column;
+        b[count++] = static_cast<const T*>(call->b.data) + column * call->b.column;
+      }
+      for (int s = count; s < kStreams; s++) b[s] = b[0];
+      int64_t i = 0;
+      for (; i + kDotRows <= call->m; i += kDotRows) rows<kDotRows>(i, b, columns, count);
+      for (; i + 2 <= call->m; i += 2) rows<2>(i, b, columns, count);
+      for (; i < call->m; i++) rows<1>(i, b, columns, count);
+    }
+  }
+};
+
+/** A as dense float32 rows: itself, or a copy. Null when memory is short. */
+inline const float* dense_rows(const GemmCall& call, ScratchFrame& scratch) {
+  if (call.a.dtype == OG_F32 && call.a.column == 1 && (call.a.row == call.k || call.m == 1))
+    return static_cast<const float*>(call.a.data);
+  float* to = scratch.take<float>(call.m * call.k);
+  if (!to) return nullptr;
+  for (int64_t i = 0; i < call.m; i++) {
+    const Operand row = advance({call.a.data, call.a.dtype, call.a.row, call.a.column}, i, 0);
+    stage_floats(row.data, row.dtype, row.k, call.k, to + i * call.k);
+  }
+  return to;
+}
+
+template <class T>
+inline int32_t few_rows_dot(const GemmCall& call) {
+  ScratchFrame scratch;
+  const bool direct = is_direct(call.c) && (call.c.row == call.n || call.m == 1);
+  const float* a = dense_rows(call, scratch);
+  float* sums = direct ? static_cast<float*>(call.c.data) : scratch.take<float>(call.m * call.n);
+  OG_SCRATCH(a, "rows");
+  OG_SCRATCH(sums, "sums");
+  const FewRows<T> body{&call, a, sums};
+  // about 1 MiB of weights a task: streams stay far apart, and several threads find work
+  int64_t grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 20);
+  if (grain < 16) grain = 16;
+  if (call.n * call.k * (int64_t)sizeof(T) < (4 << 20)) grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 17);
+  parallel_ranges(call.n, grain, body);
+  if (!direct) emit(sums, call.n, call.m, call.n, call.c, 0, 0);
+  return OG_OK;
+}
+
+/** Whether few_rows_dot takes this call. */
+inline bool is_few_rows(const GemmCall& call) { return call.m <= kFewRows && call.b.row == 1 && call.n >= kStreams; }
+
+/** R rows × V vectors of C from an A of any strides and a B with dense columns, nothing packed. */
+template <int R, int V, class T>
+OG_INLINE void direct_tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, const TileOut& out,
+                           int64_t n) {
+  Vf x[R][V];
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 16
+    for (int j = 0; j < V; j++) x[i][j] = Vf{};
+  if (n >= V * kLanes) {
+    for (int64_t p = 0; p < k; p++) {
+      Vf row[V];
+#pragma GCC unroll 16
+      for (int j = 0; j < V; j++) row[j] = load(b + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; i++) {
+        const Vf v = set1(a[i * a_row]);
+#pragma GCC unroll 16
+        for (int j = 0; j < V; j++) x[i][j] = fma(v, row[j], x[i][j]);
+      }
+      a += a_k;
+      b += ldb;
+    }
+  } else {
+    for (int64_t p = 0; p < k; p++) {
+      Vf row[V];
+#pragma GCC unroll 16
+      for (int j = 0; j < V; j++) row[j] = load_tail(b + j * kLanes, lanes_left(n, j * kLanes));
+#pragma GCC unroll 16
+      for (int i = 0; i < R; i++) {
+        const Vf v = set1(a[i * a_row]);
+#pragma GCC unroll 16
+        for (int j = 0; j < V; j++) x[i][j] = fma(v, row[j], x[i][j]);
+      }
+      a += a_k;
+      b += ldb;
+    }
+  }
+  finish_tile(x, out, n);
+}
+
+/** Columns [begin, end) of all rows, in tiles of R rows (then 4, 2, 1) × V vectors. */
+template <int R, int V, class T>
+inline void direct_columns(const GemmCall& call, const float* a, int64_t a_row, int64_t a_k, float* c, int64_t ldc,
+                           int64_t begin, int64_t end) {
+  for (int64_t j = begin; j < end; j += V * kLanes) {
+    const T* b = static_cast<const T*>(call.b.data) + j;
+    const int64_t n = end - j;
+    int64_t i = 0;
+    const auto at = [&](int64_t row) {
+      return TileOut{c + row * ldc + j, ldc, call.init ? call.init + row * call.init_row + j : nullptr, call.init_row};
+    };
+    for (; i + R <= call.m; i += R) direct_tile<R, V>(call.k, a + i * a_row, a_row, a_k, b, call.b.row, at(i), n);
+    if (R > 4)
+      for (; i + 4 <= call.m; i += 4) direct_tile<4, V>(call.k, a + i * a_row, a_row, a_k, b, call.b.row, at(i), n);
+    if (R > 2)
+      for (; i + 2 <= call.m; i += 2) direct_tile<2, V>(call.k, a + i * a_row, a_row, a_k, b, call.b.row, at(i), n);
+    for (; i < call.m; i++) direct_tile<1, V>(call.k, a + i * a_row, a_row, a_k, b, call.b.row, at(i), n);
+  }
+}
+
+#if OG_LANES == 16 || defined(__aarch64__)
+constexpr int kDirectRows = 8, kDirectVectors = 3;
+constexpr int kWideVectors = 12;  // one or two rows: few sums, so wide strips keep the reads long
+#else
+constexpr int kDirectRows = 4, kDirectVectors = 3;
+constexpr int kWideVectors = 6;
+#endif
+
+template <class T>
+inline int32_t direct(const GemmCall& call) {
+  ScratchFrame scratch;
+  const bool dense = is_direct(call.c);
+  const float* a = static_cast<const float*>(call.a.data);
+  int64_t a_row = call.a.row, a_k = call.a.column;
+  if (call.a.dtype != OG_F32) {
+    a = dense_rows(call, scratch);
+    OG_SCRATCH(a, "rows");
+    a_row = call.k;
+    a_k = 1;
+  }
+  float* c = dense ? static_cast<float*>(call.c.data) : scratch.take<float>(call.m * call.n);
+  OG_SCRATCH(c, "sums");
+  const int64_t ldc = dense ? call.c.row : call.n;
+  const int64_t strip = call.m <= 2 ? kWideVectors * kLanes : kDirectVectors * kLanes;
+  const int64_t work = call.m * call.k * strip;
+  parallel_ranges(ceil_div(call.n, strip), grain_for(work, 1 << 18), [&](int64_t begin, int64_t end) {
+    const int64_t n0 = begin * strip, n1 = least(call.n, end * strip);
+    if (call.m <= 2) direct_columns<2, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+    else direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+  });
+  if (!dense) emit(c, ldc, call.m, call.n, call.c, 0, 0);
+  return OG_OK;
+}
+
+constexpr int64_t kSmallWork = 64 * 64 * 128;
+
+/** Whether `direct` takes this call: few rows, or a product small enough for its operands to stay in L1/L2 unpacked. */
+inline bool is_direct_call(const GemmCall& call) {
+  return call.b.column == 1 && (!call.init || call.init_column == 1) && (call.m <= kFewRows || call.m * call.n * call.k <= kSmallWork);
+}
+
+template <class F>
+inline int32_t with_float_storage(int32_t dtype, const F& f) {
+  if (dtype == OG_F16) return f(f16{});
+  if (dtype == OG_BF16) return f(bf16{});
+  return f(float{});
+}
+
+/** The product by the way that suits its shape and layout. m, n, k > 0. */
+inline int32_t multiply(const GemmCall& call) {
+  if (call.n <= kFewRows && call.m > call.n) {  // few columns: the transposed product has few rows
+    const GemmCall turned{call.n, call.m, call.k, {call.b.data, call.b.dtype, call.b.column, call.b.row},
+                          {call.a.data, call.a.dtype, call.a.column, call.a.row},
+                          {call.c.data, call.c.dtype, call.c.column, call.c.row},
+                          call.init, call.init_column, call.init_row};
+    if (is_few_rows(turned))
+      return with_float_storage(turned.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(turned); });
+    if (is_direct_call(turned))
+      return with_float_storage(turned.b.dtype, [&](auto t) { return direct<decltype(t)>(turned); });
+  }
+  if (is_few_rows(call)) return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
+  if (is_direct_call(call)) return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
+  return gemm(call);
+}
+
+}  // namespace
+}  // namespace og
+#endif
