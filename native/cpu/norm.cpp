@@ -1,0 +1,341 @@
+/**
+ * layer_norm (Ba, Kiros and Hinton 2016, arXiv:1607.06450) and rms_norm (Zhang and Sennrich 2019, arXiv:1910.07467) along
+ * the last axis, length D, with their gradients. Layout: rows.h; weight and bias have shape [D] or are absent; mean and
+ * rstd have the shape of the leading axes (float32, float64 for float64) and may be absent in the forward call.
+ *   layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D in a second pass.
+ *   rms_norm:   y = x·rstd·weight, rstd = 1/√(mean(x²) + eps).
+ * Gradients, x̂ = (x − mean)·rstd, h = grad·weight: dx = rstd·(h − mean(h) − x̂·mean(h·x̂)), for rms_norm without the mean(h);
+ * dweight = Σ grad·x̂ and dbias = Σ grad over all rows; each output may be absent.
+ * Accumulation: float vectors over 2048 elements of a row, double beyond; dweight and dbias float over 128 rows, double
+ * beyond. Error: y at most 8 ulp of |x̂·weight| plus 1 ulp of |y|.
+ * Parallel split: by rows. dweight and dbias: at most 64 pieces of rows, fixed by the shape, added in order.
+ */
+#include "rows.h"
+
+namespace og {
+namespace OG_ISA {
+namespace {
+
+constexpr int64_t kMaxPieces = 64;
+constexpr int64_t kRowsInFloat = 128;
+
+/** 1/√v, in double: it is needed once a row. */
+inline double inverse_root(double v) { return 1. / std::sqrt(v); }
+
+#ifdef OG_IS_REFERENCE
+
+template <class C>
+double squares_row(const C* x, double mean, int64_t n) {
+  double sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - mean) * ((double)x[i] - mean);
+  return sum;
+}
+/** y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. */
+template <class C>
+void normalize_row(const C* x, double mean, double rstd, const C* weight, const C* bias, C* y, int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    const double v = ((double)x[i] - mean) * rstd * (weight ? (double)weight[i] : 1.);
+    y[i] = (C)(bias ? v + (double)bias[i] : v);
+  }
+}
+/** dweight += grad·x̂, dbias += grad (where not NULL); sums[0] = Σ h, sums[1] = Σ h·x̂. */
+template <class C>
+void gradient_sums(const C* x, const C* grad, const C* weight, double mean, double rstd, C* dweight, C* dbias, double* sums,
+                   int64_t n) {
+  sums[0] = sums[1] = 0;
+  for (int64_t i = 0; i < n; i++) {
+    const double normal = ((double)x[i] - mean) * rstd, g = (double)grad[i], h = weight ? g * (double)weight[i] : g;
+    if (dweight) dweight[i] = (C)((double)dweight[i] + g * normal);
+    if (dbias) dbias[i] = (C)((double)dbias[i] + g);
+    sums[0] += h;
+    sums[1] += h * normal;
+  }
+}
+/** dx = rstd·(h − first − x̂·second) */
+template <class C>
+void gradient_row(const C* x, const C* grad, const C* weight, double mean, double rstd, double first, double second, C* dx,
+                  int64_t n) {
+  for (int64_t i = 0; i < n; i++) {
+    const double normal = ((double)x[i] - mean) * rstd, h = (double)grad[i] * (weight ? (double)weight[i] : 1.);
+    dx[i] = (C)(rstd * (h - first - normal * second));
+  }
+}
+
+#else
+
+double squares_row(const float* x, double mean, int64_t n) {
+  const Vf center = set1((float)mean);
+  return sum_blocks(n, [&](int64_t at, int64_t count) {
+    Vf s0{}, s1{};
+    int64_t i = at;
+    const int64_t end = at + count;
+    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+      const Vf a = load(x + i) - center, b = load(x + i + kLanes) - center;
+      s0 = fma(a, a, s0);
+      s1 = fma(b, b, s1);
+    }
+    for (; i < end; i += kLanes) {
+      const Vf a = (end - i < kLanes ? load_partial(x + i, end - i, (float)mean) : load(x + i)) - center;
+      s0 = fma(a, a, s0);
+    }
+    return sum(s0 + s1);
+  });
+}
+
+/** Calls body(i, load, store) for the vectors of a row; the last call moves only what is left of it. */
+template <class F>
+OG_INLINE void each_vector(int64_t n, const F& body) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    body(i, [](const float* p) { return load(p); }, [](float* p, Vf v) { store(p, v); });
+  if (i < n) {
+    const int64_t rest = n - i;
+    body(i, [rest](const float* p) { return load_partial(p, rest); }, [rest](float* p, Vf v) { store_partial(p, v, rest); });
+  }
+}
+
+void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y, int64_t n) {
+  const Vf center = set1((float)mean), scale = set1((float)rstd);
+  if (weight && bias)
+    each_vector(n, [&](int64_t i, auto get, auto put) {
+      put(y + i, fma((get(x + i) - center) * scale, get(weight + i), get(bias + i)));
+    });
+  else if (weight)
+    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, (get(x + i) - center) * scale * get(weight + i)); });
+  else if (bias)
+    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, fma(get(x + i) - center, scale, get(bias + i))); });
+  else
+    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, (get(x + i) - center) * scale); });
+}
+
+template <bool kWeight, bool kDWeight, bool kDBias>
+void sums_of(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight, float* dbias,
+             double* sums, int64_t n) {
+  const Vf center = set1((float)mean), scale = set1((float)rstd);
+  sums[0] = sums[1] = 0;
+  for (int64_t at = 0; at < n; at += kSumBlock) {
+    Vf s0{}, s1{};
+    each_vector(n - at < kSumBlock ? n - at : kSumBlock, [&](int64_t k, auto get, auto put) {
+      const int64_t i = at + k;
+      const Vf normal = (get(x + i) - center) * scale, g = get(grad + i);  // g is 0 in lanes beyond the row
+      const Vf h = kWeight ? g * get(weight + i) : g;
+      if (kDWeight) put(dweight + i, fma(g, normal, get(dweight + i)));
+      if (kDBias) put(dbias + i, g + get(dbias + i));
+      s0 = s0 + h;
+      s1 = fma(h, normal, s1);
+    });
+    sums[0] += sum(s0);
+    sums[1] += sum(s1);
+  }
+}
+
+void gradient_sums(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight,
+                   float* dbias, double* sums, int64_t n) {
+  const auto pick = [&](auto with_weight) {
+    constexpr bool w = decltype(with_weight)::value;
+    if (dweight && dbias) sums_of<w, true, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else if (dweight) sums_of<w, true, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else if (dbias) sums_of<w, false, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else sums_of<w, false, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+  };
+  if (weight) pick(std::true_type{});
+  else pick(std::false_type{});
+}
+
+void gradient_row(const float* x, const float* grad, const float* weight, double mean, double rstd, double first,
+                  double second, float* dx, int64_t n) {
+  const Vf center = set1((float)mean), scale = set1((float)rstd), a = set1((float)first), b = set1((float)second);
+  const auto run = [&](auto with_weight) {
+    each_vector(n, [&](int64_t i, auto get, auto put) {
+      const Vf normal = (get(x + i) - center) * scale;
+      const Vf h = decltype(with_weight)::value ? get(grad + i) * get(weight + i) : get(grad + i);
+      put(dx + i, scale * ((h - a) - normal * b));
+    });
+  };
+  if (weight) run(std::true_type{});
+  else run(std::false_type{});
+}
+
+#endif
+
+int32_t check_weight(const char* name, const og_view& weight, int64_t n) {
+  if (!is_present(weight)) return OG_OK;
+  OG_REQUIRE(is_vector(weight, n), "%s: expected weight and bias of the length of the last axis", name);
+  OG_SUPPORTED(dtype_is_float(weight.dtype), "%s: expected a float weight", name);
+  return OG_OK;
+}
+
+/** A [n] operand as contiguous numbers of type C, staged if need be; NULL if absent. */
+template <class C>
+int32_t stage_vector(const og_view& v, int64_t n, ScratchFrame& frame, const C** out) {
+  *out = nullptr;
+  if (!is_present(v)) return OG_OK;
+  if (is_native<C>(v.dtype) && (v.strides[0] == 1 || n <= 1)) {
+    *out = data_of<const C>(v);
+    return OG_OK;
+  }
+  C* buffer = frame.take<C>(padded(n));
+  OG_SCRATCH(buffer, "the weight of a normalisation");
+  read_run(v, 0, v.strides[0], n, buffer);
+  *out = buffer;
+  return OG_OK;
+}
+
+template <class C>
+int32_t forward(const char* name, bool centered, const og_view& x, const og_view& weight, const og_view* bias, const og_view& y,
+                const og_view* mean_out, const og_view& rstd_out, double eps) {
+  const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
+  ScratchFrame frame;
+  const C *w, *b = nullptr;
+  OG_TRY(stage_vector(weight, n, frame, &w));
+  if (bias) OG_TRY(stage_vector(*bias, n, frame, &b));
+  const Rows<C> from(x), to(y);
+  const RowScalars<C> rstds(rstd_out);
+  const int64_t scratch = from.direct && to.direct ? 0 : padded(n);
+  return parallel_rows<C>(rows, grain_for(n), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
+    for (int64_t r = begin; r < end; r++) {
+      const C* row = from.read(r, 0, n, buffer);
+      // rounded here, so that the backward pass, which reads it in C, sees the same number
+      const double mean = centered ? (double)(C)(sum_row(row, n) / (double)n) : 0.;
+      const double squares = centered ? squares_row(row, mean, n) : dot_row(row, row, n);
+      const double rstd = inverse_root(squares / (double)n + eps);
+      C* target = to.target(r, 0, buffer);
+      normalize_row(row, mean, rstd, w, b, target, n);
+      to.commit(r, 0, n, target);
+      if (mean_out && is_present(*mean_out)) RowScalars<C>(*mean_out).set(r, (C)mean);
+      if (is_present(rstd_out)) rstds.set(r, (C)rstd);
+    }
+  });
+}
+
+template <class C>
+int32_t backward(const char* name, const og_view& x, const og_view& weight, const og_view* mean_in, const og_view& rstd_in,
+                 const og_view& grad, const og_view& dx, const og_view& dweight, const og_view* dbias) {
+  const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
+  const bool wants_dx = is_present(dx), wants_dw = is_present(dweight), wants_db = dbias && is_present(*dbias);
+  ScratchFrame frame;
+  const C* w;
+  OG_TRY(stage_vector(weight, n, frame, &w));
+  // pieces of rows whose dweight and dbias are kept apart, then added in order
+  int64_t grain = grain_for(2 * n), pieces = (rows + grain - 1) / grain;
+  if (pieces > kMaxPieces) {
+    grain = (rows + kMaxPieces - 1) / kMaxPieces;
+    pieces = (rows + grain - 1) / grain;
+  }
+  const int64_t size = padded(n), sums_size = (wants_dw ? size : 0) + (wants_db ? size : 0);
+  double* partials = nullptr;
+  if (sums_size > 0) {
+    partials = frame.take<double>(sums_size * (pieces > 0 ? pieces : 1));
+    OG_SCRATCH(partials, "the partial sums of a normalisation");
+  }
+  const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad);
+  const RowScalars<C> means(mean_in ? *mean_in : rstd_in), rstds(rstd_in);
+  const int64_t row_scratch = values.direct && grads.direct && to.direct ? 0 : 2 * size;
+  OG_TRY(parallel_rows<C>(rows, grain, row_scratch + sums_size, name, [&](int64_t begin, int64_t end, C* scratch) {
+    C* staged = scratch;
+    C* dw = wants_dw ? scratch + row_scratch : nullptr;
+    C* db = wants_db ? scratch + row_scratch + (wants_dw ? size : 0) : nullptr;
+    double* total = partials ? partials + begin / grain * sums_size : nullptr;
+    if (total) std::memset(total, 0, (size_t)sums_size * sizeof(double));
+    for (int64_t first = begin; first < end; first += kRowsInFloat) {
+      const int64_t last = end - first < kRowsInFloat ? end : first + kRowsInFloat;
+      if (sums_size > 0) std::memset(scratch + row_scratch, 0, (size_t)sums_size * sizeof(C));
+      for (int64_t r = first; r < last; r++) {
+        const C* row = values.read(r, 0, n, staged);
+        const C* g = grads.read(r, 0, n, row_scratch ? staged + size : staged);
+        const double mean = mean_in ? (double)means.get(r) : 0., rstd = (double)rstds.get(r);
+        double sums[2];
+        gradient_sums(row, g, w, mean, rstd, dw, db, sums, n);
+        if (!wants_dx) continue;
+        C* target = to.target(r, 0, staged);
+        gradient_row(row, g, w, mean, rstd, mean_in ? sums[0] / (double)n : 0., sums[1] / (double)n, target, n);
+        to.commit(r, 0, n, target);
+      }
+      for (int64_t i = 0; i < sums_size; i++) total[i] += (double)scratch[row_scratch + i];
+    }
+  }));
+  if (sums_size == 0) return OG_OK;
+  return parallel_rows<double>(n, grain_for(pieces * 2), kSumBlock, name, [&](int64_t begin, int64_t end, double* sum) {
+    for (int64_t at = begin; at < end; at += kSumBlock) {
+      const int64_t count = end - at < kSumBlock ? end - at : kSumBlock;
+      for (int which = 0; which < 2; which++) {
+        if (which == 0 ? !wants_dw : !wants_db) continue;
+        const double* from = partials + (which == 1 && wants_dw ? size : 0) + at;
+        std::memset(sum, 0, (size_t)count * sizeof(double));
+        for (int64_t p = 0; p < pieces; p++)
+          for (int64_t i = 0; i < count; i++) sum[i] += from[p * sums_size + i];
+        const og_view& out = which == 0 ? dweight : *dbias;
+        write_run(out, at * out.strides[0], out.strides[0], count, sum);
+      }
+    }
+  });
+}
+
+int32_t check_rows(const char* name, const og_view& x, const og_view& other) {
+  OG_REQUIRE(x.rank >= 1 && same_shape(x, other), "%s: expected operands of one shape with a last axis", name);
+  OG_SUPPORTED(dtype_is_float(x.dtype) && dtype_is_float(other.dtype), "%s: expected floats", name);
+  return OG_OK;
+}
+int32_t check_statistic(const char* name, const og_view& v, const og_view& x) {
+  OG_REQUIRE(is_leading_shape(v, x), "%s: expected mean and rstd of the shape of the leading axes", name);
+  OG_SUPPORTED(dtype_is_float(v.dtype), "%s: expected float statistics", name);
+  return OG_OK;
+}
+
+}  // namespace
+
+int32_t kernel_layer_norm(const og_call* call) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &bias = call->inputs[2];
+  const og_view &y = call->outputs[0], &mean = call->outputs[1], &rstd = call->outputs[2];
+  OG_TRY(check_rows("layer_norm", x, y));
+  const int64_t n = x.shape[x.rank - 1];
+  OG_TRY(check_weight("layer_norm", weight, n));
+  OG_TRY(check_weight("layer_norm", bias, n));
+  if (is_present(mean)) OG_TRY(check_statistic("layer_norm", mean, x));
+  if (is_present(rstd)) OG_TRY(check_statistic("layer_norm", rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return forward<decltype(type)>("layer_norm", true, x, weight, &bias, y, &mean, rstd, call->attrs[0]);
+  });
+}
+
+int32_t kernel_rms_norm(const og_call* call) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &y = call->outputs[0], &rstd = call->outputs[1];
+  OG_TRY(check_rows("rms_norm", x, y));
+  OG_TRY(check_weight("rms_norm", weight, x.shape[x.rank - 1]));
+  if (is_present(rstd)) OG_TRY(check_statistic("rms_norm", rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return forward<decltype(type)>("rms_norm", false, x, weight, nullptr, y, nullptr, rstd, call->attrs[0]);
+  });
+}
+
+int32_t kernel_layer_norm_backward(const og_call* call) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &mean = call->inputs[2], &rstd = call->inputs[3];
+  const og_view &grad = call->inputs[4], &dx = call->outputs[0], &dweight = call->outputs[1], &dbias = call->outputs[2];
+  OG_TRY(check_rows("layer_norm_backward", x, grad));
+  const int64_t n = x.shape[x.rank - 1];
+  if (is_present(dx)) OG_TRY(check_rows("layer_norm_backward", x, dx));
+  OG_TRY(check_weight("layer_norm_backward", weight, n));
+  OG_TRY(check_weight("layer_norm_backward", dweight, n));
+  OG_TRY(check_weight("layer_norm_backward", dbias, n));
+  OG_TRY(check_statistic("layer_norm_backward", mean, x));
+  OG_TRY(check_statistic("layer_norm_backward", rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return backward<decltype(type)>("layer_norm_backward", x, weight, &mean, rstd, grad, dx, dweight, &dbias);
+  });
+}
+
+int32_t kernel_rms_norm_backward(const og_call* call) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &rstd = call->inputs[2], &grad = call->inputs[3];
+  const og_view &dx = call->outputs[0], &dweight = call->outputs[1];
+  OG_TRY(check_rows("rms_norm_backward", x, grad));
+  if (is_present(dx)) OG_TRY(check_rows("rms_norm_backward", x, dx));
+  OG_TRY(check_weight("rms_norm_backward", weight, x.shape[x.rank - 1]));
+  OG_TRY(check_weight("rms_norm_backward", dweight, x.shape[x.rank - 1]));
+  OG_TRY(check_statistic("rms_norm_backward", rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return backward<decltype(type)>("rms_norm_backward", x, weight, nullptr, rstd, grad, dx, dweight, nullptr);
+  });
+}
+
+}  // namespace OG_ISA
+}  // namespace og

@@ -1,0 +1,167 @@
+/** norm.cpp against the definitions in double; the gradients also against the formula's finite differences. */
+#include "check.h"
+
+using namespace og_test;
+
+namespace {
+
+struct Numbers {
+  std::vector<double> y, mean, rstd, dx, dweight, dbias;
+};
+
+/** Forward and backward of one normalisation, in double. Empty weight or bias: absent. */
+Numbers oracle(bool centered, const std::vector<double>& x, const std::vector<double>& weight, const std::vector<double>& bias,
+               const std::vector<double>& grad, int64_t rows, int64_t n, double eps) {
+  Numbers out;
+  out.y.resize(x.size());
+  out.dx.resize(x.size());
+  out.dweight.assign((size_t)n, 0);
+  out.dbias.assign((size_t)n, 0);
+  for (int64_t r = 0; r < rows; r++) {
+    const double *v = x.data() + r * n, *g = grad.data() + r * n;
+    double mean = 0, squares = 0, first = 0, second = 0;
+    if (centered) {
+      for (int64_t i = 0; i < n; i++) mean += v[i] / (double)n;
+    }
+    for (int64_t i = 0; i < n; i++) squares += (v[i] - mean) * (v[i] - mean) / (double)n;
+    const double rstd = 1 / std::sqrt(squares + eps);
+    for (int64_t i = 0; i < n; i++) {
+      const double normal = (v[i] - mean) * rstd, w = weight.empty() ? 1 : weight[(size_t)i];
+      out.y[(size_t)(r * n + i)] = normal * w + (bias.empty() ? 0 : bias[(size_t)i]);
+      out.dweight[(size_t)i] += g[i] * normal;
+      out.dbias[(size_t)i] += g[i];
+      first += g[i] * w / (double)n;
+      second += g[i] * w * normal / (double)n;
+    }
+    for (int64_t i = 0; i < n; i++) {
+      const double normal = (v[i] - mean) * rstd, w = weight.empty() ? 1 : weight[(size_t)i];
+      out.dx[(size_t)(r * n + i)] = rstd * (g[i] * w - (centered ? first : 0) - normal * second);
+    }
+    out.mean.push_back(mean);
+    out.rstd.push_back(rstd);
+  }
+  return out;
+}
+
+int32_t forward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& b, Tensor& y, Tensor& mean, Tensor& rstd, double eps) {
+  return centered ? run(isa, "layer_norm", {&x, &w, &b}, {&y, &mean, &rstd}, {eps}) : run(isa, "rms_norm", {&x, &w}, {&y, &rstd}, {eps});
+}
+int32_t backward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& mean, Tensor& rstd, Tensor& grad, Tensor& dx, Tensor& dw,
+                 Tensor& db) {
+  return centered ? run(isa, "layer_norm_backward", {&x, &w, &mean, &rstd, &grad}, {&dx, &dw, &db})
+                  : run(isa, "rms_norm_backward", {&x, &w, &rstd, &grad}, {&dx, &dw});
+}
+
+void agree(bool centered) {
+  Random random(5);
+  const std::vector<std::vector<int64_t>> shapes = {{1}, {0, 4}, {7}, {3, 1}, {4, 16}, {5, 33}, {2, 3, 65}, {300, 24}, {2, 2, 2, 40}, {3, 4100}};
+  int variant = 0;
+  for (const auto& shape : shapes)
+    for (int layout = 0; layout < kLayoutCount; layout++)
+      for (int32_t dtype = OG_F32; dtype <= OG_F64; dtype++, variant++)
+        for_each_isa([&](og::Isa isa) {
+          if (dtype == OG_F64 && isa != og::kReference) return;
+          const int64_t n = shape.back();
+          const std::vector<int64_t> lead(shape.begin(), shape.end() - 1);
+          const int32_t wide = dtype == OG_F64 ? OG_F64 : OG_F32;
+          const Layout other = (Layout)((layout + 1) % kLayoutCount);
+          const bool with_weight = variant % 3 != 0, with_bias = variant % 4 != 0 && centered;
+          Tensor x(dtype, shape, (Layout)layout), y(dtype, shape, other), grad(dtype, shape, other), dx(dtype, shape, (Layout)layout);
+          Tensor w = with_weight ? Tensor(variant % 5 ? dtype : wide, {n}, (Layout)(variant % kLayoutCount)) : Tensor();
+          Tensor b = with_bias ? Tensor(dtype, {n}, kGaps) : Tensor();
+          Tensor mean(wide, lead), rstd(wide, lead, (Layout)layout), dw(wide, {n}, kGaps), db(dtype, {n}, kReversed);
+          x.normal(random, 2, variant % 2 ? 5 : 0);
+          grad.normal(random);
+          if (with_weight) w.normal(random, 1, 1);
+          if (with_bias) b.normal(random);
+          const int64_t rows = y.count() / (n ? n : 1);
+          const double eps = 1e-5, unit = og_test::roundoff(dtype), small = dtype == OG_F64 ? 1e-13 : 2e-6;
+          const Numbers want = oracle(centered, x.values(), with_weight ? w.values() : std::vector<double>(),
+                                      with_bias ? b.values() : std::vector<double>(), grad.values(), rows, n, eps);
+          CHECK(forward(isa, centered, x, w, b, y, mean, rstd, eps) == OG_OK, "%s", og::last_message());
+          check_close(y, want.y, 2 * unit, 5 * small, "y");
+          if (centered) check_close(mean, want.mean, small, small, "mean");
+          check_close(rstd, want.rstd, small, 0, "rstd");
+          if (n == 1 && centered) return;  // the variance is 0: rstd is 1/√eps and rounding is all there is
+
+          CHECK(backward(isa, centered, x, w, mean, rstd, grad, dx, dw, db) == OG_OK, "%s", og::last_message());
+          check_close(dx, want.dx, 2 * unit, 20 * small, "dx");
+          check_close(dw, want.dweight, 4 * small, 40 * small, "dweight");
+          if (centered) check_close(db, want.dbias, 2 * unit, 40 * small, "dbias");
+
+          // any output may be absent
+          Tensor none, only(wide, {n}, kGaps);
+          CHECK(backward(isa, centered, x, w, mean, rstd, grad, none, only, none) == OG_OK, "%s", og::last_message());
+          CHECK(only.bytes() == dw.bytes(), "dweight alone has other bits");
+          CHECK(backward(isa, centered, x, w, mean, rstd, grad, dx, none, none) == OG_OK, "%s", og::last_message());
+          check_close(dx, want.dx, 2 * unit, 20 * small, "dx alone");
+          CHECK(forward(isa, centered, x, w, b, dx, none, none, eps) == OG_OK, "%s", og::last_message());
+          check_close(dx, want.y, 2 * unit, 5 * small, "y alone");
+        });
+}
+
+/** A large common offset must not destroy the variance. */
+void offset() {
+  Random random(6);
+  for_each_isa([&](og::Isa isa) {
+    Tensor x(OG_F32, {4, 1000}), w, b, y(OG_F32, {4, 1000}), mean(OG_F32, {4}), rstd(OG_F32, {4}), grad(OG_F32, {4, 1000});
+    x.normal(random, 1, 10000);
+    const Numbers want = oracle(true, x.values(), {}, {}, grad.values(), 4, 1000, 1e-5);
+    forward(isa, true, x, w, b, y, mean, rstd, 1e-5);
+    check_close(rstd, want.rstd, 1e-5, 0, "rstd with an offset");
+    check_close(y, want.y, 0, 2e-3, "y with an offset");
+  });
+}
+
+void threads_and_aliasing(bool centered) {
+  Random random(7);
+  for_each_isa([&](og::Isa isa) {
+    Tensor x(OG_F32, {3000, 96}), w(OG_F32, {96}), b(OG_F32, {96}), y(OG_F32, {3000, 96}), mean(OG_F32, {3000}), rstd(OG_F32, {3000});
+    Tensor grad(OG_F32, {3000, 96}), dx(OG_F32, {3000, 96}), dw(OG_F32, {96}), db(OG_F32, {96});
+    x.normal(random);
+    w.normal(random);
+    b.normal(random);
+    grad.normal(random);
+    check_threads([&] { forward(isa, centered, x, w, b, y, mean, rstd, 1e-6); }, [&] { return y.bytes(); });
+    const auto all = [&] {
+      std::vector<char> bytes = dx.bytes();
+      bytes.insert(bytes.end(), dw.bytes().begin(), dw.bytes().end());
+      bytes.insert(bytes.end(), db.bytes().begin(), db.bytes().end());
+      return bytes;
+    };
+    check_threads([&] { backward(isa, centered, x, w, mean, rstd, grad, dx, dw, db); }, all);
+    const Numbers want = oracle(centered, x.values(), w.values(), b.values(), grad.values(), 3000, 96, 1e-6);
+    check_close(dw, want.dweight, 1e-5, 1e-4, "dweight of many rows");
+    const std::vector<char> kept = all();
+    Tensor copy = dx;
+    backward(isa, centered, x, w, mean, rstd, grad, grad, dw, db);
+    CHECK(grad.bytes() == copy.bytes(), "dx over grad gives other bits");
+    forward(isa, centered, x, w, b, x, mean, rstd, 1e-6);
+    CHECK(x.bytes() == y.bytes(), "y over x gives other bits");
+  });
+}
+
+void refusals() {
+  for_each_isa([&](og::Isa isa) {
+    Tensor x(OG_F32, {4, 3}), w(OG_F32, {4}), none, y(OG_F32, {4, 3}), mean(OG_F32, {4}), bad(OG_F32, {3}), scalar(OG_F32, {});
+    CHECK(forward(isa, true, x, w, none, y, mean, mean, 0) == OG_INVALID, "weight length");
+    CHECK(forward(isa, true, x, none, none, y, bad, mean, 0) == OG_INVALID, "mean shape");
+    CHECK(forward(isa, false, scalar, none, none, scalar, none, none, 0) == OG_INVALID, "rank");
+    CHECK(backward(isa, false, x, none, mean, bad, y, y, none, none) == OG_INVALID, "rstd shape");
+  });
+}
+
+}  // namespace
+
+int main() {
+  for (int centered = 0; centered < 2; centered++) {
+    context() = centered ? "layer_norm" : "rms_norm";
+    agree(centered);
+    threads_and_aliasing(centered);
+  }
+  context() = "offset";
+  offset();
+  context() = "refusals";
+  refusals();
+  return finish("norm");
+}
