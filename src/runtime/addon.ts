@@ -1,4 +1,4 @@
-import { createRequire } from 'node:module';
-import type { NativeAddon } from './native.js';
+/** The loaded addon. Importing this file loads it; src/runtime/load.ts says from where. */
+import { loadAddon } from './load.js';
 
-export const addon = createRequire(import.meta.url)('../../build/Release/omnigrad.node') as NativeAddon;
+export const addon = loadAddon();
