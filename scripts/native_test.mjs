@@ -1,0 +1,58 @@
+// npm run native:test [-- --sanitize=address,undefined | --sanitize=thread | --arm64] [-- PATTERN]: builds the kernel core
+// and its tests with CMake, without Node, and runs them with CTest. A pattern selects tests by name.
+import { availableParallelism } from 'node:os';
+import { join } from 'node:path';
+import { findProgram, main, root, run, ScriptError } from './common.mjs';
+
+/** What the arm64 run needs besides CMake. */
+const crossTools = ['aarch64-linux-gnu-g++', 'qemu-aarch64-static'];
+
+/** Why a run cannot happen here, or undefined. */
+export function missingFor({ arm64 = false } = {}) {
+  const needed = ['cmake', 'ctest', ...(arm64 ? crossTools : [])];
+  const missing = needed.filter((name) => findProgram(name) === undefined);
+  return missing.length > 0 ? `${missing.join(', ')} not found on PATH` : undefined;
+}
+
+/** Configures, builds and runs; returns the exit status of the first step that fails, or 0. */
+export function nativeTest({ sanitize = '', arm64 = false, pattern = '' } = {}) {
+  const folder = join(
+    root,
+    'build',
+    ['native', ...(arm64 ? ['arm64'] : []), ...sanitize.split(',')].filter(Boolean).join('-'),
+  );
+  const options = [`-DOG_SANITIZE=${sanitize}`];
+  // At -O3 the instrumented kernels take minutes to compile and find nothing that -O1 does not.
+  if (sanitize !== '') options.push('-DCMAKE_CXX_FLAGS_RELEASE=-O1');
+  if (arm64) options.push(`-DCMAKE_TOOLCHAIN_FILE=${join(root, 'native', 'arm64.cmake')}`);
+  if (findProgram('ccache') !== undefined) options.push('-DCMAKE_CXX_COMPILER_LAUNCHER=ccache');
+  const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());
+  const configured = run('cmake', ['-S', root, '-B', folder, '-Wno-dev', '--log-level=WARNING', ...options]);
+  if (configured !== 0) return configured;
+  const built = run('cmake', ['--build', folder, '--parallel', jobs, '--', '--quiet']);
+  if (built !== 0) return built;
+  const test = ['ctest', '--test-dir', folder, '--output-on-failure', '--no-tests=error', '--timeout', '900'];
+  // The tests are threaded themselves; under qemu one core each is all there is.
+  test.push('--parallel', arm64 ? jobs : '1', ...(pattern ? ['-R', pattern] : []));
+  // ThreadSanitizer of older compilers cannot cope with the address randomisation of newer kernels.
+  if (sanitize === 'thread' && findProgram('setarch') !== undefined) test.unshift('setarch', '-R');
+  const env = {
+    ...process.env,
+    UBSAN_OPTIONS: 'print_stacktrace=1',
+    TSAN_OPTIONS: 'halt_on_error=1',
+    ...(sanitize === 'thread' ? { OG_THREADS: process.env.OG_THREADS ?? '4' } : {}),
+  };
+  return run(test[0], test.slice(1), { env });
+}
+
+if (process.argv[1] === import.meta.filename) {
+  await main((args) => {
+    const sanitize = args.find((arg) => arg.startsWith('--sanitize='))?.slice('--sanitize='.length) ?? '';
+    const arm64 = args.includes('--arm64');
+    const unknown = args.filter((arg) => arg.startsWith('-') && arg !== '--arm64' && !arg.startsWith('--sanitize='));
+    if (unknown.length > 0) throw new ScriptError(`native:test: unknown option ${unknown.join(' ')}`);
+    const reason = missingFor({ arm64 });
+    if (reason !== undefined) throw new ScriptError(`native:test: ${reason}`);
+    return nativeTest({ sanitize, arm64, pattern: args.filter((arg) => !arg.startsWith('-')).join('|') });
+  });
+}
