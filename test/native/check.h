@@ -113,6 +113,7 @@ class Tensor {
   bool present() const { return view_.dtype >= 0; }
   int32_t dtype() const { return view_.dtype; }
   int64_t count() const { return og::count_of(view_); }
+  std::vector<int64_t> shape() const { return std::vector<int64_t>(view_.shape, view_.shape + view_.rank); }
   og_view view() {
     og_view v = view_;
     v.data = present() ? bytes_.data() + start_ : nullptr;
