@@ -256,7 +256,7 @@ export function leakyRelu(x: Tensor, slope = 0.01): Tensor {
     'leakyRelu',
     x,
     (v) => where(gt(v, 0), v, mul(v, slope)),
-    (v) => to(where(gt(v, 0), 1, slope), v.dtype),
+    (v) => add(mul(to(gt(v, 0), v.dtype), 1 - slope), slope),
   );
 }
 
