@@ -51,10 +51,10 @@ constexpr int64_t kMinTasks = 8;
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/** Length of the k blocks: K cut evenly into pieces of at most kKC, each a multiple of 8. */
+/** Length of the k blocks: K cut evenly into pieces of at most kKC, each a multiple of 16. */
 inline int64_t block_k(int64_t k) {
   const int64_t blocks = ceil_div(k, kKC);
-  return blocks <= 1 ? k : (ceil_div(k, blocks) + 7) / 8 * 8;
+  return blocks <= 1 ? k : (ceil_div(k, blocks) + 15) / 16 * 16;
 }
 
 /** Length of a task: near `wanted`, a multiple of `unit`, the same for all tasks up to rounding. */

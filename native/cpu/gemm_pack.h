@@ -35,42 +35,36 @@ inline void stage_floats(const void* data, int32_t dtype, int64_t stride, int64_
   else load_run(static_cast<const bf16*>(data), stride, n, to);
 }
 
-#if OG_LANES >= 8
-constexpr int kBlockK = 8;  // steps of k that one register transpose yields
-#else
-constexpr int kBlockK = 4;
-#endif
+/** Steps of k that one register transpose yields: whole cache lines where rows may share an L1 set (strides of 4 KiB). */
+constexpr int kBlockK = kLanes;
 
-/** row[i] points at kBlockK floats (n of them readable) of row i; to[j] receives lane i of every row: a kLanes × kBlockK transpose. */
+/** rows[i] points at n ≤ kBlockK floats of row i < count; lane i of to[j] receives the j-th of them. */
 OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&to)[kBlockK]) {
 #if OG_LANES == 16
-  __m512 r[8];
-  const __mmask8 mask = (__mmask8)((1u << n) - 1u);
+  __m512 r[16], t[16], s[16];
+  const __mmask16 mask = (__mmask16)((1u << n) - 1u);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = i < count ? _mm512_maskz_loadu_ps(mask, rows[i]) : _mm512_setzero_ps();
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    const __m256 low = i < count ? _mm256_maskz_loadu_ps(mask, rows[i]) : _mm256_setzero_ps();
-    const __m256 high = i + 8 < count ? _mm256_maskz_loadu_ps(mask, rows[i + 8]) : _mm256_setzero_ps();
-    r[i] = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
-  }
-  __m512 t[8], s[8];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
     t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
     t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
   }
-#pragma GCC unroll 2
-  for (int h = 0; h < 2; h++) {
-    s[4 * h] = _mm512_shuffle_ps(t[4 * h], t[4 * h + 2], 0x44);
-    s[4 * h + 1] = _mm512_shuffle_ps(t[4 * h], t[4 * h + 2], 0xEE);
-    s[4 * h + 2] = _mm512_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0x44);
-    s[4 * h + 3] = _mm512_shuffle_ps(t[4 * h + 1], t[4 * h + 3], 0xEE);
-  }
-  const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-  const __m512i second = _mm512_setr_epi32(4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) {
-    to[i] = (Vf)_mm512_permutex2var_ps(s[i], first, s[i + 4]);
-    to[i + 4] = (Vf)_mm512_permutex2var_ps(s[i], second, s[i + 4]);
+  for (int g = 0; g < 16; g += 4) {  // lane L of s[g + c] holds column 4·L + c of rows g … g+3
+    s[g] = _mm512_shuffle_ps(t[g], t[g + 2], 0x44);
+    s[g + 1] = _mm512_shuffle_ps(t[g], t[g + 2], 0xEE);
+    s[g + 2] = _mm512_shuffle_ps(t[g + 1], t[g + 3], 0x44);
+    s[g + 3] = _mm512_shuffle_ps(t[g + 1], t[g + 3], 0xEE);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; c++) {
+    const __m512 u0 = _mm512_shuffle_f32x4(s[c], s[c + 4], 0x44), u1 = _mm512_shuffle_f32x4(s[c], s[c + 4], 0xEE);
+    const __m512 u2 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0x44), u3 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0xEE);
+    to[c] = (Vf)_mm512_shuffle_f32x4(u0, u2, 0x88);
+    to[c + 4] = (Vf)_mm512_shuffle_f32x4(u0, u2, 0xDD);
+    to[c + 8] = (Vf)_mm512_shuffle_f32x4(u1, u3, 0x88);
+    to[c + 12] = (Vf)_mm512_shuffle_f32x4(u1, u3, 0xDD);
   }
 #elif OG_LANES == 8
   __m256 r[8];
@@ -120,15 +114,15 @@ OG_INLINE void pack_group(const float* const* rows, int count, int64_t kc, int l
     else transpose_block(at, count, n, column);
     float* target = to + k * P + lane;
     if (width == kLanes) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < kBlockK; j++)
         if (j < n) store(target + j * P, column[j]);
     } else if (P < kLanes && n == kBlockK && k + n < kc) {
       // the lanes beyond the panel fall into the next step of k, which is written afterwards
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < kBlockK; j++) store(target + j * P, column[j]);
     } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 0; j < kBlockK; j++)
         if (j < n) store_first(target + j * P, column[j], width);
     }

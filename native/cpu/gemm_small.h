@@ -4,6 +4,8 @@
  * few_rows_dot:  m ≤ 8 rows against a B whose k is dense (a Linear weight, transposed). Every weight is read once from
  *   memory, in four streams that lie n/4 columns apart (one stream leaves half of the memory bandwidth unused), and is
  *   used for all rows while it is in L1. Sums run along k in vector lanes.
+ * few_rows_axpy: m ≤ 8 rows against a B whose columns are dense: c += a[k]·b[k], several weight rows at a time, over a
+ *   stretch of c that stays in L1. Each weight row is read as one long stream.
  * direct:        any m against a B whose columns are dense: register tiles straight from both operands.
  */
 #ifndef OMNIGRAD_CPU_GEMM_SMALL_H
@@ -38,14 +40,14 @@ OG_INLINE void dot_block(int64_t k, const float* a, int64_t lda, const T* const*
   for (; p + U * kLanes <= k; p += U * kLanes) {
 #pragma GCC unroll 4
     for (int u = 0; u < U; u++) {
-      Vf w[S];
+      Vf v[R];
 #pragma GCC unroll 8
-      for (int j = 0; j < S; j++) w[j] = load(b[j] + p + u * kLanes);
+      for (int i = 0; i < R; i++) v[i] = load(a + i * lda + p + u * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < R; i++) {
-        const Vf v = load(a + i * lda + p + u * kLanes);
+      for (int j = 0; j < S; j++) {
+        const Vf w = load(b[j] + p + u * kLanes);
 #pragma GCC unroll 8
-        for (int j = 0; j < S; j++) x[u][i][j] = fma(v, w[j], x[u][i][j]);
+        for (int i = 0; i < R; i++) x[u][i][j] = fma(v[i], w, x[u][i][j]);
       }
     }
   }
@@ -71,9 +73,9 @@ OG_INLINE void dot_block(int64_t k, const float* a, int64_t lda, const T* const*
 
 constexpr int kStreams = 4;
 #if OG_LANES == 16 || defined(__aarch64__)
-constexpr int kDotRows = 4;  // 16 accumulators and 4 weights of 32 registers
+constexpr int kDotRows = 4;  // 16 sums, 4 rows and a weight of 32 registers
 #else
-constexpr int kDotRows = 2;
+constexpr int kDotRows = 3;  // 12 sums, 3 rows and a weight: all 16
 #endif
 
 /** All m rows of A against the columns first, first+step, … of four streams, or fewer at the end. */
@@ -150,6 +152,75 @@ inline int32_t few_rows_dot(const GemmCall& call) {
 /** Whether few_rows_dot takes this call. */
 inline bool is_few_rows(const GemmCall& call) { return call.m <= kFewRows && call.b.row == 1 && call.n >= kStreams; }
 
+/** c[r][0 … n) += Σ_s a[r][s] · b[s][0 … n) for R rows and S weight rows. */
+template <int R, int S, class T>
+OG_INLINE void axpy_block(int64_t n, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, float* c, int64_t ldc) {
+  Vf v[R][S];
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 8
+    for (int s = 0; s < S; s++) v[i][s] = set1(a[i * a_row + s * a_k]);
+  int64_t j = 0;
+  for (; j + kLanes <= n; j += kLanes) {
+    Vf x[R];
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) x[i] = load(c + i * ldc + j);
+#pragma GCC unroll 8
+    for (int s = 0; s < S; s++) {
+      const Vf w = load(b + s * ldb + j);
+#pragma GCC unroll 8
+      for (int i = 0; i < R; i++) x[i] = fma(v[i][s], w, x[i]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < R; i++) store(c + i * ldc + j, x[i]);
+  }
+  if (j == n) return;
+  const int left = lanes_left(n - j, 0);
+#pragma GCC unroll 8
+  for (int i = 0; i < R; i++) {
+    Vf x = load_first(c + i * ldc + j, left);
+#pragma GCC unroll 8
+    for (int s = 0; s < S; s++) x = fma(v[i][s], load_tail(b + s * ldb + j, left), x);
+    store_first(c + i * ldc + j, x, left);
+  }
+}
+
+#if OG_LANES == 16 || defined(__aarch64__)
+constexpr int kAxpyRows = 4, kAxpyRowStreams = 4;
+#else
+constexpr int kAxpyRows = 2, kAxpyRowStreams = 4;
+#endif
+constexpr int kAxpyStreams = 8;  // of a single row
+
+/** Steps [p, p+S) of k for all rows. */
+template <int S, class T>
+OG_INLINE void axpy_rows(const GemmCall& call, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t n, float* c,
+                         int64_t ldc) {
+  int64_t i = 0;
+  for (; i + kAxpyRows <= call.m; i += kAxpyRows)
+    axpy_block<kAxpyRows, S>(n, a + i * a_row, a_row, a_k, b, call.b.row, c + i * ldc, ldc);
+  if (kAxpyRows > 2)
+    for (; i + 2 <= call.m; i += 2) axpy_block<2, S>(n, a + i * a_row, a_row, a_k, b, call.b.row, c + i * ldc, ldc);
+  for (; i < call.m; i++) axpy_block<1, S>(n, a + i * a_row, a_row, a_k, b, call.b.row, c + i * ldc, ldc);
+}
+
+template <class T>
+inline void axpy_columns(const GemmCall& call, const float* a, int64_t a_row, int64_t a_k, float* c, int64_t ldc,
+                         int64_t begin, int64_t end) {
+  const int64_t n = end - begin;
+  const T* b = static_cast<const T*>(call.b.data) + begin;
+  for (int64_t i = 0; i < call.m; i++)
+    for (int64_t j = 0; j < n; j++)
+      c[i * ldc + begin + j] = call.init ? call.init[i * call.init_row + begin + j] : 0.f;
+  int64_t p = 0;
+  if (call.m == 1)
+    for (; p + kAxpyStreams <= call.k; p += kAxpyStreams)
+      axpy_block<1, kAxpyStreams>(n, a + p * a_k, a_row, a_k, b + p * call.b.row, call.b.row, c + begin, ldc);
+  for (; p + kAxpyRowStreams <= call.k; p += kAxpyRowStreams)
+    axpy_rows<kAxpyRowStreams>(call, a + p * a_k, a_row, a_k, b + p * call.b.row, n, c + begin, ldc);
+  for (; p < call.k; p++) axpy_rows<1>(call, a + p * a_k, a_row, a_k, b + p * call.b.row, n, c + begin, ldc);
+}
+
 /** R rows × V vectors of C from an A of any strides and a B with dense columns, nothing packed. */
 template <int R, int V, class T>
 OG_INLINE void direct_tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, const TileOut& out,
@@ -212,12 +283,24 @@ inline void direct_columns(const GemmCall& call, const float* a, int64_t a_row, 
 }
 
 #if OG_LANES == 16 || defined(__aarch64__)
-constexpr int kDirectRows = 8, kDirectVectors = 3;
-constexpr int kWideVectors = 12;  // one or two rows: few sums, so wide strips keep the reads long
+constexpr int kDirectRows = 8, kWideRows = 6, kWideVectors = 4;  // 24 sums either way
+constexpr int kNarrowRows = 12, kNarrowVectors = 2;
 #else
-constexpr int kDirectRows = 4, kDirectVectors = 3;
-constexpr int kWideVectors = 6;
+constexpr int kDirectRows = 4, kWideRows = 6, kWideVectors = 2;  // 12
+constexpr int kNarrowRows = 4, kNarrowVectors = 1;
 #endif
+constexpr int kDirectVectors = 3;
+
+/** Whether strips of kWideVectors waste fewer lanes of n columns than strips of kDirectVectors. */
+inline bool wants_wide(int64_t n) {
+  constexpr int64_t wide = kWideVectors * kLanes, usual = kDirectVectors * kLanes;
+  return ceil_div(n, wide) * wide < ceil_div(n, usual) * usual;
+}
+
+/** Up to two rows are bound by reading B; so are up to kFewRows once B no longer fits a cache. */
+inline bool wants_axpy(const GemmCall& call) {
+  return call.m <= 2 || (call.m <= kFewRows && call.n * call.k * dtype_size(call.b.dtype) > (16 << 20));
+}
 
 template <class T>
 inline int32_t direct(const GemmCall& call) {
@@ -234,13 +317,22 @@ inline int32_t direct(const GemmCall& call) {
   float* c = dense ? static_cast<float*>(call.c.data) : scratch.take<float>(call.m * call.n);
   OG_SCRATCH(c, "sums");
   const int64_t ldc = dense ? call.c.row : call.n;
-  const int64_t strip = call.m <= 2 ? kWideVectors * kLanes : kDirectVectors * kLanes;
-  const int64_t work = call.m * call.k * strip;
-  parallel_ranges(ceil_div(call.n, strip), grain_for(work, 1 << 18), [&](int64_t begin, int64_t end) {
-    const int64_t n0 = begin * strip, n1 = least(call.n, end * strip);
-    if (call.m <= 2) direct_columns<2, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
-    else direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
-  });
+  if (wants_axpy(call)) {
+    // stretches of c that fit half of L1, and enough of them for several threads
+    const int64_t stretch = least(4096 / call.m, ceil_div(ceil_div(call.n, 8), 64) * 64);
+    parallel_ranges(call.n, stretch < 256 ? 256 : stretch,
+                    [&](int64_t begin, int64_t end) { axpy_columns<T>(call, a, a_row, a_k, c, ldc, begin, end); });
+  } else {
+    const bool wide = wants_wide(call.n);
+    const int64_t strip = (wide ? kWideVectors : kDirectVectors) * kLanes;
+    parallel_ranges(ceil_div(call.n, strip), grain_for(call.m * call.k * strip, 1 << 18), [&](int64_t begin, int64_t end) {
+      const int64_t n0 = begin * strip, n1 = least(call.n, end * strip);
+      if (call.n <= kNarrowVectors * kLanes)
+        direct_columns<kNarrowRows, kNarrowVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+      else if (wide) direct_columns<kWideRows, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+      else direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+    });
+  }
   if (!dense) emit(c, ldc, call.m, call.n, call.c, 0, 0);
   return OG_OK;
 }
