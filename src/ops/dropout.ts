@@ -1,0 +1,56 @@
+/**
+ * Dropout. The mask is never stored: it follows from the generator's counters, and the gradient draws it again.
+ *
+ * @module
+ */
+import { AttributeError } from '../errors.js';
+import { defaultGenerator, Generator } from '../tensor/random.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkNumber } from '../util/assert.js';
+import { formatValue } from '../util/format.js';
+import { mul } from './arithmetic.js';
+import { defineOp, type Op } from './define.js';
+
+interface DropoutAttrs {
+  /** Seed and counter, as the kernel takes them. */
+  readonly stream: readonly [number, number, number, number];
+  readonly p: number;
+}
+
+const dropoutOp: Op<DropoutAttrs> = defineOp<DropoutAttrs>({
+  name: 'dropout',
+  inputs: [{ name: 'x', kind: 'float' }],
+  attrCount: 5,
+  output: ([x]) => ({ shape: x!.shape, dtype: x!.dtype }),
+  encode: ({ stream, p }) => [...stream, p],
+  backward: ({ grad, attrs }) => [dropoutOp.call([grad], attrs)],
+  cost: ([x], [y]) => ({ flops: 12 * x!.size, bytes: x!.bytes + y!.bytes }),
+});
+
+export interface DropoutOptions {
+  /** Default true. When false, `x` comes back as it is. */
+  readonly training?: boolean;
+  /** Default: the shared stream, see `manualSeed`. */
+  readonly generator?: Generator;
+}
+
+/**
+ * Zeroes each element with probability p and divides the others by 1 − p, so that the expectation stays.
+ *
+ * @param p - from 0 to 1. Default 0.5
+ * @shape any → the same
+ * @dtype floats
+ * @throws AttributeError if `p` is not a probability
+ * @source Srivastava et al., JMLR 15 (2014)
+ */
+export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tensor {
+  x.check('dropout');
+  checkNumber('dropout', 'p', p, 0, 1);
+  if (!(options.training ?? true) || p === 0) return x;
+  if (p === 1) return mul(x, 0);
+  const stream = options.generator ?? defaultGenerator();
+  if (!(stream instanceof Generator)) {
+    throw new AttributeError({ op: 'dropout', argument: 'generator', expected: 'og.generator(seed)', actual: formatValue(stream) });
+  }
+  return dropoutOp.call([x], { stream: stream.take(x.size), p });
+}
