@@ -115,7 +115,7 @@ struct Buffers {
 
 /** One tile of keys for one strip. k and v point at key j0. */
 void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const Rows& v, int64_t j0, int64_t n,
-                     const Head* mask, const Buffers& buffers) {
+                     const Head* mask, const Buffers& buffers, Ahead* ahead) {
   const Reach reach = reach_of(p, strip.t0, strip.count, j0, n);
   const int64_t begin = reach.begin;
   const int64_t first = reach.end[0], second = reach.end[1];
@@ -128,7 +128,7 @@ void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const 
   const int64_t shared = both > begin ? both : begin;
   if (shared > begin)
     multiply<2, true>(shared - begin, p.width, k.data + begin * k.stride, k.stride, strip.q, kStrip, at(begin), kStrip,
-                      false);
+                      false, ahead);
   if (end > shared)
     multiply<1, true>(end - shared, p.width, k.data + shared * k.stride, k.stride, strip.q + alone * kLanes, kStrip,
                       at(shared) + alone * kLanes, kStrip, false);
@@ -172,7 +172,7 @@ void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const 
   }
   if (shared > begin)
     multiply<2, false>(p.value_width, shared - begin, v.data + begin * v.stride, v.stride, at(begin), kStrip, strip.o,
-                       kStrip, true);
+                       kStrip, true, ahead);
   if (end > shared)
     multiply<1, false>(p.value_width, end - shared, v.data + shared * v.stride, v.stride, at(shared) + alone * kLanes,
                        kStrip, strip.o + alone * kLanes, kStrip, true);
@@ -250,9 +250,32 @@ bool take_buffers(const Problem& p, bool masked, ScratchFrame* scratch, Buffers*
   return buffers->scores && buffers->rows && buffers->keys && buffers->values && buffers->mask;
 }
 
-/** Queries [from, to) of one head against keys [key_from, key_to). */
-void run_block(const og_call* call, const Problem& p, int64_t b, int64_t h, int64_t from, int64_t to, int64_t key_from,
-               int64_t key_to, int64_t split, const Partials& partials, Buffers& buffers) {
+/** Queries [from, to) of head (b, h) against keys [key_from, key_to), the split-th of the plan's ranges. */
+struct Block {
+  int64_t b, h, from, to, key_from, key_to, split;
+};
+
+/** Block number `index` in the order of work: of one task after the other, the heads of each group. */
+Block block_of(const Problem& p, const Plan& plan, int64_t index) {
+  Block block;
+  const int64_t g = index % p.group, task = index / p.group, rest = task / plan.splits;
+  const int64_t head = rest / plan.row_tasks, rows = plan.strips * kStrip;
+  block.split = task % plan.splits;
+  block.b = head / p.kv_heads;
+  block.h = head % p.kv_heads * p.group + g;
+  // later queries see more keys under the causal order: they go first, so that threads finish together
+  block.from = (plan.row_tasks - 1 - rest % plan.row_tasks) * rows;
+  block.to = block.from + rows < p.queries ? block.from + rows : p.queries;
+  block.key_from = block.split * plan.split_keys;
+  block.key_to = block.key_from + plan.split_keys < p.keys ? block.key_from + plan.split_keys : p.keys;
+  const int64_t lowest = p.key_begin(block.from), highest = p.key_end(block.to - 1);
+  if (block.key_from < lowest) block.key_from = lowest;
+  if (block.key_to > highest) block.key_to = highest;
+  return block;
+}
+
+void run_block(const og_call* call, const Problem& p, const Block& block, const Partials& partials, Buffers& buffers) {
+  const int64_t b = block.b, h = block.h, from = block.from, to = block.to;
   const Head q = head_of(call->inputs[0], b, h);
   const Head k = head_of(call->inputs[1], b, h / p.group), v = head_of(call->inputs[2], b, h / p.group);
   const bool masked = is_present(call->inputs[3]);
@@ -271,16 +294,24 @@ void run_block(const og_call* call, const Problem& p, int64_t b, int64_t h, int6
     }
     std::memset(strip.o, 0, (size_t)(padded_value * kStrip) * sizeof(float));
   }
-  const int64_t lowest = p.key_begin(from), highest = p.key_end(to - 1);
-  const int64_t begin = key_from > lowest ? key_from : lowest, end = key_to < highest ? key_to : highest;
-  for (int64_t j0 = begin; j0 < end && !cancelled(); j0 += kKeys) {
-    const int64_t n = end - j0 < kKeys ? end - j0 : kKeys;
+  for (int64_t j0 = block.key_from; j0 < block.key_to && !cancelled(); j0 += kKeys) {
+    const int64_t n = block.key_to - j0 < kKeys ? block.key_to - j0 : kKeys, left = block.key_to - j0 - n;
+    Ahead ahead;
+    if (left > 0) {
+      ahead.add(k, j0 + n, left < kKeys ? left : kKeys, p.width);
+      ahead.add(v, j0 + n, left < kKeys ? left : kKeys, p.value_width);
+    } else {  // what finish_strip will write, and the block that comes next
+      ahead.add(head_of(call->outputs[0], b, h), from, to - from, p.value_width);
+      ahead.add(q, from > kBlock * kStrip ? from - kBlock * kStrip : 0, from < kBlock * kStrip ? from : kBlock * kStrip,
+                p.width);
+    }
     const Rows keys = key_rows(k, j0, n, p.width, buffers.keys);
     const Rows values = key_rows(v, j0, n, p.value_width, buffers.values);
     for (int64_t s = 0; s < strips; s++)
-      accumulate_tile(p, buffers.strips[s], keys, values, j0, n, masked ? &mask : nullptr, buffers);
+      accumulate_tile(p, buffers.strips[s], keys, values, j0, n, masked ? &mask : nullptr, buffers, &ahead);
   }
-  for (int64_t s = 0; s < strips; s++) finish_strip(p, buffers.strips[s], partials, b, h, split, call, buffers.rows);
+  for (int64_t s = 0; s < strips; s++)
+    finish_strip(p, buffers.strips[s], partials, b, h, block.split, call, buffers.rows);
 }
 
 int32_t forward_tiled(const og_call* call, const Problem& p) {
@@ -296,16 +327,7 @@ int32_t forward_tiled(const og_call* call, const Problem& p) {
       failed = true;
       return;
     }
-    const int64_t split = task % plan.splits, rest = task / plan.splits;
-    // later queries see more keys under the causal order: they go first, so that threads finish together
-    const int64_t block = plan.row_tasks - 1 - rest % plan.row_tasks, head = rest / plan.row_tasks;
-    const int64_t b = head / p.kv_heads, kv_head = head % p.kv_heads;
-    const int64_t from = block * plan.strips * kStrip;
-    const int64_t to = from + plan.strips * kStrip < p.queries ? from + plan.strips * kStrip : p.queries;
-    const int64_t key_from = split * plan.split_keys;
-    const int64_t key_to = key_from + plan.split_keys < p.keys ? key_from + plan.split_keys : p.keys;
-    for (int64_t g = 0; g < p.group; g++)
-      run_block(call, p, b, kv_head * p.group + g, from, to, key_from, key_to, split, partials, buffers);
+    for (int64_t g = 0; g < p.group; g++) run_block(call, p, block_of(p, plan, task * p.group + g), partials, buffers);
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a block of queries");
   if (plan.splits > 1) combine(call, p, partials);

@@ -183,7 +183,7 @@ struct Seen {
 
 /** P and dS of one strip (queries from column s0 of the tile on). k and v point at key j0. */
 void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, int64_t count, const Rows& k,
-                 const Rows& v, int64_t j0, int64_t n, const Head* mask, const Buffers& buffers) {
+                 const Rows& v, int64_t j0, int64_t n, const Head* mask, const Buffers& buffers, Ahead* ahead) {
   const int64_t begin = reach.begin, first = reach.end[0], second = reach.end[1];
   const int64_t end = first < second ? second : first, both = first < second ? first : second;
   const int64_t shared = both > begin ? both : begin;
@@ -191,9 +191,9 @@ void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, i
   float *prob = buffers.p + s0, *ds = buffers.ds + s0;
   if (shared > begin) {
     multiply<2, true>(shared - begin, p.width, k.data + begin * k.stride, k.stride, buffers.q + s0, kBlock,
-                      prob + begin * kBlock, kBlock, false);
+                      prob + begin * kBlock, kBlock, false, ahead);
     multiply<2, true>(shared - begin, p.value_width, v.data + begin * v.stride, v.stride, buffers.grad + s0, kBlock,
-                      ds + begin * kBlock, kBlock, false);
+                      ds + begin * kBlock, kBlock, false, ahead);
   }
   if (end > shared) {
     const int64_t at = shared * kBlock + alone * kLanes;
@@ -276,6 +276,22 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
   load_queries(task, h, t0, count, buffers);
   const bool masked = is_present(task.call->inputs[kMask]), wants_mask = is_present(task.call->outputs[kDmask]);
   const Head mask = masked ? head_of(task.call->inputs[kMask], task.b, h) : Head{};
+  const Head dq = head_of(*task.dq, task.b, h);
+  const int64_t next = t0 + count, next_count = task.to - next < kBlock ? task.to - next : kBlock;
+  Ahead ahead;
+  ahead.add(dq, t0, count, p.width);
+  if (next_count > 0) {  // the next block of queries, and the keys that only it sees
+    const int64_t next_end =
+        p.key_end(next + next_count - 1) < task.key_to ? p.key_end(next + next_count - 1) : task.key_to;
+    ahead.add(head_of(task.call->inputs[kQ], task.b, h), next, next_count, p.width);
+    ahead.add(head_of(task.call->inputs[kGrad], task.b, h), next, next_count, p.value_width);
+    ahead.add(head_of(task.call->inputs[kY], task.b, h), next, next_count, p.value_width);
+    ahead.add(head_of(task.call->inputs[kK], task.b, task.kv_head), end, next_end - end, p.width);
+    ahead.add(head_of(task.call->inputs[kV], task.b, task.kv_head), end, next_end - end, p.value_width);
+  } else {
+    ahead.add(head_of(*task.dk, task.b, task.kv_head), task.key_from, task.key_to - task.key_from, p.width);
+    ahead.add(head_of(*task.dv, task.b, task.kv_head), task.key_from, task.key_to - task.key_from, p.value_width);
+  }
   for (int64_t j0 = begin; j0 < end && !cancelled(); j0 += kBlock) {
     const int64_t n = end - j0 < kBlock ? end - j0 : kBlock, offset = j0 - task.key_from;
     const Rows keys{k.data + offset * k.stride, k.stride}, values{v.data + offset * v.stride, v.stride};
@@ -288,7 +304,7 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
         seen.begin[s * kVecs + x] = reach.begin;
         seen.end[s * kVecs + x] = reach.end[x];
       }
-      score_strip(p, reach, s * kStrip, t, rows, keys, values, j0, n, masked ? &mask : nullptr, buffers);
+      score_strip(p, reach, s * kStrip, t, rows, keys, values, j0, n, masked ? &mask : nullptr, buffers, &ahead);
       const int64_t first = reach.end[0] > reach.begin ? reach.end[0] : reach.begin;
       const int64_t second = reach.end[1] > reach.begin ? reach.end[1] : reach.begin;
       const int64_t both = first < second ? first : second, alone = first < second ? 1 : 0;
@@ -296,7 +312,7 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
       float* dq = buffers.dq + s * kStrip;
       if (both > reach.begin)
         multiply<2, false>(p.width, both - reach.begin, keys.data + reach.begin * keys.stride, keys.stride,
-                           ds + reach.begin * kBlock, kBlock, dq, kBlock, true);
+                           ds + reach.begin * kBlock, kBlock, dq, kBlock, true, &ahead);
       const int64_t last = first < second ? second : first;
       if (last > both)
         multiply<1, false>(p.width, last - both, keys.data + both * keys.stride, keys.stride,
@@ -309,7 +325,6 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
   }
   alignas(64) float factor[kStrip];
   for (float& f : factor) f = (float)p.scale;
-  const Head dq = head_of(*task.dq, task.b, h);
   for (int64_t s = 0; s < count; s += kStrip) {
     transpose_back(buffers.dq + s, kBlock, w, factor, buffers.q_rows);  // the rows are no longer needed
     for (int64_t i = s; i < count && i < s + kStrip; i++)

@@ -169,13 +169,43 @@ void micro_tail(int64_t rows, int64_t depth, const float* a, int64_t lda, const 
   }
 }
 
+/**
+ * Rows that will be needed soon. Rows of one head lie far apart in a [B, T, 3, H, D] buffer, where hardware prefetchers
+ * do not follow; so each register tile fetches a few of them.
+ */
+struct Ahead {
+  struct Part {
+    const char* data;
+    int64_t row, rows, lines;
+  };
+  Part parts[6];
+  int count = 0, current = 0;
+
+  void add(const Head& head, int64_t from, int64_t n, int64_t width) {
+    if (n <= 0 || head.column != 1) return;
+    const char* first = head.at(from);
+    const int64_t offset = reinterpret_cast<uintptr_t>(first) & 63;
+    parts[count++] = {first - offset, head.row * head.size, n, (offset + width * head.size + 63) / 64};
+  }
+  OG_INLINE void step(int64_t rows) {
+    for (; rows > 0 && current < count; rows--) {
+      Part& part = parts[current];
+      for (int64_t i = 0; i < part.lines; i++) __builtin_prefetch(part.data + i * 64);
+      part.data += part.row;
+      if (--part.rows == 0) current++;
+    }
+  }
+};
+
 /** The product for any number of rows, NV vectors wide. */
 template <int NV, bool ByRow>
 inline void multiply(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
-                     int64_t ldc, bool add) {
+                     int64_t ldc, bool add, Ahead* ahead = nullptr) {
   int64_t r = 0;
-  for (; r + kRegs <= rows; r += kRegs)
+  for (; r + kRegs <= rows; r += kRegs) {
     micro<kRegs, NV, ByRow>(depth, ByRow ? a + r * lda : a + r, lda, b, ldb, c + r * ldc, ldc, add);
+    if (ahead) ahead->step(4);
+  }
   if (r < rows) micro_tail<NV, ByRow>(rows - r, depth, ByRow ? a + r * lda : a + r, lda, b, ldb, c + r * ldc, ldc, add);
 }
 

@@ -1,0 +1,138 @@
+/**
+ * Speed of attention, without Node: attention_bench [threads] [rounds] [filter]. OG_ISA chooses the instruction set.
+ * Causal work counts half of T·S: forward 2·T·S·(D+Dv)/2, backward 2.5 times that. Decoding is given in GB/s of k and
+ * v. Operands are views into one [B, T, 3, H, D] buffer and y into [B, T, H, D], as in a transformer block.
+ */
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/registry.h"
+#include "core/status.h"
+
+namespace {
+
+og_view view4(float* data, int64_t b, int64_t h, int64_t t, int64_t d, int64_t sb, int64_t sh, int64_t st) {
+  og_view v;
+  std::memset(&v, 0, sizeof v);
+  v.data = data;
+  v.dtype = OG_F32;
+  v.rank = 4;
+  const int64_t shape[] = {b, h, t, d}, strides[] = {sb, sh, st, 1};
+  std::copy(shape, shape + 4, v.shape);
+  std::copy(strides, strides + 4, v.strides);
+  return v;
+}
+
+double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+void call(const char* name, std::vector<og_view> in, std::vector<og_view> out, const std::vector<double>& attrs) {
+  const og_call c{in.data(), out.data(), attrs.data(), (int32_t)in.size(), (int32_t)out.size(), (int32_t)attrs.size()};
+  if (og::run_kernel(og::kernel_id(name), c) != OG_OK) {
+    std::printf("%s: %s\n", name, og::last_message());
+    std::exit(1);
+  }
+}
+
+struct Times {
+  double best, median;
+};
+template <class F>
+Times measure(int rounds, const F& f) {
+  f();
+  std::vector<double> t;
+  for (int i = 0; i < rounds; i++) {
+    const double start = seconds();
+    f();
+    t.push_back(seconds() - start);
+  }
+  std::sort(t.begin(), t.end());
+  return {t[0], t[t.size() / 2]};
+}
+
+void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds) {
+  const int64_t row = 3 * H * D, n = B * T * row;
+  std::vector<float> qkv((size_t)n), dqkv((size_t)n), y((size_t)(n / 3)), grad((size_t)(n / 3)),
+      lse((size_t)(B * H * T));
+  uint32_t state = 1;
+  const auto fill = [&](std::vector<float>& x) {
+    for (float& f : x) f = (float)((state = state * 1664525u + 1013904223u) >> 8) * 0x1p-23f - 1.f;
+  };
+  fill(qkv);
+  fill(grad);
+  const auto part = [&](std::vector<float>& x, int i) {
+    return view4(x.data() + i * H * D, B, H, T, D, T * row, D, row);
+  };
+  const auto whole = [&](std::vector<float>& x) { return view4(x.data(), B, H, T, D, T * H * D, D, H * D); };
+  og_view absent, l;
+  std::memset(&absent, 0, sizeof absent);
+  absent.dtype = -1;
+  l = view4(lse.data(), B, H, T, 1, H * T, T, 1);
+  l.rank = 3;
+  const std::vector<double> attrs = {1 / std::sqrt((double)D), 1, 0};
+  const auto forward = [&] {
+    call("attention", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent}, {whole(y), l}, attrs);
+  };
+  const auto backward = [&] {
+    call("attention_backward", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, whole(y), l, whole(grad)},
+         {part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), absent}, attrs);
+  };
+  const Times f = measure(rounds, forward), b = measure(rounds, backward);
+  const double flops = 2. * (double)(B * H * T * T) * (double)D;
+  std::printf(
+      "%2dx%2dx%4dx%3d  forward %7.2f ms %6.1f (best %6.1f)  backward %7.2f ms %6.1f (%6.1f)  both %6.1f (%6.1f) "
+      "GFLOP/s\n",
+      (int)B, (int)H, (int)T, (int)D, f.median * 1e3, flops / f.median * 1e-9, flops / f.best * 1e-9, b.median * 1e3,
+      2.5 * flops / b.median * 1e-9, 2.5 * flops / b.best * 1e-9, 3.5 * flops / (f.median + b.median) * 1e-9,
+      3.5 * flops / (f.best + b.best) * 1e-9);
+}
+
+/** One query against S cached keys; `copies` caches are used in turn, so that large ones come from memory. */
+void bench_decode(int64_t H, int64_t Hkv, int64_t S, int64_t D, int copies, int rounds) {
+  std::vector<float> k((size_t)(copies * Hkv * S * D), 0.01f), v(k), q((size_t)(H * D), 0.5f), y(q), lse((size_t)H);
+  og_view absent, l = view4(lse.data(), 1, H, 1, 1, H, 1, 1);
+  std::memset(&absent, 0, sizeof absent);
+  absent.dtype = -1;
+  l.rank = 3;
+  int turn = 0;
+  const Times t = measure(rounds, [&] {
+    const int64_t at = (turn++ % copies) * Hkv * S * D;
+    call("attention",
+         {view4(q.data(), 1, H, 1, D, H * D, D, D), view4(k.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D),
+          view4(v.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D), absent},
+         {view4(y.data(), 1, H, 1, D, H * D, D, D), l}, {0.125, 1, 0});
+  });
+  const double bytes = 8. * (double)(Hkv * S * D);
+  std::printf("decode H%d/%d S%d D%d, %.0f MiB in turn: %8.1f us, %5.1f GB/s (best %5.1f)\n", (int)H, (int)Hkv, (int)S,
+              (int)D, bytes * copies / 1048576, t.median * 1e6, bytes / t.median * 1e-9, bytes / t.best * 1e-9);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int threads = argc > 1 ? std::atoi(argv[1]) : 1, rounds = argc > 2 ? std::atoi(argv[2]) : 9;
+  const std::string only = argc > 3 ? argv[3] : "";
+  og::set_threads(threads);
+  std::printf("%s, %d thread(s)\n", og::isa_name(og::current_isa()), threads);
+  if (only.empty() || only == "train") bench(12, 6, 256, 64, rounds);
+  if (only.empty() || only == "tiles") {
+    bench(8, 12, 256, 64, rounds);
+    bench(1, 12, 1024, 64, rounds);
+    bench(1, 6, 256, 64, rounds);
+    bench(4, 12, 64, 64, rounds);
+    bench(1, 8, 2048, 128, rounds / 2 + 1);
+  }
+  if (only.empty() || only == "decode") {
+    bench_decode(12, 12, 1024, 64, 1, 20 * rounds);
+    bench_decode(12, 12, 4096, 64, 6, 3 * rounds);
+    bench_decode(32, 8, 1024, 128, 1, 20 * rounds);
+    bench_decode(1, 1, 100000, 64, 4, 3 * rounds);
+  }
+  return 0;
+}
