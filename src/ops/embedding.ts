@@ -55,7 +55,7 @@ function embeddingBackward(grad: Tensor, ids: Tensor, attrs: EmbeddingAttrs): Te
   const { padding, table } = attrs;
   const total = zeros(table, { dtype: grad.dtype });
   const source = contiguous(grad);
-  submit(indexAddKernel, [rowsOf(source, 1), rowsOf(ids, 0)], [total], [0], source.size);
+  submit(indexAddKernel, [rowsOf(ids, 0), rowsOf(source, 1)], [total], [0], source.size);
   if (padding >= 0) {
     const before = setRecording(false);
     copy_(narrow(total, 0, padding, 1), constant(0, grad.dtype));

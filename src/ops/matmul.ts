@@ -117,7 +117,7 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
       argument: 'b',
       expected: `${which} ${a.shape.at(-1)} to match a's last axis`,
       actual: formatShape(b.shape),
-      ...(b.rank > 1 && b.shape.at(-1) === a.shape.at(-1) ? { hint: 'Transpose b?' } : {}),
+      ...(b.rank > 1 && b.shape.at(-1) === a.shape.at(-1) ? { hint: 'Transpose b' } : {}),
     });
   }
   const operands = operandsFor('matmul', a, b, 'a');
@@ -197,7 +197,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
       argument: 'x',
       expected: `last axis ${width} to match weight ${formatShape(weight.shape)}`,
       actual: formatShape(x.shape),
-      ...(x.shape.at(-1) === out ? { hint: 'The weight is [out, in]: transpose it?' } : {}),
+      ...(x.shape.at(-1) === out ? { hint: 'The weight is [out, in]: transpose it' } : {}),
     });
   }
   if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
