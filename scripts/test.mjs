@@ -5,7 +5,7 @@ import { filesUnder, main, run, ScriptError } from './common.mjs';
 import { setup } from './setup.mjs';
 
 // Tests of the published form read dist/; everything else runs from src/ and must not wait for tsc.
-const needsDist = (file) => file.startsWith('test/packaging');
+const needsDist = (file) => /^test\/(packaging|process_exit)/.test(file);
 
 await main(async (args) => {
   const options = args.filter((arg) => arg.startsWith('-'));
