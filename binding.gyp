@@ -8,8 +8,9 @@
   "target_defaults": {
     "include_dirs": ["native/include", "native"],
     "defines": ["NAPI_VERSION=9"],
-    "cflags!": ["-O3", "-fno-omit-frame-pointer"],
-    "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-fno-exceptions", "-fno-rtti", "-O3", "-fno-omit-frame-pointer"],
+    # An exclusion also removes what is listed here, so only flags that kernel_flags does not have may be excluded.
+    "cflags!": ["-fno-omit-frame-pointer"],
+    "cflags_cc!": ["-std=gnu++17", "-std=gnu++20", "-fno-omit-frame-pointer"],
     "cflags_cc": ["<@(kernel_flags)"],
     "xcode_settings": {
       "CLANG_CXX_LANGUAGE_STANDARD": "c++17", "GCC_OPTIMIZATION_LEVEL": "3",
