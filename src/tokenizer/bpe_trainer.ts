@@ -40,7 +40,7 @@ export interface LearnedMerges {
 }
 
 /** Longest time the event loop is held. */
-const SLICE_MS = 6;
+const SLICE_MS = 4;
 const encoder = new TextEncoder();
 
 /** Lets the event loop turn when its slice is used up, and stops on abort. */

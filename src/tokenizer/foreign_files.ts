@@ -7,6 +7,8 @@ import { Vocabulary } from './vocabulary.js';
 
 /** Longest token of a `.tiktoken` file, in bytes; all its splits are tried. */
 const MAX_TOKEN_BYTES = 4096;
+/** An odd multiplier, so that no hash loses bits. */
+const HASH_BASE = 0x01000193;
 
 function badLine(file: string, line: number, expected: string, actual: string): FormatError {
   const shown = actual.length > 60 ? `${actual.slice(0, 60)}…` : actual;
@@ -73,13 +75,68 @@ export function readTiktoken(text: string): BpeModel {
       });
     }
   }
-  const table = new MergeTable(tokens.length * 4);
-  for (const [token, id] of tokens) {
-    for (let cut = 1; cut < token.length; cut++) {
-      const left = vocabulary.id(token.slice(0, cut));
-      const right = left === undefined ? undefined : vocabulary.id(token.slice(cut));
-      if (left !== undefined && right !== undefined) table.set(left, right, id, id);
+  const table = new MergeTable(tokens.length * 3);
+  const index = new TokenIndex(tokens);
+  for (const [token, id] of tokens) index.splits(token, (left, right) => table.set(left, right, id, id));
+  return new BpeModel(vocabulary, table, { ...PLAIN_BPE, ignoreMerges: true });
+}
+
+/** Finds the parts of tokens that are tokens too, by rolling hashes instead of substrings. */
+class TokenIndex {
+  readonly #slots: Int32Array;
+  readonly #mask: number;
+  readonly #tokens: readonly (readonly [token: string, id: number])[];
+  readonly #prefixes = new Int32Array(MAX_TOKEN_BYTES + 1);
+
+  constructor(tokens: readonly (readonly [token: string, id: number])[]) {
+    let capacity = 1024;
+    while (capacity < tokens.length * 4) capacity *= 2;
+    this.#slots = new Int32Array(capacity).fill(-1);
+    this.#mask = capacity - 1;
+    this.#tokens = tokens;
+    tokens.forEach(([token], index) => {
+      let slot = this.#slotOf(this.#hash(token));
+      while (this.#slots[slot]! >= 0) slot = (slot + 1) & this.#mask;
+      this.#slots[slot] = index;
+    });
+  }
+
+  /** Calls `visit` with the ids of both parts for every cut of `token` into two tokens. */
+  splits(token: string, visit: (left: number, right: number) => void): void {
+    const whole = this.#hash(token);
+    const prefixes = this.#prefixes;
+    let power = 1;
+    for (let cut = token.length - 1; cut > 0; cut--) {
+      power = Math.imul(power, HASH_BASE);
+      const left = this.#find(token, 0, cut, prefixes[cut]!);
+      if (left < 0) continue;
+      const right = this.#find(token, cut, token.length, (whole - Math.imul(prefixes[cut]!, power)) | 0);
+      if (right >= 0) visit(left, right);
     }
   }
-  return new BpeModel(vocabulary, table, { ...PLAIN_BPE, ignoreMerges: true });
+
+  /** Hashes `token` and notes the hash of each of its prefixes. */
+  #hash(token: string): number {
+    let hash = 0;
+    for (let i = 0; i < token.length; i++) {
+      hash = (Math.imul(hash, HASH_BASE) + token.charCodeAt(i)) | 0;
+      this.#prefixes[i + 1] = hash;
+    }
+    return hash;
+  }
+
+  #slotOf(hash: number): number {
+    return (hash ^ (hash >>> 15)) & this.#mask;
+  }
+
+  #find(text: string, from: number, to: number, hash: number): number {
+    for (let slot = this.#slotOf(hash); this.#slots[slot]! >= 0; slot = (slot + 1) & this.#mask) {
+      const [token, id] = this.#tokens[this.#slots[slot]!]!;
+      if (token.length !== to - from) continue;
+      let i = 0;
+      while (i < token.length && token.charCodeAt(i) === text.charCodeAt(from + i)) i++;
+      if (i === token.length) return id;
+    }
+    return -1;
+  }
 }
