@@ -20,7 +20,6 @@ namespace {
 #ifdef OG_IS_REFERENCE
 
 typedef double Number;  // one definition for both compute types
-inline double exponential(double x) { return std::exp(x); }
 inline double exponential_nonpositive(double x) { return std::exp(x); }
 inline double magnitude(double x) { return std::fabs(x); }
 inline double pick(bool condition, double yes, double no) { return condition ? yes : no; }
@@ -34,7 +33,6 @@ inline NormalValue normal_of(double x) {
 #else
 
 typedef Vf Number;
-OG_INLINE Vf exponential(Vf x) { return exp(x); }
 OG_INLINE Vf exponential_nonpositive(Vf x) { return exp_nonpositive(x); }
 OG_INLINE Vf magnitude(Vf x) { return abs(x); }
 OG_INLINE Vf pick(Vi condition, Vf yes, Vf no) { return select(condition, yes, no); }
@@ -50,8 +48,11 @@ OG_INLINE Normal normal_of(Vf x) { return normal(x); }
 #define OG_NUMBER(x) set1(x##f)
 #endif
 
-/** 1/(1+e^-x): e^-x overflows to ∞ and gives the right 0. */
-OG_BODY Number logistic(Number x) { return OG_NUMBER(1.0) / (OG_NUMBER(1.0) + exponential(-x)); }
+/** 1/(1+e^-x) through e^-|x|, whose exponential is the cheaper one; 0 far out on the left. */
+OG_BODY Number logistic(Number x) {
+  const Number t = exponential_nonpositive(-magnitude(x)), high = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t);
+  return pick(x < OG_NUMBER(0.0), t * high, high);
+}
 
 /** σ(x) and σ(x)·(1 − σ(x)), the latter without the cancellation of 1 − σ. */
 struct Logistic {

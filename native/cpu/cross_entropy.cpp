@@ -153,17 +153,17 @@ int32_t forward(const og_call* call) {
         const C* block = logits.read(r, at, count, buffer);
         total.add(block, count);
         if (s.smoothing != 0) {
-          const C shift = std::fabs(total.max) < infinity ? total.max : C(0);
+          const C shift = std::fabs(total.shift) < infinity ? total.shift : C(0);
           const Weighted w = weigh(block, s.weight ? s.weight + at : nullptr, shift, count);
           spread += w.value + w.weight * (double)shift;
         }
       }
       C x_t;
       read_run(call->inputs[0], logits.offset(r) + t * logits.stride, 1, 1, &x_t);
-      const double log_sum = std::log(total.sum), max = (double)total.max;
-      const double lse = total.max == -infinity ? (double)NAN : max + log_sum;
-      // differences from the maximum first: they are exact, and log_sum is small
-      double loss = (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.) * (max - (double)x_t + log_sum);
+      const double log_sum = std::log(total.sum), shift = (double)total.shift;
+      const double lse = total.shift == -infinity ? (double)NAN : shift + log_sum;
+      // differences from the shift first: they are exact, and log_sum is small
+      double loss = (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.) * (shift - (double)x_t + log_sum);
       if (s.smoothing != 0) loss += s.smoothing / (double)s.classes * (s.total_weight * lse - spread);
       losses.set(r, (C)loss);
       sums.set(r, (C)lse);

@@ -66,19 +66,10 @@ void gradient_row(const C* x, const C* grad, const C* weight, double mean, doubl
 double squares_row(const float* x, double mean, int64_t n) {
   const Vf center = set1((float)mean);
   return sum_blocks(n, [&](int64_t at, int64_t count) {
-    Vf s0{}, s1{};
-    int64_t i = at;
-    const int64_t end = at + count;
-    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
-      const Vf a = load(x + i) - center, b = load(x + i + kLanes) - center;
-      s0 = fma(a, a, s0);
-      s1 = fma(b, b, s1);
-    }
-    for (; i < end; i += kLanes) {
-      const Vf a = (end - i < kLanes ? load_partial(x + i, end - i, (float)mean) : load(x + i)) - center;
-      s0 = fma(a, a, s0);
-    }
-    return sum(s0 + s1);
+    return sum_vectors(x + at, count, (float)mean, [&](Vf v) {
+      const Vf d = v - center;
+      return d * d;
+    });
   });
 }
 

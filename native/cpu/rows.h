@@ -180,6 +180,11 @@ inline double exp_sum(const C* x, C shift, int64_t n) {
   for (int64_t i = 0; i < n; i++) sum += std::exp((double)x[i] - (double)shift);
   return sum;
 }
+template <class C>
+inline double exp_sum_max(const C* x, C shift, int64_t n, C* max) {
+  *max = row_max(x, n);
+  return exp_sum(x, shift, n);
+}
 
 #else
 
@@ -198,10 +203,23 @@ OG_INLINE float sum_vectors(const float* a, const float* b, int64_t n, const F& 
   if (i < n) s1 = s1 + f(load_partial(a + i, n - i), load_partial(b + i, n - i));
   return sum((s0 + s1) + (s2 + s3));
 }
+/** The same for one operand, whose missing lanes read `fill`; f(fill) must be 0. */
+template <class F>
+OG_INLINE float sum_vectors(const float* a, int64_t n, float fill, const F& f) {
+  Vf s0{}, s1{}, s2{}, s3{};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    s0 = s0 + f(load(a + i));
+    s1 = s1 + f(load(a + i + kLanes));
+    s2 = s2 + f(load(a + i + 2 * kLanes));
+    s3 = s3 + f(load(a + i + 3 * kLanes));
+  }
+  for (; i + kLanes <= n; i += kLanes) s0 = s0 + f(load(a + i));
+  if (i < n) s1 = s1 + f(load_partial(a + i, n - i, fill));
+  return sum((s0 + s1) + (s2 + s3));
+}
 inline double sum_row(const float* x, int64_t n) {
-  return sum_blocks(n, [&](int64_t at, int64_t count) {
-    return sum_vectors(x + at, x + at, count, [](Vf v, Vf) { return v; });
-  });
+  return sum_blocks(n, [&](int64_t at, int64_t count) { return sum_vectors(x + at, count, 0.f, [](Vf v) { return v; }); });
 }
 inline double dot_row(const float* a, const float* b, int64_t n) {
   return sum_blocks(n, [&](int64_t at, int64_t count) {
@@ -255,26 +273,60 @@ inline double exp_sum(const float* x, float shift, int64_t n) {
     return sum(s);
   });
 }
+/** exp_sum and row_max in one pass. */
+inline double exp_sum_max(const float* x, float shift, int64_t n, float* max) {
+  const Vf m = set1(shift);
+  Vf largest = set1(-__builtin_inff());
+  const double total = sum_blocks(n, [&](int64_t at, int64_t count) {
+    Vf s{};
+    int64_t i = at;
+    const int64_t end = at + count;
+    for (; i + kLanes <= end; i += kLanes) {
+      const Vf v = load(x + i);
+      largest = max_second(v, largest);
+      s = s + exp_nonpositive(v - m);
+    }
+    if (i < end) {
+      const Vf v = load_partial(x + i, end - i, -__builtin_inff());
+      largest = max_second(v, largest);
+      s = s + exp_nonpositive(v - m);
+    }
+    return sum(s);
+  });
+  *max = max_lane(largest);
+  return total;
+}
 
 #endif
 
-/** ln Σ e^x of a row that comes in blocks: one read of memory, each block twice from L1. */
+/**
+ * Σ e^{x − shift} of a row that comes in blocks, each read once. The shift is the largest element of the first block and
+ * moves only when it is passed by more than kSlack: then the block, still in L1, is summed again.
+ */
 template <class C>
 struct OnlineSum {
-  C max = -std::numeric_limits<C>::infinity();
-  double sum = 0;
+  static constexpr int kSlack = 4;
+  C shift = -std::numeric_limits<C>::infinity();  // afterwards: -∞ if there was nothing else, +∞ if there was one
+  double sum = 0;                                 // NaN if there was a NaN or +∞
 
   void add(const C* x, int64_t n) {
-    const C m = row_max(x, n);
-    if (m > max) {
-      sum *= std::exp((double)max - (double)m);  // 0 the first time
-      max = m;
+    constexpr C none = -std::numeric_limits<C>::infinity();
+    C m;
+    if (shift == none) {
+      m = row_max(x, n);
+      shift = m;
+      sum += exp_sum(x, m == none ? C(0) : m, n);
+      return;
     }
-    sum += exp_sum(x, max == -std::numeric_limits<C>::infinity() ? C(0) : max, n);
+    const double s = exp_sum_max(x, shift, n, &m);
+    if (m > shift + kSlack) {
+      sum = sum * std::exp((double)shift - (double)m) + exp_sum(x, m, n);
+      shift = m;
+    } else {
+      sum += s;
+    }
   }
-  /** NaN if a NaN or +∞ was seen. */
-  double log_sum() const { return std::log(sum); }
-  double value() const { return max == -std::numeric_limits<C>::infinity() ? std::log(sum) : (double)max + std::log(sum); }
+  double value() const { return shift == -std::numeric_limits<C>::infinity() ? std::log(sum) : (double)shift + std::log(sum); }
 };
 
 }  // namespace

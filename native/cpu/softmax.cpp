@@ -162,11 +162,11 @@ int32_t kernel_logsumexp(const og_call* call) {
           const int64_t count = n - at < kSumBlock ? n - at : kSumBlock;
           const C* block = from.read(r, at, count, buffer);
           total.add(block, count);
-          if (total.max == std::numeric_limits<C>::infinity())  // the sum is NaN now; only a NaN in the row makes the result so
+          if (total.shift == std::numeric_limits<C>::infinity())  // the sum is NaN now; only a NaN in the row makes the result so
             for (int64_t i = 0; i < count; i++) nan = nan || block[i] != block[i];
           else nan = total.sum != total.sum;
         }
-        to.set(r, total.max == std::numeric_limits<C>::infinity() && !nan ? total.max : (C)total.value());
+        to.set(r, total.shift == std::numeric_limits<C>::infinity() && !nan ? total.shift : (C)total.value());
       }
     });
     return (int32_t)OG_OK;
