@@ -40,7 +40,13 @@ function gradientOp<A>(
 function checkFloat(op: string, x: Tensor): void {
   x.check(op);
   if (isFloating(x.dtype)) return;
-  throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with x.to(dtype)' });
+  throw new DTypeError({
+    op,
+    argument: 'x',
+    expected: 'a floating-point tensor',
+    actual: x.dtype,
+    hint: 'Cast it with x.to(dtype)',
+  });
 }
 
 const reluBackward = gradientOp<null>('relu_backward', (y, grad) => where(le(y, 0), mul(grad, 0), grad));
@@ -162,7 +168,13 @@ export function gelu(x: Tensor, options: GeluOptions = {}): Tensor {
 /** An activation of parts that is recorded as one call and keeps its input alone. */
 function fromInput(name: string, x: Tensor, value: (x: Tensor) => Tensor, slope: (x: Tensor) => Tensor): Tensor {
   checkFloat(name, x);
-  return recorded(name, [x], () => value(x), () => [x], (grad, [saved]) => [mul(grad, slope(saved!))]);
+  return recorded(
+    name,
+    [x],
+    () => value(x),
+    () => [x],
+    (grad, [saved]) => [mul(grad, slope(saved!))],
+  );
 }
 
 const softplusOf = (x: Tensor): Tensor => add(maximum(x, 0), log1p(exp(mul(abs(x), -1))));
@@ -176,7 +188,8 @@ const softplusOf = (x: Tensor): Tensor => add(maximum(x, 0), log1p(exp(mul(abs(x
 export function softplus(x: Tensor, beta = 1, threshold = 20): Tensor {
   checkNumber('softplus', 'beta', beta);
   checkNumber('softplus', 'threshold', threshold);
-  if (beta === 0) throw new AttributeError({ op: 'softplus', argument: 'beta', expected: 'a number other than 0', actual: '0' });
+  if (beta === 0)
+    throw new AttributeError({ op: 'softplus', argument: 'beta', expected: 'a number other than 0', actual: '0' });
   return fromInput(
     'softplus',
     x,
@@ -350,6 +363,7 @@ export function glu(x: Tensor, axis = -1): Tensor {
   checkFloat('glu', x);
   const at = checkAxis('glu', axis, x.rank);
   const length = x.shape[at]!;
-  if (length % 2 !== 0) throw new AttributeError({ op: 'glu', argument: 'axis', expected: 'one of even length', actual: String(length) });
+  if (length % 2 !== 0)
+    throw new AttributeError({ op: 'glu', argument: 'axis', expected: 'one of even length', actual: String(length) });
   return mul(narrow(x, at, 0, length / 2), sigmoid(narrow(x, at, length / 2, length / 2)));
 }

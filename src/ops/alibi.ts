@@ -44,5 +44,14 @@ export function alibiBias(
   checkInteger('alibiBias', 'queries', queries, 0);
   checkInteger('alibiBias', 'keys', keys, 0);
   const distance = abs(sub(unsqueeze(arange(keys - queries, keys), 1), unsqueeze(arange(keys), 0)));
-  return mul(to(distance, dtype), reshape(tensor(Float64Array.from(slopes, (slope) => -slope), { dtype }), [heads, 1, 1]));
+  return mul(
+    to(distance, dtype),
+    reshape(
+      tensor(
+        Float64Array.from(slopes, (slope) => -slope),
+        { dtype },
+      ),
+      [heads, 1, 1],
+    ),
+  );
 }

@@ -140,7 +140,10 @@ const attentionBackward = defineOp<BackwardAttrs>({
   operands: ([q, k, v, mask, y, lse, grad]) => [q!, k!, v!, maskView(mask, q!, k!), y!, lse!, grad!],
   encode,
   definition: gradientParts,
-  cost: ([q, k, v], _outputs, attrs) => ({ flops: 2.5 * pairFlops(q!, k!, v!, attrs), bytes: 3 * (q!.bytes + k!.bytes + v!.bytes) }),
+  cost: ([q, k, v], _outputs, attrs) => ({
+    flops: 2.5 * pairFlops(q!, k!, v!, attrs),
+    bytes: 3 * (q!.bytes + k!.bytes + v!.bytes),
+  }),
 });
 
 const attentionOp = defineOp<AttentionAttrs>({
@@ -166,7 +169,10 @@ const attentionOp = defineOp<AttentionAttrs>({
     return [dq, dk, dv, dmask ? to(sumTo(dmask, saved[3]!.shape), saved[3]!.dtype) : null];
   },
   definition: ([q, k, v, mask], attrs) => attentionParts(q!, k!, v!, mask ?? null, attrs),
-  cost: ([q, k, v], [y], attrs) => ({ flops: pairFlops(q!, k!, v!, attrs), bytes: q!.bytes + k!.bytes + v!.bytes + y!.bytes }),
+  cost: ([q, k, v], [y], attrs) => ({
+    flops: pairFlops(q!, k!, v!, attrs),
+    bytes: q!.bytes + k!.bytes + v!.bytes + y!.bytes,
+  }),
 });
 
 export interface AttentionOptions {
@@ -200,7 +206,8 @@ function checkShapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): void
     if (own !== shared && (shared === 0 || own % shared !== 0)) fail('k', `a number of heads that divides ${own}`, k);
     if (v.shape.at(-3) !== shared) fail('v', `${shared} heads, as k has`, v);
   }
-  if (q.rank === 4) for (const [i, x] of [k, v].entries()) if (x.shape[0] !== q.shape[0]) fail(names[i + 1]!, `batch ${q.shape[0]}`, x);
+  if (q.rank === 4)
+    for (const [i, x] of [k, v].entries()) if (x.shape[0] !== q.shape[0]) fail(names[i + 1]!, `batch ${q.shape[0]}`, x);
   if (mask === null) return;
   mask.check(op);
   const scores = [...q.shape.slice(0, -1), k.shape.at(-2)!];
@@ -246,9 +253,15 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
   // The kernel mixes floats of up to 32 bits
   const wide = mask !== null && mask.dtype !== 'bool' && (dtype === 'float64') !== (mask.dtype === 'float64');
   const bias = wide ? to(mask, dtype) : mask;
-  const y = width > MAX_WIDTH || c.shape[3]! > MAX_WIDTH ? attentionParts(a, b, c, bias, attrs) : fused([a, b, c, bias], attrs);
+  const y =
+    width > MAX_WIDTH || c.shape[3]! > MAX_WIDTH ? attentionParts(a, b, c, bias, attrs) : fused([a, b, c, bias], attrs);
   const extra = 4 - q.rank;
-  return extra === 0 ? y : squeeze(y, Array.from({ length: extra }, (_, i) => i));
+  return extra === 0
+    ? y
+    : squeeze(
+        y,
+        Array.from({ length: extra }, (_, i) => i),
+      );
 }
 
 function fused(inputs: Inputs, attrs: AttentionAttrs): Tensor {

@@ -90,7 +90,11 @@ const crossEntropyOp = defineOp<Attrs>({
   output: ([logits]) => [perRow(logits!), perRow(logits!)],
   encode,
   saves: ([logits, target, weight], [, lse]) => [logits!, target!, weight ?? null, lse!],
-  backward: ({ grad, saved, attrs, needs }) => [needs(0) ? crossEntropyBackward.call([...saved, grad], attrs) : null, null, null],
+  backward: ({ grad, saved, attrs, needs }) => [
+    needs(0) ? crossEntropyBackward.call([...saved, grad], attrs) : null,
+    null,
+    null,
+  ],
   definition: (inputs, { ignoreIndex, labelSmoothing }) => {
     const [logits, target] = inputs;
     const { onehot, weights, own } = parts(inputs);
@@ -145,7 +149,8 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   checkInteger(op, 'ignoreIndex', ignoreIndex);
   checkNumber(op, 'labelSmoothing', labelSmoothing, 0, 1);
   const reduction = checkOneOf(op, 'reduction', options.reduction ?? 'mean', reductions);
-  if (logits.rank === 0) throw new ShapeError({ op, argument: 'logits', expected: 'at least 1 axis', actual: 'a scalar' });
+  if (logits.rank === 0)
+    throw new ShapeError({ op, argument: 'logits', expected: 'at least 1 axis', actual: 'a scalar' });
   const rows = classesLast(logits, axis);
   const classes = rows.shape.at(-1)!;
   if (weight && !sameShape(weight.shape, [classes])) {
@@ -154,14 +159,27 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   const outer = rows.shape.slice(0, -1);
   if (isFloating(target.dtype)) return soft(rows, target, weight, labelSmoothing, reduction, axis);
   if (target.dtype !== 'int64' && target.dtype !== 'int32') {
-    throw new DTypeError({ op, argument: 'target', expected: 'int32, int64 or a floating-point dtype', actual: target.dtype });
+    throw new DTypeError({
+      op,
+      argument: 'target',
+      expected: 'int32, int64 or a floating-point dtype',
+      actual: target.dtype,
+    });
   }
   if (!sameShape(target.shape, outer)) {
-    throw new ShapeError({ op, argument: 'target', expected: `shape ${formatShape(outer)}`, actual: formatShape(target.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'target',
+      expected: `shape ${formatShape(outer)}`,
+      actual: formatShape(target.shape),
+    });
   }
   const count = outer.reduce((a, b) => a * b, 1);
   const flat = reshape(contiguous(target), [count]);
-  const [losses, lse] = crossEntropyOp.callAll([reshape(rows, [count, classes]), flat, weight], { ignoreIndex, labelSmoothing });
+  const [losses, lse] = crossEntropyOp.callAll([reshape(rows, [count, classes]), flat, weight], {
+    ignoreIndex,
+    labelSmoothing,
+  });
   lse!.dispose();
   if (reduction === 'none') return reshape(losses!, outer);
   const total = sum(losses!);
@@ -201,4 +219,3 @@ export function reduceLoss(losses: Tensor, reduction: Reduction): Tensor {
   if (reduction === 'none') return losses;
   return reduction === 'mean' ? mean(losses) : sum(losses);
 }
-

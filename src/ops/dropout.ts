@@ -50,7 +50,12 @@ export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tenso
   if (p === 1) return mul(x, 0);
   const stream = options.generator ?? defaultGenerator();
   if (!(stream instanceof Generator)) {
-    throw new AttributeError({ op: 'dropout', argument: 'generator', expected: 'og.generator(seed)', actual: formatValue(stream) });
+    throw new AttributeError({
+      op: 'dropout',
+      argument: 'generator',
+      expected: 'og.generator(seed)',
+      actual: formatValue(stream),
+    });
   }
   return dropoutOp.call([x], { stream: stream.take(x.size), p });
 }

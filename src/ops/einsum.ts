@@ -48,14 +48,21 @@ function parse(equation: string, tensors: readonly Tensor[]): Parsed {
     const hidden = terms[i]!.includes('...') ? x.rank - letters : 0;
     const labels = labelsOf(equation, terms[i]!, Math.max(hidden, 0));
     if (labels.length !== x.rank || hidden < 0) {
-      throw new ShapeError({ op: 'einsum', argument: `operand ${i}`, expected: `axes for "${terms[i]}"`, actual: formatShape(x.shape) });
+      throw new ShapeError({
+        op: 'einsum',
+        argument: `operand ${i}`,
+        expected: `axes for "${terms[i]}"`,
+        actual: formatShape(x.shape),
+      });
     }
     widest = Math.max(widest, hidden);
     return { x, labels };
   });
   const all = operands.flatMap(({ labels }) => labels);
   if (right === undefined) {
-    const once = [...new Set(all)].filter((label) => !label.startsWith('…') && all.indexOf(label) === all.lastIndexOf(label)).sort();
+    const once = [...new Set(all)]
+      .filter((label) => !label.startsWith('…') && all.indexOf(label) === all.lastIndexOf(label))
+      .sort();
     return { operands, output: [...labelsOf(equation, '...', widest), ...once] };
   }
   const output = labelsOf(equation, right, widest);
@@ -83,8 +90,15 @@ function lengthsOf(operands: readonly Labelled[]): Map<string, number> {
 }
 
 /** Repeated labels become their diagonal, and labels that nobody else wants are summed. */
-function simplify({ x, labels }: Labelled, lengths: ReadonlyMap<string, number>, wanted: ReadonlySet<string>): Labelled {
-  let y = expand(x, labels.map((label) => lengths.get(label)!));
+function simplify(
+  { x, labels }: Labelled,
+  lengths: ReadonlyMap<string, number>,
+  wanted: ReadonlySet<string>,
+): Labelled {
+  let y = expand(
+    x,
+    labels.map((label) => lengths.get(label)!),
+  );
   let names = [...labels];
   for (let second = names.length - 1; second > 0; second--) {
     const first = names.indexOf(names[second]!);
@@ -102,13 +116,24 @@ function simplify({ x, labels }: Labelled, lengths: ReadonlyMap<string, number>,
 /** Axes in the order of `order`; labels that the tensor lacks get length 1. */
 function arrange({ x, labels }: Labelled, order: readonly string[]): Tensor {
   const present = order.filter((label) => labels.includes(label));
-  const y = permute(x, present.map((label) => labels.indexOf(label)));
+  const y = permute(
+    x,
+    present.map((label) => labels.indexOf(label)),
+  );
   let next = 0;
-  return reshape(y, order.map((label) => (labels.includes(label) ? y.shape[next++]! : 1)));
+  return reshape(
+    y,
+    order.map((label) => (labels.includes(label) ? y.shape[next++]! : 1)),
+  );
 }
 
 /** The product of two terms, summed over the labels that are in both but not in `wanted`. */
-function contract(a: Labelled, b: Labelled, wanted: ReadonlySet<string>, lengths: ReadonlyMap<string, number>): Labelled {
+function contract(
+  a: Labelled,
+  b: Labelled,
+  wanted: ReadonlySet<string>,
+  lengths: ReadonlyMap<string, number>,
+): Labelled {
   const both = a.labels.filter((label) => b.labels.includes(label));
   const batch = both.filter((label) => wanted.has(label));
   const summed = both.filter((label) => !wanted.has(label));
@@ -125,7 +150,13 @@ function contract(a: Labelled, b: Labelled, wanted: ReadonlySet<string>, lengths
     ? swapLast(reshape(arrange(b, [...batch, ...onlyB, ...summed]), [...outer, size(onlyB), size(summed)]))
     : reshape(arrange(b, [...batch, ...summed, ...onlyB]), [...outer, size(summed), size(onlyB)]);
   const y = matmul(left, right);
-  return { x: reshape(y, labels.map((label) => lengths.get(label)!)), labels };
+  return {
+    x: reshape(
+      y,
+      labels.map((label) => lengths.get(label)!),
+    ),
+    labels,
+  };
 }
 
 function swapLast(x: Tensor): Tensor {

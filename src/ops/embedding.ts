@@ -91,10 +91,21 @@ export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions
   weight.check('embedding');
   ids.check('embedding');
   if (weight.rank !== 2) {
-    throw new ShapeError({ op: 'embedding', argument: 'weight', expected: 'shape [rows, width]', actual: formatShape(weight.shape) });
+    throw new ShapeError({
+      op: 'embedding',
+      argument: 'weight',
+      expected: 'shape [rows, width]',
+      actual: formatShape(weight.shape),
+    });
   }
   if (ids.dtype !== 'int64' && ids.dtype !== 'int32') {
-    throw new DTypeError({ op: 'embedding', argument: 'ids', expected: 'an int32 or int64 tensor', actual: ids.dtype, hint: "Cast it with to('int64')" });
+    throw new DTypeError({
+      op: 'embedding',
+      argument: 'ids',
+      expected: 'an int32 or int64 tensor',
+      actual: ids.dtype,
+      hint: "Cast it with to('int64')",
+    });
   }
   const rows = weight.shape[0]!;
   const given = options.paddingIdx;

@@ -37,7 +37,13 @@ function checkSame(op: string, input: Tensor, target: Tensor): void {
   target.check(op);
   if (sameShape(input.shape, target.shape)) return;
   const expected = `shape ${formatShape(input.shape)}, as input has`;
-  throw new ShapeError({ op, argument: 'target', expected, actual: formatShape(target.shape), hint: 'Expand it if that is meant' });
+  throw new ShapeError({
+    op,
+    argument: 'target',
+    expected,
+    actual: formatShape(target.shape),
+    hint: 'Expand it if that is meant',
+  });
 }
 
 /**
@@ -172,7 +178,8 @@ export function klDiv(input: Tensor, target: Tensor, options: KlDivOptions = {})
     ? mul(exp(target), sub(target, input))
     : sub(entropyTerm(target), mul(target, input));
   if (reduction !== 'batchmean') return reduceLoss(losses, reduction);
-  if (input.rank === 0) throw new ShapeError({ op: 'klDiv', argument: 'input', expected: 'a batch axis', actual: 'a scalar' });
+  if (input.rank === 0)
+    throw new ShapeError({ op: 'klDiv', argument: 'input', expected: 'a batch axis', actual: 'a scalar' });
   return div(sum(losses), input.shape[0]!);
 }
 
@@ -251,7 +258,12 @@ export function cosineSimilarity(a: Tensor, b: Tensor, options: CosineOptions = 
 export function clipContrastive(images: Tensor, texts: Tensor, logScale: Tensor): Tensor {
   checkSame('clipContrastive', images, texts);
   if (images.rank !== 2) {
-    throw new ShapeError({ op: 'clipContrastive', argument: 'images', expected: 'shape [batch, width]', actual: formatShape(images.shape) });
+    throw new ShapeError({
+      op: 'clipContrastive',
+      argument: 'images',
+      expected: 'shape [batch, width]',
+      actual: formatShape(images.shape),
+    });
   }
   const similarity = matmul(normalize(images), transpose(normalize(texts)));
   const logits = mul(similarity, exp(logScale));
@@ -272,7 +284,12 @@ export interface TripletOptions extends LossOptions {
  * @shape all alike, (…, D) → a scalar, or (…) for `reduction: 'none'`
  * @throws ShapeError if the shapes differ
  */
-export function tripletMarginLoss(anchor: Tensor, positive: Tensor, negative: Tensor, options: TripletOptions = {}): Tensor {
+export function tripletMarginLoss(
+  anchor: Tensor,
+  positive: Tensor,
+  negative: Tensor,
+  options: TripletOptions = {},
+): Tensor {
   const op = 'tripletMarginLoss';
   checkSame(op, anchor, positive);
   checkSame(op, anchor, negative);

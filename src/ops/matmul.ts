@@ -52,7 +52,11 @@ const matmulOp = defineOp<MatmulAttrs>({
     { name: 'bias', kind: 'any', optional: true },
   ],
   output: ([a, b], { dtype }) => ({
-    shape: [...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)), a!.shape.at(-2)!, b!.shape.at(-1)!],
+    shape: [
+      ...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)),
+      a!.shape.at(-2)!,
+      b!.shape.at(-1)!,
+    ],
     dtype,
   }),
   operands: ([a, b], _attrs, [y]) => {
@@ -106,8 +110,18 @@ function operandsFor(op: string, a: Tensor, b: Tensor, name: string): { a: Tenso
  * @cost 2·M·N·K flops for each matrix
  */
 export function matmul(a: Tensor, b: Tensor): Tensor {
-  for (const [name, x] of [['a', a], ['b', b]] as const) {
-    if (x.rank === 0) throw new ShapeError({ op: 'matmul', argument: name, expected: 'at least 1 axis', actual: 'a scalar', hint: 'Use mul' });
+  for (const [name, x] of [
+    ['a', a],
+    ['b', b],
+  ] as const) {
+    if (x.rank === 0)
+      throw new ShapeError({
+        op: 'matmul',
+        argument: name,
+        expected: 'at least 1 axis',
+        actual: 'a scalar',
+        hint: 'Use mul',
+      });
   }
   const inner = b.rank === 1 ? b.shape[0]! : b.shape.at(-2)!;
   if (inner !== a.shape.at(-1)) {
@@ -188,7 +202,12 @@ const linearOp = defineOp<LinearAttrs>({
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
   if (weight.rank !== 2) {
-    throw new ShapeError({ op: 'linear', argument: 'weight', expected: 'shape [out, in]', actual: formatShape(weight.shape) });
+    throw new ShapeError({
+      op: 'linear',
+      argument: 'weight',
+      expected: 'shape [out, in]',
+      actual: formatShape(weight.shape),
+    });
   }
   const [out, width] = [weight.shape[0]!, weight.shape[1]!];
   if (x.rank === 0 || x.shape.at(-1) !== width) {
@@ -201,9 +220,19 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
     });
   }
   if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
-    throw new ShapeError({ op: 'linear', argument: 'bias', expected: `shape [${out}]`, actual: formatShape(bias.shape) });
+    throw new ShapeError({
+      op: 'linear',
+      argument: 'bias',
+      expected: `shape [${out}]`,
+      actual: formatShape(bias.shape),
+    });
   }
   const { a, b, dtype } = operandsFor('linear', x, weight, 'x');
   const offset = bias ? (bias.dtype === dtype || dtype !== 'float64' ? bias : to(bias, dtype)) : null;
-  return linearOp.call([a, b, offset], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype], biasDType: offset?.dtype ?? null });
+  return linearOp.call([a, b, offset], {
+    dtype,
+    shapes: [a.shape, b.shape],
+    dtypes: [a.dtype, b.dtype],
+    biasDType: offset?.dtype ?? null,
+  });
 }

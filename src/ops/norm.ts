@@ -44,7 +44,13 @@ function standardised(x: Tensor, eps: number, centre: boolean): { normal: Tensor
 }
 
 /** The gradients in operations; mean and 1/σ are computed anew, so that second derivatives see what they depend on. */
-function normGradients(x: Tensor, weight: Tensor | null, grad: Tensor, { eps, wants }: NormGradAttrs, centre: boolean): Tensor[] {
+function normGradients(
+  x: Tensor,
+  weight: Tensor | null,
+  grad: Tensor,
+  { eps, wants }: NormGradAttrs,
+  centre: boolean,
+): Tensor[] {
   const { normal, rstd } = standardised(x, eps, centre);
   const scaled = weight === null ? grad : mul(grad, weight);
   const along = mul(normal, mean(mul(scaled, normal), -1, { keepDims: true }));
@@ -92,7 +98,10 @@ const layerNormOp = defineOp<NormAttrs & { readonly dtypes: readonly [DType, DTy
   encode: ({ eps }) => [eps],
   saves: ([x, weight], [, average, rstd]) => [x!, weight ?? null, average!, rstd!],
   backward: ({ grad, saved: [x, weight, average, rstd], attrs, needs }) =>
-    layerNormBackward.callAll([x!, weight ?? null, average!, rstd!, grad], { ...attrs, wants: [needs(0), needs(1), needs(2)] }),
+    layerNormBackward.callAll([x!, weight ?? null, average!, rstd!, grad], {
+      ...attrs,
+      wants: [needs(0), needs(1), needs(2)],
+    }),
   definition: ([x, weight, bias], { eps }) => {
     const { normal } = standardised(x!, eps, true);
     const scaled = weight ? mul(normal, weight) : normal;
@@ -144,11 +153,22 @@ function firstOf(outputs: readonly (Tensor | null)[]): Tensor {
 function checkFloat(op: string, x: Tensor): void {
   x.check(op);
   if (isFloating(x.dtype)) return;
-  throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with x.to(dtype)' });
+  throw new DTypeError({
+    op,
+    argument: 'x',
+    expected: 'a floating-point tensor',
+    actual: x.dtype,
+    hint: 'Cast it with x.to(dtype)',
+  });
 }
 
 /** Checks that x ends in `normalizedShape` and parameters have it. Gives that shape. */
-function checkNormalized(op: string, x: Tensor, normalizedShape: Shape | number, parameters: Readonly<Record<string, Tensor | null | undefined>>): Shape {
+function checkNormalized(
+  op: string,
+  x: Tensor,
+  normalizedShape: Shape | number,
+  parameters: Readonly<Record<string, Tensor | null | undefined>>,
+): Shape {
   checkFloat(op, x);
   const shape = typeof normalizedShape === 'number' ? [normalizedShape] : normalizedShape;
   const tail = x.shape.slice(x.rank - shape.length);
@@ -226,7 +246,8 @@ function affine(op: string, y: Tensor, weight: Tensor | null | undefined, bias: 
 
 function checkChannels(op: string, x: Tensor): void {
   checkFloat(op, x);
-  if (x.rank < 2) throw new ShapeError({ op, argument: 'x', expected: 'shape [batch, channels, …]', actual: formatShape(x.shape) });
+  if (x.rank < 2)
+    throw new ShapeError({ op, argument: 'x', expected: 'shape [batch, channels, …]', actual: formatShape(x.shape) });
 }
 
 /**
@@ -243,7 +264,12 @@ export function groupNorm(x: Tensor, groups: number, weight?: Tensor | null, bia
   const channels = x.shape[1]!;
   checkInteger('groupNorm', 'groups', groups, 1);
   if (channels % groups !== 0) {
-    throw new AttributeError({ op: 'groupNorm', argument: 'groups', expected: `a divisor of ${channels} channels`, actual: String(groups) });
+    throw new AttributeError({
+      op: 'groupNorm',
+      argument: 'groups',
+      expected: `a divisor of ${channels} channels`,
+      actual: String(groups),
+    });
   }
   const width = (channels / groups) * sizeOf(x.shape.slice(2));
   const normal = layerNorm(reshape(x, [x.shape[0]!, groups, width]), width, null, null, eps);
@@ -298,7 +324,12 @@ export function batchNorm(
   const axes = [...x.shape.keys()].filter((axis) => axis !== 1);
   const count = x.size / x.shape[1]!;
   if (training && count <= 1) {
-    throw new ShapeError({ op: 'batchNorm', argument: 'x', expected: 'more than one value for each channel', actual: formatShape(x.shape) });
+    throw new ShapeError({
+      op: 'batchNorm',
+      argument: 'x',
+      expected: 'more than one value for each channel',
+      actual: formatShape(x.shape),
+    });
   }
   const average = mean(x, axes, { keepDims: true });
   const centred = sub(x, average);

@@ -25,6 +25,8 @@ export function recorded(
     setRecording(before);
   }
   if (!needsRecord(inputs)) return result;
-  record(name, inputs, [result], saves(result), (node, grads) => backward(grads[0]!, node.unpack(), (index) => node.needs(index)));
+  record(name, inputs, [result], saves(result), (node, grads) =>
+    backward(grads[0]!, node.unpack(), (index) => node.needs(index)),
+  );
   return result;
 }

@@ -43,26 +43,40 @@ export interface RopeTables {
  * @throws AttributeError if `dim` is odd or the frequencies are not dim/2
  * @source arXiv 2104.09864
  */
-export function ropeTables(positions: number | readonly number[] | Tensor, dim: number, options: RopeTablesOptions = {}): RopeTables {
+export function ropeTables(
+  positions: number | readonly number[] | Tensor,
+  dim: number,
+  options: RopeTablesOptions = {},
+): RopeTables {
   checkInteger('ropeTables', 'dim', dim, 0);
-  if (dim % 2 !== 0) throw new AttributeError({ op: 'ropeTables', argument: 'dim', expected: 'an even number', actual: String(dim) });
+  if (dim % 2 !== 0)
+    throw new AttributeError({ op: 'ropeTables', argument: 'dim', expected: 'an even number', actual: String(dim) });
   const theta = checkNumber('ropeTables', 'theta', options.theta ?? 10000, Number.MIN_VALUE);
   const scale = checkNumber('ropeTables', 'scale', options.scale ?? 1);
   const dtype = options.dtype ?? 'float32';
   const half = dim / 2;
   const frequencies = options.frequencies ?? Array.from({ length: half }, (_, i) => theta ** (-i / half));
   if (frequencies.length !== half) {
-    throw new AttributeError({ op: 'ropeTables', argument: 'frequencies', expected: `${half} numbers`, actual: `${frequencies.length}` });
+    throw new AttributeError({
+      op: 'ropeTables',
+      argument: 'frequencies',
+      expected: `${half} numbers`,
+      actual: `${frequencies.length}`,
+    });
   }
   if (positions instanceof Tensor) {
     const angles = mul(to(unsqueeze(positions, -1), 'float64'), tensor(Float64Array.from(frequencies)));
     const finish = (x: Tensor): Tensor => to(scale === 1 ? x : mul(x, scale), dtype);
     return { cos: finish(cosine(angles)), sin: finish(sine(angles)) };
   }
-  const list = typeof positions === 'number' ? Array.from({ length: checkInteger('ropeTables', 'positions', positions, 0) }, (_, i) => i) : positions;
+  const list =
+    typeof positions === 'number'
+      ? Array.from({ length: checkInteger('ropeTables', 'positions', positions, 0) }, (_, i) => i)
+      : positions;
   const fill = (f: (angle: number) => number): Tensor => {
     const values = new Float64Array(list.length * half);
-    for (let t = 0; t < list.length; t++) for (let i = 0; i < half; i++) values[t * half + i] = f(list[t]! * frequencies[i]!) * scale;
+    for (let t = 0; t < list.length; t++)
+      for (let i = 0; i < half; i++) values[t * half + i] = f(list[t]! * frequencies[i]!) * scale;
     return tensor(values, { shape: [list.length, half], dtype });
   };
   return { cos: fill(Math.cos), sin: fill(Math.sin) };
@@ -115,7 +129,11 @@ const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
   results: (_inputs, _attrs, [y]) => [fourAxes(y!, y!.shape)],
   encode: ({ interleaved, inverse }) => [Number(interleaved), Number(inverse)],
   saves: ([, cos, sin]) => [cos!, sin!],
-  backward: ({ grad, saved: [cos, sin], attrs }) => [ropeOp.call([grad, cos!, sin!], { ...attrs, inverse: !attrs.inverse }), null, null],
+  backward: ({ grad, saved: [cos, sin], attrs }) => [
+    ropeOp.call([grad, cos!, sin!], { ...attrs, inverse: !attrs.inverse }),
+    null,
+    null,
+  ],
   cost: ([x], [y]) => ({ flops: 3 * x!.size, bytes: x!.bytes + y!.bytes }),
 });
 
@@ -139,16 +157,27 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor, options: RopeOptions =
   if (x.rank < 2 || x.rank > 4) {
     throw new ShapeError({ op: 'rope', argument: 'x', expected: '2 to 4 axes', actual: formatShape(x.shape) });
   }
-  for (const [argument, table] of [['cos', cos], ['sin', sin]] as const) {
+  for (const [argument, table] of [
+    ['cos', cos],
+    ['sin', sin],
+  ] as const) {
     const lead = x.rank - table.rank;
-    const fits = lead >= 0 && table.shape.every((length, i) => i === table.rank - 1 || length === 1 || length === x.shape[lead + i]);
+    const fits =
+      lead >= 0 &&
+      table.shape.every((length, i) => i === table.rank - 1 || length === 1 || length === x.shape[lead + i]);
     const width = table.shape.at(-1);
     if (table.rank === 0 || !fits || width !== cos.shape.at(-1) || 2 * width! > x.shape.at(-1)!) {
       const expected = `a shape that broadcasts to ${formatShape([...x.shape.slice(0, -1), Math.floor(x.shape.at(-1)! / 2)])}`;
       throw new ShapeError({ op: 'rope', argument, expected, actual: formatShape(table.shape) });
     }
     if (table.requiresGrad) {
-      throw new StateError({ op: 'rope', argument, expected: 'a constant', actual: 'a tensor that asks for a gradient', hint: 'Detach it' });
+      throw new StateError({
+        op: 'rope',
+        argument,
+        expected: 'a constant',
+        actual: 'a tensor that asks for a gradient',
+        hint: 'Detach it',
+      });
     }
   }
   return ropeOp.call([x, cos, sin], { interleaved: options.interleaved ?? false, inverse: false });

@@ -100,7 +100,13 @@ const logsumexpOp = defineOp<LogSumExpAttrs>({
 function checkFloat(op: string, x: Tensor): void {
   x.check(op);
   if (isFloating(x.dtype)) return;
-  throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with x.to(dtype)' });
+  throw new DTypeError({
+    op,
+    argument: 'x',
+    expected: 'a floating-point tensor',
+    actual: x.dtype,
+    hint: 'Cast it with x.to(dtype)',
+  });
 }
 
 /** `x` with `axes` merged into one last axis, and the way back for a result of the same shape. */
@@ -110,7 +116,14 @@ function merged(x: Tensor, axes: readonly number[]): { flat: Tensor; restore: (y
   const moved = permute(x, order);
   const outer = others.map((axis) => x.shape[axis]!);
   const flat = reshape(moved, [...outer, axes.reduce((size, axis) => size * x.shape[axis]!, 1)]);
-  return { flat, restore: (y) => permute(reshape(y, moved.shape), order.map((_, axis) => order.indexOf(axis))) };
+  return {
+    flat,
+    restore: (y) =>
+      permute(
+        reshape(y, moved.shape),
+        order.map((_, axis) => order.indexOf(axis)),
+      ),
+  };
 }
 
 function applyAlong(op: Op<AxisAttrs>, name: string, x: Tensor, axes: Axes): Tensor {
@@ -159,5 +172,10 @@ export function logsumexp(x: Tensor, axes: Axes = -1, options: ReduceOptions = {
   const source = list.length === 1 ? x : merged(x, list).flat;
   const axis = list.length === 1 ? list[0]! : source.rank - 1;
   const y = logsumexpOp.call([source], { axis, kept: source.shape.map((length, i) => (i === axis ? 1 : length)) });
-  return options.keepDims ? reshape(y, x.shape.map((length, i) => (list.includes(i) ? 1 : length))) : y;
+  return options.keepDims
+    ? reshape(
+        y,
+        x.shape.map((length, i) => (list.includes(i) ? 1 : length)),
+      )
+    : y;
 }

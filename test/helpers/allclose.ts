@@ -34,7 +34,8 @@ export function firstDifference(got: ArrayLike<number>, want: ArrayLike<number>,
 
 /** Fails with the first and the worst difference. Shapes must agree where both are tensors. */
 export function assertClose(actual: Numbers, expected: Numbers, tolerance: Tolerance = {}, label = 'values'): void {
-  if (actual instanceof Tensor && expected instanceof Tensor) assert.deepEqual([...actual.shape], [...expected.shape], `${label}: shape`);
+  if (actual instanceof Tensor && expected instanceof Tensor)
+    assert.deepEqual([...actual.shape], [...expected.shape], `${label}: shape`);
   const got = numbersOf(actual);
   const want = numbersOf(expected);
   assert.equal(got.length, want.length, `${label}: number of elements`);

@@ -38,8 +38,8 @@ export interface ReferenceOutput {
   readonly bool?: boolean;
 }
 
-/** Whatever the manifest says. */
-export type Attributes = Readonly<Record<string, any>>;
+/** Whatever the manifest says, typed as JSON.parse types it. */
+export type Attributes = Readonly<Record<string, ReturnType<JSON['parse']>>>;
 
 export interface ReferenceCase {
   readonly name: string;
@@ -143,7 +143,11 @@ export function applyView(x: Tensor, [name, ...args]: ViewStep): Tensor {
 }
 
 /** The operation of a case: inputs by name, results by name (or the only one). */
-export type Operation = (inputs: Readonly<Record<string, Tensor>>, attrs: Attributes, reference: ReferenceCase) => Tensor | Readonly<Record<string, Tensor>>;
+export type Operation = (
+  inputs: Readonly<Record<string, Tensor>>,
+  attrs: Attributes,
+  reference: ReferenceCase,
+) => Tensor | Readonly<Record<string, Tensor>>;
 
 export interface Group {
   readonly cases: readonly ReferenceCase[];
@@ -190,7 +194,11 @@ export function runCase(reference: ReferenceCase, stored: StoredTensors, operati
 }
 
 /** Backward from all outputs at once: from Σ ⟨output, its gradient⟩. One output takes its gradient directly. */
-function sendBack(outputs: readonly ReferenceOutput[], got: Readonly<Record<string, Tensor>>, stored: StoredTensors): void {
+function sendBack(
+  outputs: readonly ReferenceOutput[],
+  got: Readonly<Record<string, Tensor>>,
+  stored: StoredTensors,
+): void {
   const roots = outputs.filter((output) => output.grad_output !== undefined);
   if (roots.length === 1) {
     backward(got[roots[0]!.name]!, load(stored, roots[0]!.grad_output!));

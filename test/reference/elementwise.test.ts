@@ -18,11 +18,65 @@ const two =
 
 const { add, sub, mul, div, maximum, minimum, atan2, remainder, fmod } = arithmetic;
 const { eq, ne, lt, le, gt, ge } = comparison;
-const { exp, abs, neg, sin, cos, erf, square, expm1, log, sqrt, rsqrt, reciprocal, log1p, log2, floor, ceil, round, trunc, sign } = unary;
-const { tanh, sigmoid, relu, silu, softplus, elu, leakyRelu, hardswish, mish, gelu, logSigmoid, quickGelu, reluSquared } = activation;
+const {
+  exp,
+  abs,
+  neg,
+  sin,
+  cos,
+  erf,
+  square,
+  expm1,
+  log,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  log1p,
+  log2,
+  floor,
+  ceil,
+  round,
+  trunc,
+  sign,
+} = unary;
+const {
+  tanh,
+  sigmoid,
+  relu,
+  silu,
+  softplus,
+  elu,
+  leakyRelu,
+  hardswish,
+  mish,
+  gelu,
+  logSigmoid,
+  quickGelu,
+  reluSquared,
+} = activation;
 
 const binary = { add, sub, mul, div, maximum, minimum, pow, atan2, remainder, fmod, eq, ne, lt, le, gt, ge };
-const plain = { exp, abs, neg, sin, cos, erf, square, expm1, log, sqrt, rsqrt, reciprocal, log1p, log2, floor, ceil, round, trunc, sign };
+const plain = {
+  exp,
+  abs,
+  neg,
+  sin,
+  cos,
+  erf,
+  square,
+  expm1,
+  log,
+  sqrt,
+  rsqrt,
+  reciprocal,
+  log1p,
+  log2,
+  floor,
+  ceil,
+  round,
+  trunc,
+  sign,
+};
 
 testGroup('ops/ops_elementwise', {
   ...Object.fromEntries(Object.entries(binary).map(([name, f]) => [name, two(f)])),
