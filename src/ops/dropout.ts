@@ -22,7 +22,7 @@ const dropoutOp: Op<DropoutAttrs> = defineOp<DropoutAttrs>({
   inputs: [{ name: 'x', kind: 'float' }],
   attrCount: 5,
   output: ([x]) => ({ shape: x!.shape, dtype: x!.dtype }),
-  encode: ({ stream, p }) => [...stream, p],
+  encode: ({ stream, p }) => [p, ...stream],
   backward: ({ grad, attrs }) => [dropoutOp.call([grad], attrs)],
   cost: ([x], [y]) => ({ flops: 12 * x!.size, bytes: x!.bytes + y!.bytes }),
 });
