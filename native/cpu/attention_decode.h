@@ -78,43 +78,69 @@ inline void combine(const og_call* call, const Problem& p, const Partials& parti
   });
 }
 
-/** scores[j] = q · k_j for j < n; rows of k are `stride` apart. The next tile is fetched meanwhile. */
+/** Cache lines of n rows. */
 template <class T>
-OG_INLINE void dots(const float* q, const T* k, int64_t stride, int64_t n, int64_t width, bool fetch, float* scores) {
-  for (int64_t j = 0; j < n; j += kLanes) {
-    const T* rows[kLanes];
+OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width) {
+  for (int64_t j = 0; j < n; j++, row += stride)
+    for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64)
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
+}
+
+/** scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. The next tile is fetched
+ * meanwhile. */
+template <int R, class T>
+OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, bool fetch,
+                    float* const* scores) {
+  constexpr int kKeysAtOnce = kLanes / R;
+  for (int64_t j = 0; j < n; j += kKeysAtOnce) {
+    const T* rows[kKeysAtOnce];
     Vf acc[kLanes];
 #pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++) {
-      rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
-      acc[i] = Vf{};
-      if (fetch) {
-        const char* ahead = reinterpret_cast<const char*>(rows[i] + kDecodeKeys * stride);
-        for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64) __builtin_prefetch(ahead + byte);
+    for (int i = 0; i < kLanes; i++) acc[i] = Vf{};
+#pragma GCC unroll 16
+    for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
+    if (fetch) fetch_rows(k + (j + kDecodeKeys) * stride, stride, kKeysAtOnce, width);
+    for (int64_t d = 0; d < width; d += kLanes) {
+      Vf left[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
+#pragma GCC unroll 16
+      for (int i = 0; i < kKeysAtOnce; i++) {
+        const Vf right = load(rows[i] + d);
+#pragma GCC unroll 2
+        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
       }
     }
-    for (int64_t d = 0; d < width; d += kLanes) {
-      const Vf x = load(q + d);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; i++) acc[i] = fma(x, load(rows[i] + d), acc[i]);
-    }
-    store(scores + j, sum_each(acc));
+    const Vf sums = sum_each(acc);
+    for (int r = 0; r < R; r++)
+      std::memcpy(scores[r] + j, reinterpret_cast<const float*>(&sums) + r * kKeysAtOnce, kKeysAtOnce * sizeof(float));
   }
 }
 
-/** o[·] += Σ_j weight[j] · v_j for NV vectors. */
-template <int NV, class T>
-OG_INLINE void axpys(const float* weight, const T* v, int64_t stride, int64_t n, float* o) {
-  Vf acc[NV];
+/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows. */
+template <int R, int NV, class T>
+OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, float* const* o, int64_t at) {
+  Vf acc[R][NV];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-  for (int i = 0; i < NV; i++) acc[i] = load(o + i * kLanes);
+    for (int i = 0; i < NV; i++) acc[r][i] = load(o[r] + at + i * kLanes);
+  v += at;
   for (int64_t j = 0; j < n; j++, v += stride) {
-    const Vf x = set1(weight[j]);
+    Vf left[R];
+#pragma GCC unroll 2
+    for (int r = 0; r < R; r++) left[r] = set1(weight[r][j]);
 #pragma GCC unroll 8
-    for (int i = 0; i < NV; i++) acc[i] = fma(x, load(v + i * kLanes), acc[i]);
+    for (int i = 0; i < NV; i++) {
+      const Vf right = load(v + i * kLanes);
+#pragma GCC unroll 2
+      for (int r = 0; r < R; r++) acc[r][i] = fma(left[r], right, acc[r][i]);
+    }
   }
+#pragma GCC unroll 2
+  for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
-  for (int i = 0; i < NV; i++) store(o + i * kLanes, acc[i]);
+    for (int i = 0; i < NV; i++) store(o[r] + at + i * kLanes, acc[r][i]);
 }
 
 /** A tile of k or v as vectors of storage type T: in place, or converted and padded. */
@@ -131,30 +157,59 @@ inline DecodeTile decode_tile(const Head& head, int64_t from, int64_t n, int64_t
   return {buffer, padded, OG_F32};
 }
 
+/** For one or two query rows, whose loads of k then are shared. */
 template <class T>
-__attribute__((noinline)) void tile_scores(const float* q, const DecodeTile& k, int64_t from, int64_t n, int64_t width,
-                                           bool fetch, float* scores) {
-  dots(q, static_cast<const T*>(k.data) + from * k.stride, k.stride, n, width, fetch, scores);
+__attribute__((noinline)) void tile_scores(int rows, const float* const* q, const DecodeTile& k, int64_t from,
+                                           int64_t n, int64_t width, bool fetch, float* const* scores) {
+  const T* data = static_cast<const T*>(k.data) + from * k.stride;
+  if (rows == 2) {
+    dots<2>(q, data, k.stride, n, width, fetch, scores);
+  } else {
+    dots<1>(q, data, k.stride, n, width, fetch, scores);
+  }
 }
 template <class T>
-__attribute__((noinline)) void tile_values(const float* weight, const DecodeTile& v, int64_t from, int64_t n,
-                                           int64_t width, bool fetch, float* o) {
+__attribute__((noinline)) void tile_values(int rows, const float* const* weight, const DecodeTile& v, int64_t from,
+                                           int64_t n, int64_t width, bool fetch, float* const* o) {
   const T* data = static_cast<const T*>(v.data) + from * v.stride;
-  if (fetch)
-    for (int64_t j = 0; j < n; j++) {
-      const char* ahead = reinterpret_cast<const char*>(data + (j + kDecodeKeys) * v.stride);
-      for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64) __builtin_prefetch(ahead + byte);
-    }
+  if (fetch) fetch_rows(data + kDecodeKeys * v.stride, v.stride, n, width);
   int64_t d = 0;
-  for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<8>(weight, data + d, v.stride, n, o + d);
-  for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<4>(weight, data + d, v.stride, n, o + d);
-  for (; d < width; d += kLanes) axpys<1>(weight, data + d, v.stride, n, o + d);
+  if (rows == 2) {
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, o, d);
+    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, o, d);
+  } else {
+    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, o, d);
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, o, d);
+    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, o, d);
+  }
 }
 
 struct DecodeRow {
   float *q, *o;
   float highest, sum;
 };
+
+/** Turns the scores of `count` keys of one row into weights, and rescales what the row has gathered. */
+inline void weigh(DecodeRow& row, float* scores, int64_t count, int64_t value_width) {
+  const int64_t filled = round_up(count, kLanes);
+  for (int64_t j = count; j < filled; j++) scores[j] = -__builtin_inff();
+  Vf top = set1(row.highest);
+  for (int64_t j = 0; j < filled; j += kLanes) top = max_second(load(scores + j), top);
+  float highest = row.highest;
+  for (int i = 0; i < kLanes; i++) highest = top[i] > highest ? top[i] : highest;
+  const float base = highest == -__builtin_inff() ? 0.f : highest;
+  const float factor = exp2_nonpositive(set1(row.highest - base))[0];
+  Vf total{};
+  for (int64_t j = 0; j < filled; j += kLanes) {
+    const Vf weight = exp2_nonpositive(load(scores + j) - base);
+    total = total + weight;
+    store(scores + j, weight);
+  }
+  row.sum = row.sum * factor + sum(total);
+  row.highest = highest;
+  if (factor != 1.f)
+    for (int64_t d = 0; d < value_width; d += kLanes) store(row.o + d, load(row.o + d) * factor);
+}
 
 /** Keys [from, to) for all rows of one key head. */
 inline void decode_range(const og_call* call, const Problem& p, int64_t b, int64_t kv_head, int64_t from, int64_t to,
@@ -163,63 +218,55 @@ inline void decode_range(const og_call* call, const Problem& p, int64_t b, int64
   const bool masked = is_present(call->inputs[3]);
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
   const bool fetch_k = reads_in_place(k, p.width), fetch_v = reads_in_place(v, p.value_width);
-  alignas(64) float scores[kDecodeKeys + kLanes], allowed[kDecodeKeys];
+  const int64_t row_count = p.queries * p.group;
+  alignas(64) float memory[2][kDecodeKeys + kLanes], allowed[kDecodeKeys];
+  float* const scores[2] = {memory[0], memory[1]};
   for (int64_t j0 = from; j0 < to && !cancelled(); j0 += kDecodeKeys) {
     const int64_t n = to - j0 < kDecodeKeys ? to - j0 : kDecodeKeys;
     const bool more = j0 + 2 * kDecodeKeys <= to;
     const DecodeTile kt = decode_tile(k, j0, n, p.width, buffer);
     const DecodeTile vt = decode_tile(v, j0, n, p.value_width, buffer + kDecodeKeys * width);
-    for (int64_t r = 0; r < p.queries * p.group; r++) {
-      DecodeRow& row = rows[r];
-      const int64_t t = r % p.queries, h = kv_head * p.group + r / p.queries;
+    int step = 1;
+    for (int64_t r = 0; r < row_count; r += step) {
+      const int64_t t = r % p.queries, next = (r + 1) % p.queries;
       const int64_t low = p.key_begin(t), high = p.key_end(t);
+      step = r + 1 < row_count && p.key_begin(next) == low && p.key_end(next) == high ? 2 : 1;
       const int64_t begin = low > j0 ? low - j0 : 0, end = high < j0 + n ? high - j0 : n;
       const int64_t count = end - begin;
       if (count <= 0) continue;
       const bool fetch = r == 0 && more;
+      DecodeRow *first = rows + r, *second = rows + r + step - 1;
+      const float* const q[2] = {first->q, second->q};
+      float* const o[2] = {first->o, second->o};
       switch (kt.dtype) {
         case OG_F16:
-          tile_scores<f16>(row.q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<f16>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
           break;
         case OG_BF16:
-          tile_scores<bf16>(row.q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<bf16>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
           break;
         default:
-          tile_scores<float>(row.q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<float>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
           break;
       }
-      if (masked) {
-        load_mask_row(head_of(call->inputs[3], b, h), t, j0 + begin, count, allowed);
-        for (int64_t j = 0; j < count; j++)
-          scores[j] = allowed[j] == -__builtin_inff() ? allowed[j] : scores[j] + allowed[j] * kLog2e;
+      for (int i = 0; i < step; i++) {
+        if (masked) {
+          const int64_t h = kv_head * p.group + (r + i) / p.queries;
+          load_mask_row(head_of(call->inputs[3], b, h), (r + i) % p.queries, j0 + begin, count, allowed);
+          for (int64_t j = 0; j < count; j++)
+            scores[i][j] = allowed[j] == -__builtin_inff() ? allowed[j] : scores[i][j] + allowed[j] * kLog2e;
+        }
+        weigh(rows[r + i], scores[i], count, value_width);
       }
-      const int64_t filled = round_up(count, kLanes);
-      for (int64_t j = count; j < filled; j++) scores[j] = -__builtin_inff();
-      Vf top = set1(row.highest);
-      for (int64_t j = 0; j < filled; j += kLanes) top = max_second(load(scores + j), top);
-      float highest = row.highest;
-      for (int i = 0; i < kLanes; i++) highest = top[i] > highest ? top[i] : highest;
-      const float base = highest == -__builtin_inff() ? 0.f : highest;
-      const float factor = exp2_nonpositive(set1(row.highest - base))[0];
-      Vf total{};
-      for (int64_t j = 0; j < filled; j += kLanes) {
-        const Vf weight = exp2_nonpositive(load(scores + j) - base);
-        total = total + weight;
-        store(scores + j, weight);
-      }
-      row.sum = row.sum * factor + sum(total);
-      row.highest = highest;
-      if (factor != 1.f)
-        for (int64_t d = 0; d < value_width; d += kLanes) store(row.o + d, load(row.o + d) * factor);
       switch (vt.dtype) {
         case OG_F16:
-          tile_values<f16>(scores, vt, begin, count, value_width, fetch && fetch_v, row.o);
+          tile_values<f16>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
           break;
         case OG_BF16:
-          tile_values<bf16>(scores, vt, begin, count, value_width, fetch && fetch_v, row.o);
+          tile_values<bf16>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
           break;
         default:
-          tile_values<float>(scores, vt, begin, count, value_width, fetch && fetch_v, row.o);
+          tile_values<float>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
           break;
       }
     }
