@@ -68,7 +68,10 @@ export interface OpSchema<A> {
   results?(inputs: Inputs, attrs: A, outputs: readonly (Tensor | null)[]): readonly (View | null)[];
   /** Attributes as numbers. Default: none. */
   encode?(attrs: A, inputs: Inputs): readonly number[];
-  /** Tensors that `backward` needs. Default: nothing (or all inputs, when the gradient comes from `definition`). */
+  /**
+   * Tensors that `backward` needs, of the inputs and the outputs that were made, integer ones included. Default: nothing (or
+   * all inputs, when the gradient comes from `definition`).
+   */
   saves?(inputs: Inputs, outputs: readonly Tensor[], attrs: A): Inputs;
   /** Gradients of the inputs, in their order, made of operations. Without it, `definition` is differentiated. */
   backward?(context: BackwardContext<A>): Gradients;
@@ -184,10 +187,11 @@ export function defineOp<A = Record<string, never>>(schema: OpSchema<A>): Op<A> 
 
   function recordCall(inputs: Inputs, outputs: (Tensor | null)[], attrs: A): void {
     const { backward, definition } = schema;
-    const made = outputs.filter((output): output is Tensor => output !== null && isFloating(output.dtype));
+    const present = outputs.filter((output): output is Tensor => output !== null);
+    const made = present.filter((output) => isFloating(output.dtype));
     if (made.length === 0) return;
     if (backward !== undefined) {
-      const saved = schema.saves?.(inputs, made, attrs) ?? [];
+      const saved = schema.saves?.(inputs, present, attrs) ?? [];
       record(name, inputs, made, saved, (node, grads) => backward(context(node, grads, attrs)));
     } else if (definition !== undefined) {
       record(name, inputs, made, inputs, (node, grads) => definitionGradient(node, grads, definition, attrs));
