@@ -176,7 +176,8 @@ export class Tensor implements View {
 
   /** @internal A view of other geometry over the same memory, outside the record. */
   view(offset: number, shape: readonly number[], strides: readonly number[], unscoped = false): Tensor {
-    return new Tensor(this.storage, offset, shape, strides, this.dtype, unscoped);
+    // A view without elements might start beyond the memory: it stays where its base is
+    return new Tensor(this.storage, sizeOf(shape) === 0 ? this.offset : offset, shape, strides, this.dtype, unscoped);
   }
 
   /** @internal Makes a saved operand stand for the tensor it was saved from. */
