@@ -68,6 +68,12 @@ export class AlignedBuilder {
     }
   }
 
+  /** Puts `text` in front of all, standing for the first character. */
+  prefix(text: string): void {
+    const first = this.source.text.codePointAt(0);
+    this.put(text, 0, first === undefined ? 0 : first > 0xffff ? 2 : 1);
+  }
+
   build(): AlignedText {
     return new AlignedText(this.#text, 0, Int32Array.from(this.#starts), Int32Array.from(this.#ends));
   }

@@ -21,6 +21,8 @@ class Rewriting implements Normalizer {
   constructor(
     readonly pattern: RegExp,
     readonly rewrite: (match: string) => string,
+    /** Align with the last character of a match, as the Hugging Face library does for Replace, not with all of it. */
+    readonly alignLast = false,
   ) {}
 
   apply(text: string): string {
@@ -33,7 +35,8 @@ class Rewriting implements Normalizer {
     for (const match of source.text.matchAll(this.pattern)) {
       const end = match.index + match[0].length;
       builder.keep(from, match.index);
-      builder.put(this.rewrite(match[0]), match.index, end);
+      const last = this.alignLast ? Array.from(match[0]).at(-1) : undefined;
+      builder.put(this.rewrite(match[0]), last === undefined ? match.index : end - last.length, end);
       from = end;
     }
     builder.keep(from, source.text.length);
@@ -97,14 +100,10 @@ class Prepend implements Normalizer {
   align(source: AlignedText): AlignedText {
     if (source.text === '') return source;
     const builder = new AlignedBuilder(source);
-    builder.put(this.prefix, 0, firstUnits(source.text));
+    builder.prefix(this.prefix);
     builder.keep(0, source.text.length);
     return builder.build();
   }
-}
-
-function firstUnits(text: string): number {
-  return text.codePointAt(0)! > 0xffff ? 2 : 1;
 }
 
 class Chain implements Normalizer {
@@ -166,9 +165,12 @@ function strip(json: Readonly<Record<string, unknown>>, path: string): Normalize
   return new Chain(parts);
 }
 
+/** Controls that Nmt leaves alone, or turns into spaces below. */
+const NMT_KEPT = /^[\t\n\f\r\0\u0080-\u008e\u0090-\u009e]$/;
+
 /** SentencePiece's clean-up of control characters and spaces, as `Nmt`. */
 const nmt = new Chain([
-  new Rewriting(/[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]/gu, () => ''),
+  new Rewriting(/\p{Cc}/gu, (char) => (NMT_KEPT.test(char) ? char : '')),
   new Rewriting(/[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]/gu, () => ' '),
 ]);
 
@@ -208,7 +210,7 @@ export function readNormalizer(value: unknown, path: string, depth = 0): Normali
       return byteLevel;
     case 'Replace': {
       const content = stringField(json, 'content', path);
-      return new Rewriting(replacePattern(json, path), () => content);
+      return new Rewriting(replacePattern(json, path), () => content, true);
     }
     case 'Precompiled': {
       const map = stringField(json, 'precompiled_charsmap', path, '');

@@ -124,7 +124,7 @@ class Translator {
     if (letter === 'z') return text('(?![\\s\\S])');
     if (letter === 'Z') return text('(?=\\n?(?![\\s\\S]))');
     if (letter === 'b' || letter === 'B') {
-      const word = '[\\p{L}\\p{M}\\p{Nd}\\p{Pc}]';
+      const word = '[\\p{L}\\p{M}\\p{N}\\p{Pc}]';
       const edge = `(?<=${word})(?!${word})|(?<!${word})(?=${word})`;
       return text(letter === 'b' ? `(?:${edge})` : `(?!${edge})`);
     }
@@ -264,8 +264,18 @@ class RegexCursor implements SplitCursor {
       return this.#at;
     }
     this.matched = false;
-    this.global.lastIndex = from + (text.codePointAt(from)! > 0xffff ? 2 : 1);
-    this.#at = this.global.exec(text)?.index ?? text.length;
+    let found: number;
+    this.global.lastIndex = from + 1;
+    do {
+      // The engine may stop inside a surrogate pair, where no character starts; then the search goes on after it.
+      found = this.global.exec(text)?.index ?? text.length;
+      this.global.lastIndex = found + 1;
+    } while (insidePair(text, found));
+    this.#at = found;
     return this.#at;
   }
+}
+
+function insidePair(text: string, at: number): boolean {
+  return (text.charCodeAt(at) & 0xfc00) === 0xdc00 && at > 0 && (text.charCodeAt(at - 1) & 0xfc00) === 0xd800;
 }

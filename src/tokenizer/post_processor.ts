@@ -111,7 +111,8 @@ export function trimOffsets(
   let from = start;
   let to = end;
   if (leading > 0) {
-    if ((isFirst || start === 0) && keepFirst) leading--;
+    // A single space may be the one that was put in front; more are the text's own.
+    if ((isFirst || start === 0) && keepFirst && leading === 1) leading = 0;
     from = Math.min(from + leading, to);
   }
   if (trailing > 0 && to >= trailing) to = Math.max(to - trailing, from);

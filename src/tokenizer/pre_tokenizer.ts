@@ -77,7 +77,7 @@ export class SplitStage implements Stage {
 /** Puts a space in front of a piece that does not start with one. */
 class PrefixSpaceStage implements Stage {
   split(piece: AlignedText, out: AlignedText[]): void {
-    out.push(/^\p{White_Space}/u.test(piece.text) || piece.text === '' ? piece : withPrefix(piece, ' '));
+    out.push(piece.text.startsWith(' ') || piece.text === '' ? piece : withPrefix(piece, ' '));
   }
 }
 
@@ -129,7 +129,7 @@ class MetaspaceStage implements Stage {
 
 function withPrefix(piece: AlignedText, prefix: string): AlignedText {
   const builder = new AlignedBuilder(piece);
-  builder.put(prefix, 0, 0);
+  builder.prefix(prefix);
   builder.keep(0, piece.text.length);
   return builder.build();
 }
@@ -161,7 +161,7 @@ export function readPreTokenizer(value: unknown, path: string, depth = 0): Stage
     case 'Metaspace':
       return [readMetaspace(json, path)];
     case 'Whitespace':
-      return [split(String.raw`\w+|[^\w\s]+`, 'Removed', true)];
+      return [new SplitStage(new Splitter(String.raw`\w+|[^\w\s]+`, 'rust'), 'Removed', true)];
     case 'WhitespaceSplit':
       return [split(String.raw`\s`, 'Removed')];
     case 'BertPreTokenizer':

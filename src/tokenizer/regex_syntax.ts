@@ -52,7 +52,7 @@ export class Reader {
 
 /** Unicode's White_Space, which is what `\s` means in both dialects. JavaScript's own adds U+FEFF and lacks U+0085. */
 const SPACE = '\\p{White_Space}';
-const WORD = { oniguruma: '\\p{L}\\p{M}\\p{Nd}\\p{Pc}', rust: '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}' };
+const WORD = { oniguruma: '\\p{L}\\p{M}\\p{N}\\p{Pc}', rust: '\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}' };
 
 /** POSIX names, inside `\p{…}` and `[:…:]`, as class contents. */
 const POSIX: Readonly<Record<string, string>> = {

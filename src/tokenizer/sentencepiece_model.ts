@@ -3,7 +3,7 @@ import { FormatError } from '../errors.js';
 import { byteOfFallbackToken } from './byte_level.js';
 import { Charsmap } from './charsmap.js';
 import { floatOf, protobufFields, textOf } from './protobuf.js';
-import { Trie, codePoints } from './trie.js';
+import { codePoints, type Trie } from './trie.js';
 
 /** Kind of a piece. */
 export const PieceType = { normal: 1, unknown: 2, control: 3, userDefined: 4, unused: 5, byte: 6 } as const;

@@ -11,8 +11,14 @@ import { BpeTokenizer, SentencePieceTokenizer, loadTokenizer } from '../../src/t
 
 const fixture = (name: string): Buffer => readFileSync(new URL(`../fixtures/tokenizers/${name}`, import.meta.url));
 
+interface Sound {
+  readonly model: Readonly<Record<string, unknown>>;
+  readonly added_tokens: readonly unknown[];
+  readonly [key: string]: unknown;
+}
+
 /** A small valid file, for tests to spoil. */
-function sound(): Record<string, any> {
+function sound(): Sound {
   return {
     version: '1.0',
     added_tokens: [{ id: 3, content: '<s>', special: true }],
@@ -24,23 +30,23 @@ function sound(): Record<string, any> {
   };
 }
 
-const spoilt: Record<string, (json: Record<string, any>) => unknown> = {
+const spoilt: Record<string, (json: Sound) => unknown> = {
   'not an object': () => [],
   null: () => null,
   'no model': (json) => ({ ...json, model: undefined }),
   'unknown model': (json) => ({ ...json, model: { type: 'Magic' } }),
-  'vocab is a list': (json) => ({ ...json, model: { ...json['model'], vocab: ['a'] } }),
-  'id is text': (json) => ({ ...json, model: { ...json['model'], vocab: { a: '0' } } }),
-  'id is negative': (json) => ({ ...json, model: { ...json['model'], vocab: { a: -1 } } }),
-  'id is a fraction': (json) => ({ ...json, model: { ...json['model'], vocab: { a: 0.5 } } }),
-  'id is huge': (json) => ({ ...json, model: { ...json['model'], vocab: { a: 2e9 }, merges: [] } }),
-  'id twice': (json) => ({ ...json, model: { ...json['model'], vocab: { a: 0, b: 0, ab: 2 } } }),
-  'merge of three': (json) => ({ ...json, model: { ...json['model'], merges: [['a', 'b', 'a']] } }),
-  'merge of a stranger': (json) => ({ ...json, model: { ...json['model'], merges: [['a', 'c']] } }),
-  'merge without result': (json) => ({ ...json, model: { ...json['model'], merges: ['b a'] } }),
+  'vocab is a list': (json) => ({ ...json, model: { ...json.model, vocab: ['a'] } }),
+  'id is text': (json) => ({ ...json, model: { ...json.model, vocab: { a: '0' } } }),
+  'id is negative': (json) => ({ ...json, model: { ...json.model, vocab: { a: -1 } } }),
+  'id is a fraction': (json) => ({ ...json, model: { ...json.model, vocab: { a: 0.5 } } }),
+  'id is huge': (json) => ({ ...json, model: { ...json.model, vocab: { a: 2e9 }, merges: [] } }),
+  'id twice': (json) => ({ ...json, model: { ...json.model, vocab: { a: 0, b: 0, ab: 2 } } }),
+  'merge of three': (json) => ({ ...json, model: { ...json.model, merges: [['a', 'b', 'a']] } }),
+  'merge of a stranger': (json) => ({ ...json, model: { ...json.model, merges: [['a', 'c']] } }),
+  'merge without result': (json) => ({ ...json, model: { ...json.model, merges: ['b a'] } }),
   'merges are missing': (json) => ({ ...json, model: { type: 'BPE', vocab: { a: 0 } } }),
-  dropout: (json) => ({ ...json, model: { ...json['model'], dropout: 0.1 } }),
-  'unknown token is missing': (json) => ({ ...json, model: { ...json['model'], unk_token: '<unk>' } }),
+  dropout: (json) => ({ ...json, model: { ...json.model, dropout: 0.1 } }),
+  'unknown token is missing': (json) => ({ ...json, model: { ...json.model, unk_token: '<unk>' } }),
   'unknown pre-tokenizer': (json) => ({ ...json, pre_tokenizer: { type: 'Magic' } }),
   'broken pattern': (json) => ({
     ...json,
@@ -55,7 +61,7 @@ const spoilt: Record<string, (json: Record<string, any>) => unknown> = {
   'charsmap cut off': (json) => ({ ...json, normalizer: { type: 'Precompiled', precompiled_charsmap: '/////w==' } }),
   'unknown decoder': (json) => ({ ...json, decoder: { type: 'Magic' } }),
   'added token without text': (json) => ({ ...json, added_tokens: [{ id: 3 }] }),
-  'added id twice': (json) => ({ ...json, added_tokens: [json['added_tokens'][0], { id: 3, content: 'x' }] }),
+  'added id twice': (json) => ({ ...json, added_tokens: [json.added_tokens[0], { id: 3, content: 'x' }] }),
   'template names a stranger': (json) => ({
     ...json,
     post_processor: { type: 'TemplateProcessing', single: [{ SpecialToken: { id: 'x' } }], special_tokens: {} },
