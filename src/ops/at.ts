@@ -27,7 +27,12 @@ export type Index = number | string | null | Tensor | readonly number[];
 function parseSlice(text: string): [number | null, number | null, number] {
   const match = /^\s*(-?\d+)?\s*:\s*(-?\d+)?\s*(?::\s*(-?\d+)?\s*)?$/.exec(text);
   if (match === null) {
-    throw new AttributeError({ op: 'at', argument: 'index', expected: "'start:end:step' or '...'", actual: formatValue(text) });
+    throw new AttributeError({
+      op: 'at',
+      argument: 'index',
+      expected: "'start:end:step' or '...'",
+      actual: formatValue(text),
+    });
   }
   const part = (value: string | undefined): number | null => (value === undefined ? null : Number(value));
   return [part(match[1]), part(match[2]), part(match[3]) ?? 1];
@@ -39,7 +44,12 @@ function complete(x: Tensor, indices: readonly Index[]): Index[] {
   const used = indices.filter((index) => index !== null && index !== '...').length;
   if (dots > 1 || used > x.rank) {
     const actual = dots > 1 ? `'...' ${dots} times` : `${used} indices`;
-    throw new ShapeError({ op: 'at', argument: 'indices', expected: `at most ${x.rank} indices and one '...'`, actual });
+    throw new ShapeError({
+      op: 'at',
+      argument: 'indices',
+      expected: `at most ${x.rank} indices and one '...'`,
+      actual,
+    });
   }
   const rest = new Array<Index>(x.rank - used).fill(':');
   const at = indices.indexOf('...');
@@ -47,10 +57,20 @@ function complete(x: Tensor, indices: readonly Index[]): Index[] {
 }
 
 function asPositions(index: Tensor | readonly number[]): Tensor {
-  const positions = index instanceof Tensor ? index : tensor(Array.from(index), { dtype: 'int64', shape: [index.length] });
+  const positions =
+    index instanceof Tensor ? index : tensor(Array.from(index), { dtype: 'int64', shape: [index.length] });
   if (positions.dtype === 'int32' || positions.dtype === 'int64') return to(positions, 'int64');
-  const hint = positions.dtype === 'bool' ? 'The length of the result depends on the values: use await og.maskedSelect(x, mask)' : undefined;
-  throw new DTypeError({ op: 'at', argument: 'index', expected: 'an int32 or int64 tensor', actual: positions.dtype, hint });
+  const hint =
+    positions.dtype === 'bool'
+      ? 'The length of the result depends on the values: use await og.maskedSelect(x, mask)'
+      : undefined;
+  throw new DTypeError({
+    op: 'at',
+    argument: 'index',
+    expected: 'an int32 or int64 tensor',
+    actual: positions.dtype,
+    hint,
+  });
 }
 
 /** Takes positions along several axes at once: the index tensors broadcast to each other, as in NumPy. */
@@ -107,7 +127,12 @@ export function at(x: Tensor, ...indices: Index[]): Tensor {
     } else if (index instanceof Tensor || Array.isArray(index)) {
       picks.set(axis++, asPositions(index));
     } else {
-      throw new AttributeError({ op: 'at', argument: 'index', expected: 'a number, a slice, null or a tensor', actual: formatValue(index) });
+      throw new AttributeError({
+        op: 'at',
+        argument: 'index',
+        expected: 'a number, a slice, null or a tensor',
+        actual: formatValue(index),
+      });
     }
   }
   return picks.size === 0 ? result : takeTogether(result, picks);

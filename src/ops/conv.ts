@@ -92,7 +92,8 @@ function weightGradient(x: Tensor, grad: Tensor, geometry: Geometry, shape: read
 }
 
 /** y[b, o] += bias[o] */
-const withBias = (y: Tensor, bias: Tensor | null): Tensor => (bias === null ? y : add(y, reshape(bias, [bias.size, 1, 1])));
+const withBias = (y: Tensor, bias: Tensor | null): Tensor =>
+  bias === null ? y : add(y, reshape(bias, [bias.size, 1, 1]));
 
 function convolve(x: Tensor, weight: Tensor, geometry: Geometry): Tensor {
   const size = [x.shape[2]!, x.shape[3]!] as const;
@@ -158,17 +159,35 @@ export interface Conv1dOptions {
 }
 
 function checkOperands(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, rank: number): void {
-  for (const [argument, operand] of [['x', x], ['weight', weight]] as const) {
+  for (const [argument, operand] of [
+    ['x', x],
+    ['weight', weight],
+  ] as const) {
     operand.check(op);
-    if (operand.rank !== rank) throw new ShapeError({ op, argument, expected: `${rank} axes`, actual: formatShape(operand.shape) });
+    if (operand.rank !== rank)
+      throw new ShapeError({ op, argument, expected: `${rank} axes`, actual: formatShape(operand.shape) });
     if (!isFloating(operand.dtype)) {
-      throw new DTypeError({ op, argument, expected: 'a floating-point tensor', actual: operand.dtype, hint: 'Cast it with to()' });
+      throw new DTypeError({
+        op,
+        argument,
+        expected: 'a floating-point tensor',
+        actual: operand.dtype,
+        hint: 'Cast it with to()',
+      });
     }
   }
   bias?.check(op);
 }
 
-function checkChannels(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, groups: number, outputs: number, inputs: number): void {
+function checkChannels(
+  op: string,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null,
+  groups: number,
+  outputs: number,
+  inputs: number,
+): void {
   checkInteger(op, 'groups', groups, 1);
   if (x.shape[1] !== inputs || weight.shape[0]! % groups !== 0 || weight.shape[0] === 0) {
     const expected = `${inputs} channels in ${groups} group(s) to match weight ${formatShape(weight.shape)}`;
@@ -179,11 +198,20 @@ function checkChannels(op: string, x: Tensor, weight: Tensor, bias: Tensor | nul
   }
 }
 
-function checkPadding(op: string, window: Omit<Window, 'padding'>, padding: unknown): { padding: [number, number]; extra: [number, number] } {
+function checkPadding(
+  op: string,
+  window: Omit<Window, 'padding'>,
+  padding: unknown,
+): { padding: [number, number]; extra: [number, number] } {
   if (padding === 'valid') return { padding: [0, 0], extra: [0, 0] };
   if (padding !== 'same') return { padding: checkPair(op, 'padding', padding, 0), extra: [0, 0] };
   if (window.stride.some((n) => n !== 1)) {
-    throw new AttributeError({ op, argument: 'padding', expected: "a number ('same' goes with stride 1)", actual: formatValue(padding) });
+    throw new AttributeError({
+      op,
+      argument: 'padding',
+      expected: "a number ('same' goes with stride 1)",
+      actual: formatValue(padding),
+    });
   }
   const total = [0, 1].map((i) => window.dilation[i]! * (window.kernel[i]! - 1)) as [number, number];
   return { padding: [total[0] >> 1, total[1] >> 1], extra: [total[0] & 1, total[1] & 1] };
@@ -267,7 +295,13 @@ export interface ConvTranspose1dOptions {
   readonly groups?: number;
 }
 
-function transposed(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, options: ConvTranspose2dOptions): Tensor {
+function transposed(
+  op: string,
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null,
+  options: ConvTranspose2dOptions,
+): Tensor {
   const { groups = 1 } = options;
   checkChannels(op, x, weight, bias, groups, weight.shape[1]! * groups, weight.shape[0]!);
   const window: Window = {
@@ -283,7 +317,12 @@ function transposed(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, 
     return (x.shape[2 + i]! - 1) * stride - 2 * window.padding[i]! + dilation * (window.kernel[i]! - 1) + extra[i]! + 1;
   }) as [number, number];
   if (size.some((length) => length < 1)) {
-    throw new ShapeError({ op, argument: 'x', expected: 'a result with elements', actual: `${formatShape(size)} from ${formatShape(x.shape)}` });
+    throw new ShapeError({
+      op,
+      argument: 'x',
+      expected: 'a result with elements',
+      actual: `${formatShape(size)} from ${formatShape(x.shape)}`,
+    });
   }
   return withBias(convolveTransposed(x, weight, { window, groups }, size), bias);
 }
@@ -295,7 +334,12 @@ function transposed(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, 
  * @dtype floats; accumulates in float32 (float64 in float64)
  * @throws ShapeError if channels do not match
  */
-export function convTranspose2d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: ConvTranspose2dOptions = {}): Tensor {
+export function convTranspose2d(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null = null,
+  options: ConvTranspose2dOptions = {},
+): Tensor {
   checkOperands('convTranspose2d', x, weight, bias, 4);
   return transposed('convTranspose2d', x, weight, bias, options);
 }
@@ -307,7 +351,12 @@ export function convTranspose2d(x: Tensor, weight: Tensor, bias: Tensor | null =
  * @dtype floats; accumulates in float32 (float64 in float64)
  * @throws ShapeError if channels do not match
  */
-export function convTranspose1d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: ConvTranspose1dOptions = {}): Tensor {
+export function convTranspose1d(
+  x: Tensor,
+  weight: Tensor,
+  bias: Tensor | null = null,
+  options: ConvTranspose1dOptions = {},
+): Tensor {
   checkOperands('convTranspose1d', x, weight, bias, 3);
   const { stride = 1, padding = 0, outputPadding = 0, dilation = 1, groups = 1 } = options;
   const y = transposed('convTranspose1d', lifted(x), lifted(weight), bias, {

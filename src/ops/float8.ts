@@ -47,7 +47,8 @@ const decodeOp = defineOp<FormatAttrs>({
 export function toFloat8(x: Tensor, format: Float8Format): Tensor {
   x.check('toFloat8');
   checkOneOf('toFloat8', 'format', format, formats);
-  if (!isFloating(x.dtype)) throw new DTypeError({ op: 'toFloat8', argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
+  if (!isFloating(x.dtype))
+    throw new DTypeError({ op: 'toFloat8', argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   return encodeOp.call([contiguous(to(x.alias(), 'float32'))], { format });
 }
 
@@ -60,6 +61,7 @@ export function toFloat8(x: Tensor, format: Float8Format): Tensor {
 export function fromFloat8(bits: Tensor, format: Float8Format): Tensor {
   bits.check('fromFloat8');
   checkOneOf('fromFloat8', 'format', format, formats);
-  if (bits.dtype !== 'uint8') throw new DTypeError({ op: 'fromFloat8', argument: 'bits', expected: 'uint8', actual: bits.dtype });
+  if (bits.dtype !== 'uint8')
+    throw new DTypeError({ op: 'fromFloat8', argument: 'bits', expected: 'uint8', actual: bits.dtype });
   return decodeOp.call([contiguous(bits)], { format });
 }

@@ -44,7 +44,13 @@ function checkIndex(op: string, index: Tensor): void {
 /** @throws DTypeError unless both have one dtype */
 function checkSameDType(op: string, source: Tensor, x: Tensor): void {
   if (source.dtype === x.dtype) return;
-  throw new DTypeError({ op, argument: 'source', expected: x.dtype, actual: source.dtype, hint: `Cast it with to('${x.dtype}')` });
+  throw new DTypeError({
+    op,
+    argument: 'source',
+    expected: x.dtype,
+    actual: source.dtype,
+    hint: `Cast it with to('${x.dtype}')`,
+  });
 }
 
 /** @throws ShapeError unless `index` is no longer than `limit` along every axis but `axis` (null: along all) */
@@ -62,7 +68,16 @@ function checkWithin(op: string, index: Shape, limit: Shape, axis: number | null
 function onCopy(x: Tensor, kernel: number, operands: readonly View[], attrs: readonly number[]): Tensor {
   const y = makeOutput(x.shape, x.dtype);
   submit(copyKernel, [x], [y], [], x.size);
-  submit(kernel, operands, [y], attrs, Math.max(x.size, operands[1]!.shape.reduce((a, b) => a * b, 1)));
+  submit(
+    kernel,
+    operands,
+    [y],
+    attrs,
+    Math.max(
+      x.size,
+      operands[1]!.shape.reduce((a, b) => a * b, 1),
+    ),
+  );
   return y;
 }
 
@@ -99,7 +114,12 @@ export function indexSelect(x: Tensor, axis: number, index: Tensor): Tensor {
   checkIndex('indexSelect', index);
   const at = checkAxis('indexSelect', axis, x.rank);
   if (index.rank !== 1) {
-    throw new ShapeError({ op: 'indexSelect', argument: 'index', expected: 'one axis', actual: formatShape(index.shape) });
+    throw new ShapeError({
+      op: 'indexSelect',
+      argument: 'index',
+      expected: 'one axis',
+      actual: formatShape(index.shape),
+    });
   }
   return indexSelectOp.call([x, index], { axis: at, from: x.shape });
 }
@@ -122,7 +142,12 @@ export function indexAdd(x: Tensor, axis: number, index: Tensor, source: Tensor,
   const wanted = x.shape.map((length, i) => (i === at ? index.size : length));
   if (index.rank !== 1 || !sameShape(source.shape, wanted)) {
     const expected = index.rank === 1 ? formatShape(wanted) : 'an index of one axis';
-    throw new ShapeError({ op, argument: 'source', expected, actual: formatShape(index.rank === 1 ? source.shape : index.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'source',
+      expected,
+      actual: formatShape(index.rank === 1 ? source.shape : index.shape),
+    });
   }
   const added = alpha === 1 ? source : mul(source, alpha);
   const y = onCopy(x, indexAddKernel, [index, added], [at]);
@@ -198,7 +223,14 @@ function fitSource(op: string, source: Tensor | number, index: Tensor, dtype: DT
   return cut;
 }
 
-function place(op: string, x: Tensor, axis: number, index: Tensor, source: Tensor | number, accumulate: boolean): Tensor {
+function place(
+  op: string,
+  x: Tensor,
+  axis: number,
+  index: Tensor,
+  source: Tensor | number,
+  accumulate: boolean,
+): Tensor {
   x.check(op);
   checkIndex(op, index);
   const at = checkAxis(op, axis, x.rank);
@@ -251,11 +283,17 @@ export interface OneHotOptions {
  */
 export function oneHot(index: Tensor, classes: number, options: OneHotOptions = {}): Tensor {
   checkInteger('oneHot', 'classes', classes, 1);
-  if (index instanceof Tensor && isInteger(index.dtype) && index.itemBytes < 4) return oneHot(to(index, 'int32'), classes, options);
+  if (index instanceof Tensor && isInteger(index.dtype) && index.itemBytes < 4)
+    return oneHot(to(index, 'int32'), classes, options);
   checkIndex('oneHot', index);
   const { dtype = 'int64' } = options;
   if (index.rank === 8) {
-    throw new AttributeError({ op: 'oneHot', argument: 'index', expected: 'at most 7 axes', actual: formatShape(index.shape) });
+    throw new AttributeError({
+      op: 'oneHot',
+      argument: 'index',
+      expected: 'at most 7 axes',
+      actual: formatShape(index.shape),
+    });
   }
   return scatter(zeros([...index.shape, classes], { dtype }), -1, unsqueeze(index, -1), 1);
 }

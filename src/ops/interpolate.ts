@@ -104,7 +104,12 @@ function perAxis(argument: string, value: number | readonly number[], axes: numb
   for (const item of list) {
     if (argument === 'size') checkInteger('interpolate', argument, item, low);
     else if (checkNumber('interpolate', argument, item, low) <= 0 || !Number.isFinite(item)) {
-      throw new AttributeError({ op: 'interpolate', argument, expected: 'finite numbers above 0', actual: formatValue(item) });
+      throw new AttributeError({
+        op: 'interpolate',
+        argument,
+        expected: 'finite numbers above 0',
+        actual: formatValue(item),
+      });
     }
   }
   return list;
@@ -115,14 +120,24 @@ function plan(x: Tensor, options: InterpolateOptions, alignCorners: boolean): Ax
   const axes = x.rank - 2;
   if ((size === undefined) === (scaleFactor === undefined)) {
     const actual = size === undefined ? 'neither' : 'both';
-    throw new AttributeError({ op: 'interpolate', argument: 'options', expected: 'either size or scaleFactor', actual });
+    throw new AttributeError({
+      op: 'interpolate',
+      argument: 'options',
+      expected: 'either size or scaleFactor',
+      actual,
+    });
   }
   const factors = scaleFactor === undefined ? null : perAxis('scaleFactor', scaleFactor, axes, 0);
   const sizes = size === undefined ? null : perAxis('size', size, axes, 1);
   return x.shape.slice(2).map((input, i) => {
     const output = sizes?.[i] ?? Math.floor(input * factors![i]!);
     if (input === 0 || output === 0) {
-      throw new ShapeError({ op: 'interpolate', argument: 'x', expected: 'axes with elements before and after', actual: formatShape(x.shape) });
+      throw new ShapeError({
+        op: 'interpolate',
+        argument: 'x',
+        expected: 'axes with elements before and after',
+        actual: formatShape(x.shape),
+      });
     }
     const corners = output > 1 ? (input - 1) / (output - 1) : 0;
     return { input, output, scale: alignCorners ? corners : factors === null ? input / output : 1 / factors[i]! };
@@ -151,7 +166,12 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   const { alignCorners = false, antialias = false } = options;
   const wanted = mode === 'linear' ? [3] : mode === 'bilinear' || mode === 'bicubic' ? [4] : [3, 4];
   if (!wanted.includes(x.rank)) {
-    throw new ShapeError({ op, argument: 'x', expected: `${wanted.join(' or ')} axes for mode ${mode}`, actual: formatShape(x.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'x',
+      expected: `${wanted.join(' or ')} axes for mode ${mode}`,
+      actual: formatShape(x.shape),
+    });
   }
   const smooth = mode === 'linear' || mode === 'bilinear' || mode === 'bicubic';
   if (alignCorners && !smooth) {
@@ -162,10 +182,21 @@ export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
     throw new AttributeError({ op, argument: 'antialias', expected, actual: alignCorners ? 'alignCorners' : mode });
   }
   if (smooth && !isFloating(x.dtype)) {
-    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with to()' });
+    throw new DTypeError({
+      op,
+      argument: 'x',
+      expected: 'a floating-point tensor',
+      actual: x.dtype,
+      hint: 'Cast it with to()',
+    });
   }
   const axes = plan(x, options, alignCorners);
-  if (mode === 'area') return adaptiveAveragePool(op, x, axes.map(({ output }) => output));
+  if (mode === 'area')
+    return adaptiveAveragePool(
+      op,
+      x,
+      axes.map(({ output }) => output),
+    );
   if (!smooth) {
     return axes.reduce((y, { input, output, scale }, i) => {
       return indexSelect(y, 2 + i, tensor(nearestIndex(input, output, scale, mode === 'nearest-exact')));

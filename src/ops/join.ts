@@ -26,7 +26,12 @@ const copyKernel = kernelId('copy', 1, 1, 0);
 
 function checkTensors(op: string, tensors: readonly Tensor[]): void {
   if (!Array.isArray(tensors) || tensors.length === 0 || !tensors.every((x) => x instanceof Tensor)) {
-    throw new AttributeError({ op, argument: 'tensors', expected: 'an array of at least one tensor', actual: formatValue(tensors) });
+    throw new AttributeError({
+      op,
+      argument: 'tensors',
+      expected: 'an array of at least one tensor',
+      actual: formatValue(tensors),
+    });
   }
   for (const x of tensors) x.check(op);
 }
@@ -51,7 +56,10 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
     }
     total += shape[at]!;
   }
-  const y = makeOutput(first.shape.map((length, i) => (i === at ? total : length)), dtype);
+  const y = makeOutput(
+    first.shape.map((length, i) => (i === at ? total : length)),
+    dtype,
+  );
   const { storage, dtypeId, itemBytes, strides } = y;
   let start = 0;
   for (const x of parts) {
@@ -84,10 +92,18 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   const at = checkAxis('stack', axis, shape.length + 1);
   for (const [i, x] of tensors.entries()) {
     if (!sameShape(x.shape, shape)) {
-      throw new ShapeError({ op: 'stack', argument: `tensors[${i}]`, expected: formatShape(shape), actual: formatShape(x.shape) });
+      throw new ShapeError({
+        op: 'stack',
+        argument: `tensors[${i}]`,
+        expected: formatShape(shape),
+        actual: formatShape(x.shape),
+      });
     }
   }
-  return concat(tensors.map((x) => unsqueeze(x, at)), at);
+  return concat(
+    tensors.map((x) => unsqueeze(x, at)),
+    at,
+  );
 }
 
 /**
@@ -107,19 +123,31 @@ export function split(x: Tensor, sizes: number | readonly number[], axis = 0): T
   } else {
     for (const size of sizes) list.push(checkInteger('split', 'sizes', size, 0));
     if (list.length === 0 || list.reduce((a, b) => a + b, 0) !== length) {
-      throw new AttributeError({ op: 'split', argument: 'sizes', expected: `sizes that add up to ${length}`, actual: formatValue(sizes) });
+      throw new AttributeError({
+        op: 'split',
+        argument: 'sizes',
+        expected: `sizes that add up to ${length}`,
+        actual: formatValue(sizes),
+      });
     }
   }
   let start = 0;
   const parts = list.map((size) => {
     const offset = size === 0 ? x.offset : x.offset + start * x.strides[at]!;
     start += size;
-    return x.view(offset, x.shape.map((n, i) => (i === at ? size : n)), x.strides);
+    return x.view(
+      offset,
+      x.shape.map((n, i) => (i === at ? size : n)),
+      x.strides,
+    );
   });
   if (needsRecord([x])) {
     const { dtype } = x;
     record('split', [x], parts, [], (node, grads) => [
-      concat(grads.map((grad, i) => grad ?? zeros(node.outputs[i]!.shape, { dtype })), at),
+      concat(
+        grads.map((grad, i) => grad ?? zeros(node.outputs[i]!.shape, { dtype })),
+        at,
+      ),
     ]);
   }
   return parts;
@@ -149,18 +177,30 @@ export function repeat(x: Tensor, repeats: readonly number[]): Tensor {
   x.check('repeat');
   for (const count of repeats) checkInteger('repeat', 'repeats', count, 0);
   if (repeats.length < x.rank || repeats.length > 8) {
-    throw new AttributeError({ op: 'repeat', argument: 'repeats', expected: `${x.rank} to 8 numbers`, actual: formatValue(repeats) });
+    throw new AttributeError({
+      op: 'repeat',
+      argument: 'repeats',
+      expected: `${x.rank} to 8 numbers`,
+      actual: formatValue(repeats),
+    });
   }
   let y = reshape(x, [...new Array<number>(repeats.length - x.rank).fill(1), ...x.shape]);
   repeats.forEach((count, axis) => {
     if (count === 1) return;
     const { shape } = y;
-    if (shape[axis] === 1) y = expand(y, shape.map((n, i) => (i === axis ? count : n)));
+    if (shape[axis] === 1)
+      y = expand(
+        y,
+        shape.map((n, i) => (i === axis ? count : n)),
+      );
     else if (count === 0) y = narrow(y, axis, 0, 0);
     else if (y.rank === 8) y = concat(new Array<Tensor>(count).fill(y), axis);
     else {
       const wide = expand(unsqueeze(y, axis), [...shape.slice(0, axis), count, ...shape.slice(axis)]);
-      y = reshape(wide, shape.map((n, i) => (i === axis ? n * count : n)));
+      y = reshape(
+        wide,
+        shape.map((n, i) => (i === axis ? n * count : n)),
+      );
     }
   });
   return y;
@@ -215,7 +255,12 @@ export function roll(x: Tensor, shifts: number | readonly number[], axes?: numbe
   }
   const list = (typeof axes === 'number' ? [axes] : axes).map((axis) => checkAxis('roll', axis, x.rank, 'axes'));
   if (list.length !== by.length) {
-    throw new AttributeError({ op: 'roll', argument: 'axes', expected: `${by.length} axes`, actual: formatValue(axes) });
+    throw new AttributeError({
+      op: 'roll',
+      argument: 'axes',
+      expected: `${by.length} axes`,
+      actual: formatValue(axes),
+    });
   }
   return list.reduce((y, axis, i) => {
     const length = y.shape[axis]!;
@@ -228,7 +273,8 @@ export function roll(x: Tensor, shifts: number | readonly number[], axes?: numbe
 function triangle(op: string, x: Tensor, offset: number, keeps: (row: Tensor, column: Tensor) => Tensor): Tensor {
   x.check(op);
   checkInteger(op, 'offset', offset);
-  if (x.rank < 2) throw new ShapeError({ op, argument: 'x', expected: 'at least 2 axes', actual: formatShape(x.shape) });
+  if (x.rank < 2)
+    throw new ShapeError({ op, argument: 'x', expected: 'at least 2 axes', actual: formatShape(x.shape) });
   const [rows, columns] = [x.shape.at(-2)!, x.shape.at(-1)!];
   const row = add(reshape(arange(rows, undefined, 1, { dtype: 'int32' }), [rows, 1]), offset);
   return where(keeps(row, arange(columns, undefined, 1, { dtype: 'int32' })), x, 0);
@@ -253,10 +299,24 @@ export function meshgrid(tensors: readonly Tensor[], indexing: 'ij' | 'xy' = 'ij
   checkTensors('meshgrid', tensors);
   checkOneOf('meshgrid', 'indexing', indexing, ['ij', 'xy']);
   for (const x of tensors) {
-    if (x.rank !== 1) throw new ShapeError({ op: 'meshgrid', argument: 'tensors', expected: 'one axis each', actual: formatShape(x.shape) });
+    if (x.rank !== 1)
+      throw new ShapeError({
+        op: 'meshgrid',
+        argument: 'tensors',
+        expected: 'one axis each',
+        actual: formatShape(x.shape),
+      });
   }
   const shape = tensors.map((x) => x.size);
-  const grids = tensors.map((x, i) => expand(reshape(x, shape.map((n, k) => (k === i ? n : 1))), shape));
+  const grids = tensors.map((x, i) =>
+    expand(
+      reshape(
+        x,
+        shape.map((n, k) => (k === i ? n : 1)),
+      ),
+      shape,
+    ),
+  );
   return indexing === 'xy' && tensors.length > 1 ? grids.map((grid) => transpose(grid, 0, 1)) : grids;
 }
 

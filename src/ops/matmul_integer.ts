@@ -42,7 +42,10 @@ function product(op: string, a: Tensor, b: Tensor): Tensor {
     throw new ShapeError({ op, argument: 'b', expected, actual: formatShape(b.shape) });
   }
   const batch = broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2));
-  return integerProduct.call([expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)]), null], null);
+  return integerProduct.call(
+    [expand(a, [...batch, ...a.shape.slice(-2)]), expand(b, [...batch, ...b.shape.slice(-2)]), null],
+    null,
+  );
 }
 
 /**
@@ -91,10 +94,17 @@ export function linearInt8Dynamic(x: Tensor, weight: Quantized, bias: Tensor | n
   const op = 'linearInt8Dynamic';
   x.check(op);
   const { codes, scale, axis } = weight;
-  if (!isFloating(x.dtype)) throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
+  if (!isFloating(x.dtype))
+    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   if (codes.dtype !== 'int8' || axis !== 0 || codes.rank !== 2) {
     const actual = `${codes.dtype} codes ${formatShape(codes.shape)} with scales along axis ${axis}`;
-    throw new DTypeError({ op, argument: 'weight', expected: 'int8 codes [out, in] with scales along axis 0', actual, hint: "quantize(weight, { axis: 0 })" });
+    throw new DTypeError({
+      op,
+      argument: 'weight',
+      expected: 'int8 codes [out, in] with scales along axis 0',
+      actual,
+      hint: 'quantize(weight, { axis: 0 })',
+    });
   }
   if (x.rank === 0 || x.shape.at(-1) !== codes.shape[1]) {
     throw new ShapeError({ op, argument: 'x', expected: `last axis ${codes.shape[1]}`, actual: formatShape(x.shape) });

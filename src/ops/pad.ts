@@ -40,7 +40,12 @@ function amounts(x: Tensor, pads: readonly number[]): [number, number, number][]
     const after = checkInteger('pad', 'pads', pads[i + 1]);
     const axis = x.rank - 1 - i / 2;
     if (x.shape[axis]! + before + after < 0) {
-      throw new ShapeError({ op: 'pad', argument: 'pads', expected: `to leave a length of axis ${axis}`, actual: `${formatValue(pads)} on ${formatShape(x.shape)}` });
+      throw new ShapeError({
+        op: 'pad',
+        argument: 'pads',
+        expected: `to leave a length of axis ${axis}`,
+        actual: `${formatValue(pads)} on ${formatShape(x.shape)}`,
+      });
     }
     if (before !== 0 || after !== 0) list.push([axis, before, after]);
   }
@@ -76,7 +81,8 @@ function padConstant(x: Tensor, pads: readonly number[], value: number): Tensor 
   const y = full(shape, value, { dtype: x.dtype });
   const offset = offsets.reduce((sum, start, axis) => sum + start * y.strides[axis]!, y.offset);
   const { storage, strides, dtypeId, itemBytes } = y;
-  if (inner.size > 0) submit(copyKernel, [inner], [{ storage, strides, dtypeId, itemBytes, offset, shape: inner.shape }], [], inner.size);
+  if (inner.size > 0)
+    submit(copyKernel, [inner], [{ storage, strides, dtypeId, itemBytes, offset, shape: inner.shape }], [], inner.size);
   if (recorded) {
     const back = pads.map((count) => -count);
     record('pad', [x], [y], [], (_node, [grad]) => [padConstant(grad!, back, 0)]);
@@ -95,7 +101,8 @@ export function pad(x: Tensor, pads: readonly number[], options: PadOptions = {}
   x.check('pad');
   const { value = 0 } = options;
   const mode = checkOneOf('pad', 'mode', options.mode ?? 'constant', modes);
-  if (typeof value !== 'number') throw new DTypeError({ op: 'pad', argument: 'value', expected: 'a number', actual: formatValue(value) });
+  if (typeof value !== 'number')
+    throw new DTypeError({ op: 'pad', argument: 'value', expected: 'a number', actual: formatValue(value) });
   const list = amounts(x, pads);
   if (list.length === 0) return x;
   if (mode === 'constant') return padConstant(x, pads, value);

@@ -46,9 +46,16 @@ interface PoolPlan {
 
 function checkImage(op: string, x: Tensor, rank: number): void {
   x.check(op);
-  if (x.rank !== rank) throw new ShapeError({ op, argument: 'x', expected: `${rank} axes`, actual: formatShape(x.shape) });
+  if (x.rank !== rank)
+    throw new ShapeError({ op, argument: 'x', expected: `${rank} axes`, actual: formatShape(x.shape) });
   if (!isFloating(x.dtype)) {
-    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with to()' });
+    throw new DTypeError({
+      op,
+      argument: 'x',
+      expected: 'a floating-point tensor',
+      actual: x.dtype,
+      hint: 'Cast it with to()',
+    });
   }
 }
 
@@ -70,7 +77,12 @@ function plan(op: string, x: Tensor, kernel: Pair, options: MaxPoolOptions): Poo
     let count = Math[options.ceilMode ? 'ceil' : 'floor'](room / stride) + 1;
     if (options.ceilMode && (count - 1) * stride >= length + padding) count--; // begins in the far padding
     if (room < 0 || count < 1) {
-      throw new ShapeError({ op, argument: 'x', expected: `room for a window of ${formatShape(window.kernel)}`, actual: formatShape(x.shape) });
+      throw new ShapeError({
+        op,
+        argument: 'x',
+        expected: `room for a window of ${formatShape(window.kernel)}`,
+        actual: formatShape(x.shape),
+      });
     }
     return { count, extra: Math.max(0, (count - 1) * stride + reach - (length + 2 * padding)) };
   });
@@ -134,7 +146,10 @@ function avgPool(op: string, x: Tensor, kernel: Pair, options: AvgPoolOptions): 
   const columns = countsAlong(pool, 1, x.shape[3]!, includePad);
   const [first, second] = [rows[0]!, columns[0]!];
   if (rows.every((n) => n === first) && columns.every((n) => n === second)) return mul(total, 1 / (first * second));
-  const inverse = Float64Array.from({ length: size[0] * size[1] }, (_, i) => 1 / (rows[Math.floor(i / size[1])]! * columns[i % size[1]]!));
+  const inverse = Float64Array.from(
+    { length: size[0] * size[1] },
+    (_, i) => 1 / (rows[Math.floor(i / size[1])]! * columns[i % size[1]]!),
+  );
   return mul(total, tensor(inverse, { shape: size, dtype: x.dtype }));
 }
 
@@ -154,13 +169,22 @@ export function adaptiveAveragePool(op: string, x: Tensor, size: readonly number
   for (const length of size) checkInteger(op, 'size', length, 1);
   const spatial = x.shape.slice(2);
   if (spatial.length !== size.length || spatial.includes(0)) {
-    throw new ShapeError({ op, argument: 'x', expected: `${size.length} axes with elements behind the channels`, actual: formatShape(x.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'x',
+      expected: `${size.length} axes with elements behind the channels`,
+      actual: formatShape(x.shape),
+    });
   }
   return size.reduce((y, output, i) => {
     const axis = 2 + i;
     const input = y.shape[axis]!;
     if (input === output) return y;
-    if (input % output === 0) return mean(reshape(y, [...y.shape.slice(0, axis), output, input / output, ...y.shape.slice(axis + 1)]), axis + 1);
+    if (input % output === 0)
+      return mean(
+        reshape(y, [...y.shape.slice(0, axis), output, input / output, ...y.shape.slice(axis + 1)]),
+        axis + 1,
+      );
     const weights = tensor(averagingMatrix(input, output), { shape: [output, input], dtype: x.dtype });
     return axis === y.rank - 1 ? matmul(y, transpose(weights)) : matmul(weights, y);
   }, x);

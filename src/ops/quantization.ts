@@ -6,7 +6,9 @@
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
+import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape, type Shape } from '../tensor/shape.js';
+import { needsRecord, record, setRecording } from '../tensor/tape.js';
 import { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
@@ -14,8 +16,6 @@ import { add, div, maximum, minimum, mul, sub } from './arithmetic.js';
 import { eq, ge, le, logicalAnd } from './comparison.js';
 import { to } from './copy.js';
 import { amax, amin } from './reduce.js';
-import { scope } from '../tensor/scope.js';
-import { needsRecord, record, setRecording } from '../tensor/tape.js';
 import { abs, clamp, round } from './unary.js';
 import { reshape } from './views.js';
 import { where } from './where.js';
@@ -60,7 +60,12 @@ function unrecorded<T>(body: () => T): T {
 }
 
 /** How codes and scales line up: the shape that codes are seen in, and the scales' shape in it. */
-function layout(op: string, shape: Shape, axis: number | null, groupSize: number | null): { codes: Shape; scale: Shape; kept: number[] } {
+function layout(
+  op: string,
+  shape: Shape,
+  axis: number | null,
+  groupSize: number | null,
+): { codes: Shape; scale: Shape; kept: number[] } {
   if (groupSize !== null) {
     const last = shape.at(-1);
     if (last === undefined || shape.length === 8 || last % groupSize !== 0) {
@@ -89,10 +94,12 @@ function compact(shape: Shape, kept: readonly number[]): number[] {
 export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
   const op = 'quantize';
   x.check(op);
-  if (!isFloating(x.dtype)) throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
+  if (!isFloating(x.dtype))
+    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   const scheme = checkOneOf(op, 'scheme', options.scheme ?? 'symmetric', schemes);
   const { bits = 8 } = options;
-  if (bits !== 8 && bits !== 4) throw new AttributeError({ op, argument: 'bits', expected: '8 or 4', actual: formatValue(bits) });
+  if (bits !== 8 && bits !== 4)
+    throw new AttributeError({ op, argument: 'bits', expected: '8 or 4', actual: formatValue(bits) });
   if (options.axis !== undefined && options.groupSize !== undefined) {
     throw new AttributeError({ op, argument: 'groupSize', expected: 'either axis or groupSize', actual: 'both' });
   }
@@ -102,7 +109,8 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
   const reduced = [...seen.keys()].filter((i) => !kept.includes(i));
   return unrecorded(() => {
     const values = reshape(x.dtype === 'float64' ? x : to(x, 'float32'), seen);
-    const extreme = (f: typeof amax, of: Tensor): Tensor => (of.size === 0 || reduced.length === 0 ? of : f(of, reduced, { keepDims: true }));
+    const extreme = (f: typeof amax, of: Tensor): Tensor =>
+      of.size === 0 || reduced.length === 0 ? of : f(of, reduced, { keepDims: true });
     const top = 2 ** bits - 1;
     const limit = 2 ** (bits - 1) - 1;
     const low = scheme === 'affine' ? minimum(extreme(amin, values), 0) : null;
@@ -156,13 +164,17 @@ export interface FakeQuantizeOptions {
 /** A number, or a tensor of one axis laid along `axis` of `x`. */
 function alongAxis(op: string, argument: string, value: Tensor | number, x: Tensor, axis: number): Tensor | number {
   if (typeof value === 'number') return checkNumber(op, argument, value);
-  if (!(value instanceof Tensor)) throw new DTypeError({ op, argument, expected: 'a tensor or a number', actual: formatValue(value) });
+  if (!(value instanceof Tensor))
+    throw new DTypeError({ op, argument, expected: 'a tensor or a number', actual: formatValue(value) });
   value.check(op);
   if (value.rank === 0) return value;
   if (value.rank !== 1 || value.size !== x.shape[axis]) {
     throw new ShapeError({ op, argument, expected: `shape [${x.shape[axis]}]`, actual: formatShape(value.shape) });
   }
-  return reshape(value, x.shape.map((_, i) => (i === axis ? -1 : 1)));
+  return reshape(
+    value,
+    x.shape.map((_, i) => (i === axis ? -1 : 1)),
+  );
 }
 
 /**
@@ -172,10 +184,16 @@ function alongAxis(op: string, argument: string, value: Tensor | number, x: Tens
  * @throws ShapeError if `scale` or `zeroPoint` is neither a number, a scalar, nor as long as the axis
  * @source Jacob et al., arXiv 1712.05877; Bengio et al., arXiv 1308.3432
  */
-export function fakeQuantize(x: Tensor, scale: Tensor | number, zeroPoint: Tensor | number = 0, options: FakeQuantizeOptions = {}): Tensor {
+export function fakeQuantize(
+  x: Tensor,
+  scale: Tensor | number,
+  zeroPoint: Tensor | number = 0,
+  options: FakeQuantizeOptions = {},
+): Tensor {
   const op = 'fakeQuantize';
   x.check(op);
-  if (!isFloating(x.dtype)) throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
+  if (!isFloating(x.dtype))
+    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   const qmin = checkInteger(op, 'qmin', options.qmin ?? -128);
   const qmax = checkInteger(op, 'qmax', options.qmax ?? 127, qmin + 1);
   const axis = x.rank === 0 ? 0 : checkAxis(op, options.axis ?? 0, x.rank);

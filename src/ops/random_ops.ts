@@ -48,10 +48,16 @@ export function multinomial(weights: Tensor, count: number, options: Multinomial
   const op = 'multinomial';
   const { replacement = false, ...stream } = options;
   weights.check(op);
-  if (!isFloating(weights.dtype)) throw new DTypeError({ op, argument: 'weights', expected: 'a floating-point tensor', actual: weights.dtype });
+  if (!isFloating(weights.dtype))
+    throw new DTypeError({ op, argument: 'weights', expected: 'a floating-point tensor', actual: weights.dtype });
   const classes = weights.shape.at(-1);
   if (weights.rank < 1 || weights.rank > 2 || classes === 0) {
-    throw new ShapeError({ op, argument: 'weights', expected: '1 or 2 axes, the last with elements', actual: formatShape(weights.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'weights',
+      expected: '1 or 2 axes, the last with elements',
+      actual: formatShape(weights.shape),
+    });
   }
   checkInteger(op, 'count', count, 1, replacement ? undefined : classes);
   const rows = to(reshape(weights.alias(), [-1, classes!]), 'float32');
@@ -94,15 +100,25 @@ export function randperm(count: number, options: PermutationOptions = {}): Tenso
  */
 export function bernoulli(p: Tensor, options?: StreamOptions): Tensor;
 export function bernoulli(p: number, shape: readonly number[], options?: RandomOptions): Tensor;
-export function bernoulli(p: Tensor | number, second: StreamOptions | readonly number[] = {}, third: RandomOptions = {}): Tensor {
+export function bernoulli(
+  p: Tensor | number,
+  second: StreamOptions | readonly number[] = {},
+  third: RandomOptions = {},
+): Tensor {
   if (p instanceof Tensor) {
     p.check('bernoulli');
-    if (!isFloating(p.dtype)) throw new DTypeError({ op: 'bernoulli', argument: 'p', expected: 'a floating-point tensor', actual: p.dtype });
+    if (!isFloating(p.dtype))
+      throw new DTypeError({ op: 'bernoulli', argument: 'p', expected: 'a floating-point tensor', actual: p.dtype });
     return to(lt(rand(p.shape, { ...(second as StreamOptions), dtype: 'float32' }), p.alias()), p.dtype);
   }
   checkNumber('bernoulli', 'p', p, 0, 1);
   if (!Array.isArray(second)) {
-    throw new AttributeError({ op: 'bernoulli', argument: 'shape', expected: 'an array of lengths', actual: String(second) });
+    throw new AttributeError({
+      op: 'bernoulli',
+      argument: 'shape',
+      expected: 'an array of lengths',
+      actual: String(second),
+    });
   }
   const { dtype = 'float32', ...rest } = third;
   return to(lt(rand(second as readonly number[], { ...rest, dtype: 'float32' }), p), dtype);

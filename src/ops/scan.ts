@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { pad } from './pad.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating } from '../tensor/dtype.js';
 import { checkAxes, checkAxis } from '../tensor/shape.js';
@@ -12,6 +11,7 @@ import { add, mul } from './arithmetic.js';
 import { to } from './copy.js';
 import { defineOp } from './define.js';
 import { moveAxis } from './join.js';
+import { pad } from './pad.js';
 import type { Axes, ReduceOptions } from './reduce.js';
 import { flatten, flip, narrow, permute, reshape, unsqueeze } from './views.js';
 
@@ -126,7 +126,12 @@ export function prod(x: Tensor, axes?: Axes, options: ReduceOptions = {}): Tenso
   x.check('prod');
   const list = checkAxes('prod', axes, x.rank);
   const y = list.length === 0 ? wide(x) : prodOp.call([reducedTogether(wide(x), list)], {});
-  return options.keepDims ? reshape(y, x.shape.map((length, i) => (list.includes(i) ? 1 : length))) : y;
+  return options.keepDims
+    ? reshape(
+        y,
+        x.shape.map((length, i) => (list.includes(i) ? 1 : length)),
+      )
+    : y;
 }
 
 /** The given axes as one, the last. */

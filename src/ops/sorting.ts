@@ -49,7 +49,10 @@ const sortOp = defineOp<OrderAttrs>({
   encode: ({ descending }) => [descending ? 1 : 0],
   saves: (_inputs, [, indices]) => [indices!],
   backward: putBack,
-  cost: ([x], [y]) => ({ flops: x!.size * Math.ceil(Math.log2(2 + x!.shape.at(-1)!)), bytes: x!.bytes + y!.bytes + 8 * y!.size }),
+  cost: ([x], [y]) => ({
+    flops: x!.size * Math.ceil(Math.log2(2 + x!.shape.at(-1)!)),
+    bytes: x!.bytes + y!.bytes + 8 * y!.size,
+  }),
 });
 
 /**

@@ -24,7 +24,8 @@ export interface Window {
 /** @internal @throws AttributeError unless `value` is one or two integers of at least `low` */
 export function checkPair(op: string, argument: string, value: unknown, low: number): [number, number] {
   const pair = Array.isArray(value) ? value : [value, value];
-  if (pair.length !== 2) throw new AttributeError({ op, argument, expected: 'a number or a pair', actual: formatValue(value) });
+  if (pair.length !== 2)
+    throw new AttributeError({ op, argument, expected: 'a number or a pair', actual: formatValue(value) });
   return [checkInteger(op, argument, pair[0], low), checkInteger(op, argument, pair[1], low)];
 }
 
@@ -114,9 +115,16 @@ export function foldColumns(x: Tensor, window: Window, size: readonly [number, n
 
 function checkInput(op: string, x: Tensor, rank: number, axes: string): void {
   x.check(op);
-  if (x.rank !== rank) throw new ShapeError({ op, argument: 'x', expected: `${rank} axes ${axes}`, actual: formatShape(x.shape) });
+  if (x.rank !== rank)
+    throw new ShapeError({ op, argument: 'x', expected: `${rank} axes ${axes}`, actual: formatShape(x.shape) });
   if (!isFloating(x.dtype)) {
-    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with to()' });
+    throw new DTypeError({
+      op,
+      argument: 'x',
+      expected: 'a floating-point tensor',
+      actual: x.dtype,
+      hint: 'Cast it with to()',
+    });
   }
 }
 

@@ -24,7 +24,12 @@ const operations: Record<string, Operation> = {
     og.avgPool2d(x!, a.kernel, { stride: a.stride, padding: a.padding, countIncludePad: a.count_include_pad ?? true }),
   adaptive_avg_pool2d: ({ x }, a) => og.adaptiveAvgPool2d(x!, a.output),
   interpolate: ({ x }, a) =>
-    og.interpolate(x!, { size: a.size, mode: a.mode, alignCorners: a.align_corners ?? false, antialias: a.antialias ?? false }),
+    og.interpolate(x!, {
+      size: a.size,
+      mode: a.mode,
+      alignCorners: a.align_corners ?? false,
+      antialias: a.antialias ?? false,
+    }),
   pad: ({ x }, a) => og.pad(x!, a.pad, { mode: a.mode, value: a.value ?? 0 }),
   im2col: ({ x }, a) => og.unfold(x!, a.kernel, { padding: a.padding, stride: a.stride }),
 };

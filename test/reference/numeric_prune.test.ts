@@ -1,5 +1,11 @@
 /** Masks of pruning, against torch.nn.utils.prune and the definitions. */
-import { globalMagnitudeMasks, magnitudeMask, nOfMMask, structuredMask, wandaMask } from '../../src/compress/prune/masks.js';
+import {
+  globalMagnitudeMasks,
+  magnitudeMask,
+  nOfMMask,
+  structuredMask,
+  wandaMask,
+} from '../../src/compress/prune/masks.js';
 import * as og from '../../src/index.js';
 import { testGroup, type Operation } from '../helpers/reference.js';
 
@@ -11,7 +17,8 @@ const both = (weight: og.Tensor, mask: og.Tensor): Record<string, og.Tensor> => 
 });
 
 const operations: Record<string, Operation> = {
-  prune: ({ w }, a) => both(w!, a.n === undefined ? magnitudeMask(w!, a.amount) : structuredMask(w!, a.amount, { p: a.n, axis: a.dim })),
+  prune: ({ w }, a) =>
+    both(w!, a.n === undefined ? magnitudeMask(w!, a.amount) : structuredMask(w!, a.amount, { p: a.n, axis: a.dim })),
   prune_global: ({ a, b }, { amount }) => {
     const [first, second] = globalMagnitudeMasks([a!, b!], amount);
     return { mask_a: bytes(first!), mask_b: bytes(second!) };

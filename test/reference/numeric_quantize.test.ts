@@ -15,7 +15,10 @@ function assertCodes(got: og.Tensor, want: og.Tensor, share: number): void {
   assert.deepEqual(got.shape, want.shape);
   const [a, b] = [got.dataSync() as Int8Array, want.dataSync() as Int8Array];
   const off = Array.from(a, (code, i) => Math.abs(code - b[i]!)).filter((difference) => difference > 0);
-  assert.ok(off.every((difference) => difference === 1), 'a code is more than one off');
+  assert.ok(
+    off.every((difference) => difference === 1),
+    'a code is more than one off',
+  );
   assert.ok(off.length <= share * a.length, `${off.length} of ${a.length} codes are off`);
 }
 
@@ -28,7 +31,14 @@ function quantizeCase(x: og.Tensor, a: Attributes): Results {
   } as og.QuantizeOptions;
   const quantized = og.quantize(x, options);
   // The reference keeps reduced axes as axes of length 1, and has one scale in an axis of its own.
-  const shape = a.group_size === undefined ? (quantized.axis === null ? [1] : quantized.axis === 0 ? [-1, 1] : [1, -1]) : quantized.scale.shape;
+  const shape =
+    a.group_size === undefined
+      ? quantized.axis === null
+        ? [1]
+        : quantized.axis === 0
+          ? [-1, 1]
+          : [1, -1]
+      : quantized.scale.shape;
   const results: Results = {
     q: quantized.codes,
     scale: quantized.scale.reshape(shape),

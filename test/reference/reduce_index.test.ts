@@ -5,7 +5,8 @@ import { testGroup, type Attributes, type Operation } from '../helpers/reference
 const axes = (dim: number | readonly number[] | null): number | readonly number[] | undefined => dim ?? undefined;
 const keep = ({ keepdim }: Attributes): { keepDims: boolean } => ({ keepDims: Boolean(keepdim) });
 const pair = ({ values, indices }: og.ValuesAndIndices): Record<string, og.Tensor> => ({ values, indices });
-const numbered = (parts: og.Tensor[]): Record<string, og.Tensor> => Object.fromEntries(parts.map((part, i) => [`y${i}`, part]));
+const numbered = (parts: og.Tensor[]): Record<string, og.Tensor> =>
+  Object.fromEntries(parts.map((part, i) => [`y${i}`, part]));
 
 const operations: Record<string, Operation> = {
   sum: ({ x }, a) => og.sum(x!, axes(a.dim), keep(a)),

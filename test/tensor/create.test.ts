@@ -7,9 +7,15 @@ import * as og from '../../src/index.js';
 const dtypes: og.DType[] = ['float32', 'float16', 'bfloat16', 'float64', 'int8', 'uint8', 'int32', 'int64', 'bool'];
 
 test('nested arrays give float32, bool or int64 of their shape', () => {
-  const x = og.tensor([[1, 2, 3], [4, 5, 6]]);
+  const x = og.tensor([
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
   assert.deepEqual([x.dtype, [...x.shape], x.rank, x.size, x.bytes], ['float32', [2, 3], 2, 6, 24]);
-  assert.deepEqual(x.toArraySync(), [[1, 2, 3], [4, 5, 6]]);
+  assert.deepEqual(x.toArraySync(), [
+    [1, 2, 3],
+    [4, 5, 6],
+  ]);
   assert.equal(og.tensor([true, false]).dtype, 'bool');
   assert.equal(og.tensor([1n, -2n]).dtype, 'int64');
   assert.equal(og.tensor([true, 2]).dtype, 'float32');
@@ -41,7 +47,10 @@ test('every dtype survives a round trip', () => {
   for (const dtype of dtypes) {
     const x = og.tensor([0, 1, 1, 0], { dtype, shape: [2, 2] });
     assert.equal(x.dtype, dtype);
-    assert.deepEqual(x.to('float64').toArraySync(), [[0, 1], [1, 0]]);
+    assert.deepEqual(x.to('float64').toArraySync(), [
+      [0, 1],
+      [1, 0],
+    ]);
   }
 });
 
@@ -55,7 +64,10 @@ test('fills, ranges and the identity', () => {
   assert.deepEqual(og.arange(3, 0, -1).toArraySync(), [3, 2, 1]);
   assert.equal(og.arange(0, 1, 0.25).dtype, 'float32');
   assert.deepEqual(og.linspace(0, 1, 5).toArraySync(), [0, 0.25, 0.5, 0.75, 1]);
-  assert.deepEqual(og.eye(2, 3).toArraySync(), [[1, 0, 0], [0, 1, 0]]);
+  assert.deepEqual(og.eye(2, 3).toArraySync(), [
+    [1, 0, 0],
+    [0, 1, 0],
+  ]);
 });
 
 test('casts round to even, saturate and send NaN to 0', () => {
@@ -108,8 +120,24 @@ test('reading without blocking gives what blocking gives', async () => {
 
 test('tensors print as NumPy prints', () => {
   const shown = (x: og.Tensor): string => inspect(x);
-  assert.match(shown(og.tensor([[1, 2.5], [-3, 4]])), /^Tensor \[2, 2\] float32 cpu\n?/);
-  assert.match(shown(og.tensor([[1, 2.5], [-3, 4]])), /\[\[ *1\.0, +2\.5\],\n +\[-3\.0, +4\.0\]\]/);
+  assert.match(
+    shown(
+      og.tensor([
+        [1, 2.5],
+        [-3, 4],
+      ]),
+    ),
+    /^Tensor \[2, 2\] float32 cpu\n?/,
+  );
+  assert.match(
+    shown(
+      og.tensor([
+        [1, 2.5],
+        [-3, 4],
+      ]),
+    ),
+    /\[\[ *1\.0, +2\.5\],\n +\[-3\.0, +4\.0\]\]/,
+  );
   assert.match(shown(og.tensor([true, false])), /\[ *true, false\]/);
   assert.match(shown(og.tensor([1, NaN, -Infinity])), /nan.*-inf/);
   assert.match(shown(og.zeros([2000])), /…/);

@@ -29,10 +29,20 @@ const cases: [string, Kind, string, () => unknown][] = [
   ['a position out of range', og.AttributeError, 'OG_ATTRIBUTE', () => x.select(0, 2)],
   ['a range out of range', og.AttributeError, 'OG_ATTRIBUTE', () => x.narrow(1, 1, 3)],
   ['a step of 0', og.AttributeError, 'OG_ATTRIBUTE', () => x.slice(0, 0, 1, 0)],
-  ['an index out of range', og.AttributeError, 'OG_ATTRIBUTE', () => og.indexSelect(x, 0, og.tensor([2], { dtype: 'int64' }))],
+  [
+    'an index out of range',
+    og.AttributeError,
+    'OG_ATTRIBUTE',
+    () => og.indexSelect(x, 0, og.tensor([2], { dtype: 'int64' })),
+  ],
   ['backward of a constant', og.StateError, 'OG_STATE', () => x.backward()],
   ['a promise in a scope', og.StateError, 'OG_STATE', () => og.scope(async () => x)],
-  ['a write into a recorded leaf', og.StateError, 'OG_STATE', () => og.copy_(og.ones([1], { requiresGrad: true }), og.ones([1]))],
+  [
+    'a write into a recorded leaf',
+    og.StateError,
+    'OG_STATE',
+    () => og.copy_(og.ones([1], { requiresGrad: true }), og.ones([1])),
+  ],
 ];
 
 for (const [what, kind, code, body] of cases) {

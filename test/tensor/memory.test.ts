@@ -86,15 +86,21 @@ test('freed memory is used again', () => {
 });
 
 test('trackMemory names who leaked', async () => {
-  assert.throws(() => og.trackMemory(() => void og.ones([3, 5])), (error: unknown) => {
-    assert.ok(error instanceof og.LeakError);
-    assert.deepEqual([...error.leaks[0]!.shape], [3, 5]);
-    assert.match(error.leaks[0]!.stack, /memory\.test/);
-    return true;
-  });
+  assert.throws(
+    () => og.trackMemory(() => void og.ones([3, 5])),
+    (error: unknown) => {
+      assert.ok(error instanceof og.LeakError);
+      assert.deepEqual([...error.leaks[0]!.shape], [3, 5]);
+      assert.match(error.leaks[0]!.stack, /memory\.test/);
+      return true;
+    },
+  );
   const kept = og.trackMemory(() => og.scope(() => og.ones([2]).add(1)));
   assert.deepEqual(kept.toArraySync(), [2, 2]);
-  await assert.rejects(og.trackMemory(async () => void og.ones([1])), og.LeakError);
+  await assert.rejects(
+    og.trackMemory(async () => void og.ones([1])),
+    og.LeakError,
+  );
 });
 
 test('peak memory can be restarted', () => {

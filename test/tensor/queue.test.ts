@@ -43,7 +43,10 @@ test('memory that host data are written to is not still being read', () => {
 test('reads resolve in any order of waiting', async () => {
   const tensors = Array.from({ length: 40 }, (_, i) => og.full([i % 3 === 0 ? LARGE : 3], i).add(0.5));
   const values = await Promise.all(tensors.reverse().map((x) => x.amax().item()));
-  assert.deepEqual(values, Array.from({ length: 40 }, (_, i) => 39.5 - i));
+  assert.deepEqual(
+    values,
+    Array.from({ length: 40 }, (_, i) => 39.5 - i),
+  );
 });
 
 test('the event loop turns while kernels run', async () => {

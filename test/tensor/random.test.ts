@@ -67,8 +67,14 @@ test('multinomial draws in proportion, and never what has no weight', () => {
 
 test('permutations and coin flips', () => {
   const order = numbers(og.randperm(500, { generator: og.generator(4) }));
-  assert.deepEqual([...order].sort((a, b) => a - b), Array.from({ length: 500 }, (_, i) => i));
-  assert.notDeepEqual(order, [...order].sort((a, b) => a - b));
+  assert.deepEqual(
+    [...order].sort((a, b) => a - b),
+    Array.from({ length: 500 }, (_, i) => i),
+  );
+  assert.notDeepEqual(
+    order,
+    [...order].sort((a, b) => a - b),
+  );
   assert.deepEqual(numbers(og.randperm(0)), []);
   const flips = numbers(og.bernoulli(0.3, [10_000], { generator: og.generator(4) }));
   assert.ok(flips.every((f) => f === 0 || f === 1) && Math.abs(average(flips) - 0.3) < 0.03);

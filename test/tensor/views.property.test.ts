@@ -45,7 +45,14 @@ function apply({ tensor, model }: State, [kind, a, b]: Step): State {
     case 0: {
       const order = [...shape.keys()].sort((i, j) => ((i * 7 + a) % 5) - ((j * 7 + a) % 5) || i - j);
       const back = order.map((_, i) => order.indexOf(i));
-      return { tensor: tensor.permute(order), model: mapped(model, order.map((i) => shape[i]!), (c) => back.map((i) => c[i]!)) };
+      return {
+        tensor: tensor.permute(order),
+        model: mapped(
+          model,
+          order.map((i) => shape[i]!),
+          (c) => back.map((i) => c[i]!),
+        ),
+      };
     }
     case 1: {
       if (rank === 0) break;
@@ -54,7 +61,11 @@ function apply({ tensor, model }: State, [kind, a, b]: Step): State {
       const kept = (step > 0 ? picked : picked.reverse()).filter((_, i) => i % Math.abs(step) === 0);
       return {
         tensor: tensor.slice(axis, null, null, step),
-        model: mapped(model, shape.map((n, i) => (i === axis ? kept.length : n)), (c) => c.map((v, i) => (i === axis ? kept[v]! : v))),
+        model: mapped(
+          model,
+          shape.map((n, i) => (i === axis ? kept.length : n)),
+          (c) => c.map((v, i) => (i === axis ? kept[v]! : v)),
+        ),
       };
     }
     case 2: {
@@ -68,14 +79,21 @@ function apply({ tensor, model }: State, [kind, a, b]: Step): State {
       const count = (a + b) % (length - start + 1);
       return {
         tensor: tensor.narrow(axis, start, count),
-        model: mapped(model, shape.map((n, i) => (i === axis ? count : n)), (c) => c.map((v, i) => (i === axis ? v + start : v))),
+        model: mapped(
+          model,
+          shape.map((n, i) => (i === axis ? count : n)),
+          (c) => c.map((v, i) => (i === axis ? v + start : v)),
+        ),
       };
     }
     case 4: {
       if (rank === 0 || length === 0) break;
       const index = b % length;
       const rule = (c: number[]): number[] => [...c.slice(0, axis), index, ...c.slice(axis)];
-      return { tensor: tensor.select(axis, b % 2 === 0 ? index : index - length), model: mapped(model, without(shape), rule) };
+      return {
+        tensor: tensor.select(axis, b % 2 === 0 ? index : index - length),
+        model: mapped(model, without(shape), rule),
+      };
     }
     case 5: {
       const target = b % 3 === 0 ? [sizeOf(shape)] : b % 3 === 1 ? [...shape].reverse() : [1, ...shape, 1];
@@ -84,7 +102,10 @@ function apply({ tensor, model }: State, [kind, a, b]: Step): State {
     }
     case 6:
       if (rank === 0) break;
-      return { tensor: tensor.flip(axis), model: mapped(model, shape, (c) => c.map((v, i) => (i === axis ? length - 1 - v : v))) };
+      return {
+        tensor: tensor.flip(axis),
+        model: mapped(model, shape, (c) => c.map((v, i) => (i === axis ? length - 1 - v : v))),
+      };
     case 7: {
       if (rank < 2) break;
       const offset = (b % 5) - 2;
@@ -109,12 +130,18 @@ const steps = fc.array(fc.tuple(fc.nat(8), fc.nat(30), fc.nat(30)), { maxLength:
 
 function startOf(shape: readonly number[], requiresGrad = false): State {
   const size = sizeOf(shape);
-  const tensor = og.tensor(Float32Array.from({ length: size }, (_, i) => i), { shape, requiresGrad });
+  const tensor = og.tensor(
+    Float32Array.from({ length: size }, (_, i) => i),
+    { shape, requiresGrad },
+  );
   return { tensor, model: { shape, at: Array.from({ length: size }, (_, i) => i) } };
 }
 
 const check = <T>(arbitrary: fc.Arbitrary<T>, body: (value: T) => void): void =>
-  fc.assert(fc.property(arbitrary, (value) => og.scope(() => body(value))), { numRuns: 300, seed: 20 });
+  fc.assert(
+    fc.property(arbitrary, (value) => og.scope(() => body(value))),
+    { numRuns: 300, seed: 20 },
+  );
 
 test('any chain of views shows the elements that the model says', () => {
   check(fc.tuple(shapes, steps), ([shape, chain]) => {
@@ -139,7 +166,11 @@ test('the gradient through any chain of views counts how often each element is s
 test('an operation gives the same on any view as on its copy', () => {
   check(fc.tuple(shapes, steps), ([shape, chain]) => {
     const { tensor } = chain.reduce(apply, startOf(shape));
-    for (const f of [(x: og.Tensor) => x.mul(2).add(1), (x: og.Tensor) => x.sum(), (x: og.Tensor) => og.concat([x.reshape([-1]), x.flatten()])]) {
+    for (const f of [
+      (x: og.Tensor) => x.mul(2).add(1),
+      (x: og.Tensor) => x.sum(),
+      (x: og.Tensor) => og.concat([x.reshape([-1]), x.flatten()]),
+    ]) {
       if (tensor.size === 0 && f.length > 1) continue;
       assert.deepEqual(f(tensor).toArraySync(), f(tensor.clone()).toArraySync());
     }
@@ -159,7 +190,10 @@ const broadcastable = fc
 test('operands broadcast as the model says', () => {
   check(broadcastable, ({ a, b }) => {
     const rank = Math.max(a.length, b.length);
-    const padded = (shape: readonly number[]): number[] => [...new Array<number>(rank - shape.length).fill(1), ...shape];
+    const padded = (shape: readonly number[]): number[] => [
+      ...new Array<number>(rank - shape.length).fill(1),
+      ...shape,
+    ];
     const [pa, pb] = [padded(a), padded(b)];
     const shape = pa.map((n, i) => (n === 1 ? pb[i]! : n));
     const stretch = (model: Model, from: readonly number[]): Model =>
@@ -168,7 +202,10 @@ test('operands broadcast as the model says', () => {
     const [mx, my] = [stretch(x.model, pa), stretch(y.model, pb)];
     const sum = x.tensor.mul(100).add(y.tensor);
     assert.deepEqual([...sum.shape], shape);
-    assert.deepEqual(Array.from(sum.dataSync() as Float32Array), mx.at.map((v, i) => v * 100 + my.at[i]!));
+    assert.deepEqual(
+      Array.from(sum.dataSync() as Float32Array),
+      mx.at.map((v, i) => v * 100 + my.at[i]!),
+    );
   });
 });
 
@@ -180,7 +217,11 @@ test('shapes that do not broadcast are refused', () => {
 });
 
 test('concat undoes split', () => {
-  const cases = fc.tuple(shapes.filter((shape) => shape.length > 0), fc.nat(3), fc.array(fc.nat(3), { maxLength: 3 }));
+  const cases = fc.tuple(
+    shapes.filter((shape) => shape.length > 0),
+    fc.nat(3),
+    fc.array(fc.nat(3), { maxLength: 3 }),
+  );
   check(cases, ([shape, a, cuts]) => {
     const { tensor } = startOf(shape);
     const axis = a % shape.length;
@@ -191,7 +232,10 @@ test('concat undoes split', () => {
       return size;
     });
     const parts = og.split(tensor, [...sizes, left], axis);
-    assert.deepEqual(parts.map((part) => part.shape[axis]), [...sizes, left]);
+    assert.deepEqual(
+      parts.map((part) => part.shape[axis]),
+      [...sizes, left],
+    );
     const whole = og.concat(parts, axis);
     assert.deepEqual([...whole.shape], [...shape]);
     assert.deepEqual(whole.toArraySync(), tensor.toArraySync());
@@ -199,10 +243,13 @@ test('concat undoes split', () => {
 });
 
 test('stack undoes unbind', () => {
-  check(shapes.filter((shape) => shape.length > 0 && shape[0]! > 0), (shape) => {
-    const { tensor } = startOf(shape);
-    assert.deepEqual(og.stack(og.unbind(tensor)).toArraySync(), tensor.toArraySync());
-  });
+  check(
+    shapes.filter((shape) => shape.length > 0 && shape[0]! > 0),
+    (shape) => {
+      const { tensor } = startOf(shape);
+      assert.deepEqual(og.stack(og.unbind(tensor)).toArraySync(), tensor.toArraySync());
+    },
+  );
 });
 
 test('reshape of a view that strides cannot express copies, others share memory', () => {

@@ -26,7 +26,13 @@ import { formatShape } from '../../util/format.js';
 function amountOf(op: string, amount: number, size: number): number {
   checkNumber(op, 'amount', amount, 0, size);
   if (amount >= 1 && Number.isInteger(amount)) return amount;
-  if (amount > 1) throw new AttributeError({ op, argument: 'amount', expected: 'a share below 1 or a whole number', actual: String(amount) });
+  if (amount > 1)
+    throw new AttributeError({
+      op,
+      argument: 'amount',
+      expected: 'a share below 1 or a whole number',
+      actual: String(amount),
+    });
   const exact = amount * size;
   const floor = Math.floor(exact);
   return exact - floor === 0.5 ? floor + (floor % 2) : Math.round(exact);
@@ -57,7 +63,11 @@ export function magnitudeMask(weight: Tensor, amount: number): Tensor {
  */
 export function globalMagnitudeMasks(weights: readonly Tensor[], amount: number): Tensor[] {
   const sizes = weights.map((weight) => weight.size);
-  const count = amountOf('globalMagnitudeMasks', amount, sizes.reduce((a, b) => a + b, 0));
+  const count = amountOf(
+    'globalMagnitudeMasks',
+    amount,
+    sizes.reduce((a, b) => a + b, 0),
+  );
   return quietly(() => {
     const all = concat(weights.map((weight) => reshape(abs(weight), [weight.size])));
     return split(dropSmallest(all, count), sizes).map((mask, i) => reshape(mask, weights[i]!.shape));
@@ -83,7 +93,10 @@ export function structuredMask(weight: Tensor, amount: number, options: Structur
   return quietly(() => {
     const others = [...weight.shape.keys()].filter((i) => i !== at);
     const scores = others.length === 0 ? abs(weight) : norm(weight, p, others);
-    const kept = reshape(dropSmallest(scores, count), weight.shape.map((length, i) => (i === at ? length : 1)));
+    const kept = reshape(
+      dropSmallest(scores, count),
+      weight.shape.map((length, i) => (i === at ? length : 1)),
+    );
     return clone(expand(kept, weight.shape));
   });
 }
@@ -99,7 +112,12 @@ export function nOfMMask(weight: Tensor, n = 2, m = 4): Tensor {
   checkInteger(op, 'n', n, 0, m);
   const last = weight.shape.at(-1);
   if (last === undefined || last % m !== 0) {
-    throw new ShapeError({ op, argument: 'weight', expected: `a last axis that is a multiple of ${m}`, actual: formatShape(weight.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'weight',
+      expected: `a last axis that is a multiple of ${m}`,
+      actual: formatShape(weight.shape),
+    });
   }
   return quietly(() => {
     const { indices } = topk(reshape(abs(weight), [weight.size / m, m]), n);
