@@ -40,6 +40,16 @@ inline void stage_words(const IntView& from, int64_t row, int64_t column, int64_
   });
 }
 
+/** The low bits of `word`, as the output's type. */
+template <class W>
+inline void store_word(const IntView& c, int64_t row, int64_t column, W word) {
+  with_storage(c.dtype, [&](auto type) {
+    typedef decltype(type) T;
+    if constexpr (std::is_integral<T>::value)
+      static_cast<T*>(const_cast<void*>(c.data))[row * c.row + column * c.column] = (T)word;
+  });
+}
+
 constexpr int64_t kIntColumns = 128, kIntDepth = 128, kIntRows = 4;
 
 /** Rows [m0, m1) × columns [n0, n1), n1 − n0 ≤ kIntColumns. */
@@ -94,8 +104,38 @@ void int_block(const IntCall& call, int64_t m0, int64_t m1, int64_t n0, int64_t 
   });
 }
 
+/** A few rows against a B whose k is dense: dot products, nothing staged but the rows. */
+constexpr int64_t kIntFewRows = 4;
+
+template <class W>
+inline int32_t int_few_rows(const IntCall& call) {
+  ScratchFrame scratch;
+  W* a = scratch.take<W>(call.m * call.k);
+  OG_SCRATCH(a, "rows");
+  for (int64_t i = 0; i < call.m; i++) stage_words(call.a, i, 0, call.a.column, call.k, a + i * call.k);
+  parallel_ranges(call.n, grain_for(call.m * call.k, 1 << 17), [&](int64_t begin, int64_t end) {
+    with_storage(call.b.dtype, [&](auto type) {
+      typedef decltype(type) T;
+      if constexpr (std::is_integral<T>::value) {
+        for (int64_t j = begin; j < end; j++) {
+          const T* b = static_cast<const T*>(call.b.data) + j * call.b.column;
+          for (int64_t i = 0; i < call.m; i++) {
+            W sum = 0;
+            if (call.bias.data) stage_words(call.bias, i, j, 1, 1, &sum);
+            const W* row = a + i * call.k;
+            for (int64_t k = 0; k < call.k; k++) sum += row[k] * (W)(int64_t)b[k];
+            store_word(call.c, i, j, sum);
+          }
+        }
+      }
+    });
+  });
+  return OG_OK;
+}
+
 template <class W>
 inline int32_t int_multiply(const IntCall& call) {
+  if (call.m <= kIntFewRows && call.b.row == 1) return int_few_rows<W>(call);
   constexpr int64_t kTaskRows = 64;
   const int64_t row_tasks = (call.m + kTaskRows - 1) / kTaskRows, column_tasks = (call.n + kIntColumns - 1) / kIntColumns;
   int failed = 0;
