@@ -40,10 +40,10 @@ export function viterbi(
   const from = new Int32Array(size + 1).fill(-1);
   const ids = new Int32Array(size + 1);
   const offer = (at: number, length: number, id: number, score: number): void => {
-    const candidate = score + best[at]!;
+    const candidate = round(score + best[at]!);
     const to = at + length;
     if (from[to]! >= 0 && candidate <= best[to]!) return;
-    best[to] = round(candidate);
+    best[to] = candidate;
     from[to] = at;
     ids[to] = id;
   };
