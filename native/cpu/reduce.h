@@ -1,0 +1,273 @@
+/**
+ * The frame of all reductions. The input's last `axes` axes are reduced, the output has the shape of the others.
+ *
+ * A rule says what is done with the elements:
+ *   T map(T x, T shift)      applied to each element (T: Vf, or a scalar); shift is a number per output (the mean, for
+ * var) T combine(T a, T b)      associative identity                 its neutral element result(P total, int64_t m)
+ *
+ * Accumulation: at most kBlock elements are combined in C (four vectors side by side for float), the partial results of
+ * the blocks in P (double for floats, int64_t for integers). For sums the chain of float additions is at most 75 long,
+ * so |error| ≤ 75·2^-24·Σ|x| whatever the length; the integer sum wraps.
+ *
+ * Two orders of walking: along rows (the reduced elements of one output after the other), and down columns, when
+ * neighbouring outputs are neighbours in memory. Parallel split: outputs × pieces of at most kPiece reduced elements
+ * (or kPieceRows rows); pieces are combined in order. Both depend on shapes and strides only.
+ */
+#ifndef OMNIGRAD_CPU_REDUCE_H
+#define OMNIGRAD_CPU_REDUCE_H
+
+#include "../core/scratch.h"
+#include "elementwise.h"
+
+namespace og {
+namespace {
+
+constexpr int64_t kPiece = 64 * kBlock;
+constexpr int64_t kPieceRows = 512;
+constexpr int64_t kColumns = 512;   // outputs of one column task
+constexpr int64_t kChainRows = 64;  // rows combined in C before they go to P
+
+template <class C>
+struct Partial {
+  typedef double type;
+};
+template <>
+struct Partial<int64_t> {
+  typedef int64_t type;
+};
+
+/** The input seen as kept axes (leading) and reduced axes (trailing). */
+struct Split {
+  og_view kept, reduced;
+  int64_t outputs, length;
+
+  Split(const og_view& x, int axes) : kept(x), reduced(x), outputs(1), length(1) {
+    kept.rank = x.rank - axes;
+    reduced.rank = axes;
+    for (int i = 0; i < kept.rank; i++) outputs *= x.shape[i];
+    for (int i = 0; i < axes; i++) {
+      reduced.shape[i] = x.shape[kept.rank + i];
+      reduced.strides[i] = x.strides[kept.rank + i];
+      length *= reduced.shape[i];
+    }
+  }
+};
+
+/** Out of line: the walk is set up once per call, not once per rule. */
+__attribute__((noinline)) inline Loop<1> loop_of(const og_view& view) {
+  const og_view* const views[1] = {&view};
+  return Loop<1>(views);
+}
+
+inline int32_t check_reduction(const og_call* call, int axes) {
+  const og_view& x = call->inputs[0];
+  OG_REQUIRE(axes >= 0 && axes <= x.rank, "reduction over %d axes of a tensor of rank %d", axes, x.rank);
+  for (int k = 0; k < call->output_count; k++) {
+    const og_view& y = call->outputs[k];
+    OG_REQUIRE(y.rank == x.rank - axes, "reduction: the output has rank %d, expected %d", y.rank, x.rank - axes);
+    for (int i = 0; i < y.rank; i++) OG_REQUIRE(y.shape[i] == x.shape[i], "reduction: the output's shape does not fit");
+  }
+  return OG_OK;
+}
+
+inline og_view moved(const og_view& view, int64_t offset) {
+  og_view v = view;
+  v.data = static_cast<char*>(view.data) + offset * dtype_size(view.dtype);
+  return v;
+}
+
+/** Combines n ≤ kBlock contiguous elements. */
+template <class C, class R>
+inline typename Partial<C>::type reduce_block(const R& rule, const C* x, int64_t n, C shift) {
+  typedef typename Partial<C>::type P;
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<C, float>::value) {
+    const Vf s = set1(shift), none = set1((float)rule.identity);
+    Vf a = none, b = none, c = none, d = none;
+    int64_t i = 0;
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+      a = rule.combine(a, rule.map(load(x + i), s));
+      b = rule.combine(b, rule.map(load(x + i + kLanes), s));
+      c = rule.combine(c, rule.map(load(x + i + 2 * kLanes), s));
+      d = rule.combine(d, rule.map(load(x + i + 3 * kLanes), s));
+    }
+    for (; i + kLanes <= n; i += kLanes) a = rule.combine(a, rule.map(load(x + i), s));
+    a = rule.combine(rule.combine(a, b), rule.combine(c, d));
+    alignas(64) float lanes[kLanes];
+    store(lanes, a);
+    for (int width = kLanes / 2; width > 0; width /= 2)
+      for (int k = 0; k < width; k++) lanes[k] = rule.combine(lanes[k], lanes[k + width]);
+    float total = lanes[0];
+    for (; i < n; i++) total = rule.combine(total, rule.map(x[i], shift));
+    return total;
+  }
+#endif
+  P total = (P)rule.identity;
+  for (int64_t i = 0; i < n; i++) total = rule.combine(total, (P)rule.map(x[i], shift));
+  return total;
+}
+
+/** Elements [begin, end) of one output's reduced set, whose first element is at `base`. */
+template <class C, class R>
+inline typename Partial<C>::type reduce_run(const R& rule, const Loop<1>& loop, const og_view& base, int64_t begin,
+                                            int64_t end, C shift) {
+  typedef typename Partial<C>::type P;
+  P total = (P)rule.identity;
+  alignas(64) C buffer[kBlock];
+  for (int64_t at = begin; at < end; at += kBlock) {
+    const int64_t n = end - at < kBlock ? end - at : kBlock;
+    total = rule.combine(total, reduce_block<C>(rule, stage_in<C>(loop, 0, base, at, n, buffer), n, shift));
+  }
+  return total;
+}
+
+/** Writes results of outputs [begin, begin+n) from a contiguous buffer. */
+template <class C>
+inline void put(const og_view& y, const Loop<1>& loop, int64_t begin, int64_t n, const C* results) {
+  stage_out<C>(loop, 0, y, begin, n, results);
+}
+
+template <class C, class R>
+__attribute__((noinline)) int32_t reduce_rows(const R& rule, const Split& split, const C* shifts, const og_view& y) {
+  typedef typename Partial<C>::type P;
+  const Loop<1> loop = loop_of(split.reduced), kept = loop_of(split.kept), out = loop_of(y);
+  const int64_t m = split.length, pieces = m > kPiece ? (m + kPiece - 1) / kPiece : 1;
+  if (pieces == 1) {
+    parallel_ranges(split.outputs, grain_for(m, kPiece), [&](int64_t begin, int64_t end) {
+      C results[kBlock];
+      for (int64_t at = begin; at < end; at += kBlock) {
+        const int64_t n = end - at < kBlock ? end - at : kBlock;
+        int64_t k = 0;
+        kept.lines(0, at, n, [&](int64_t offset, int64_t length, int64_t stride) {
+          for (int64_t i = 0; i < length; i++, k++) {
+            const og_view base = moved(split.reduced, offset + i * stride);
+            results[k] = (C)rule.result(reduce_run<C>(rule, loop, base, 0, m, shifts ? shifts[at + k] : C(0)), m);
+          }
+        });
+        put(y, out, at, n, results);
+      }
+    });
+    return OG_OK;
+  }
+  ScratchFrame frame;
+  P* partial = frame.take<P>(split.outputs * pieces);
+  OG_SCRATCH(partial, "partial reductions");
+  parallel_for(split.outputs * pieces, [&](int64_t task) {
+    const int64_t o = task / pieces, begin = task % pieces * kPiece;
+    const og_view base = moved(split.reduced, offset_of(split.kept, o, split.kept.rank));
+    partial[task] =
+        reduce_run<C>(rule, loop, base, begin, begin + kPiece < m ? begin + kPiece : m, shifts ? shifts[o] : C(0));
+  });
+  parallel_ranges(split.outputs, kBlock, [&](int64_t begin, int64_t end) {
+    C results[kBlock];
+    for (int64_t o = begin; o < end; o++) {
+      P total = partial[o * pieces];
+      for (int64_t p = 1; p < pieces; p++) total = rule.combine(total, partial[o * pieces + p]);
+      results[o - begin] = (C)rule.result(total, m);
+    }
+    put(y, out, begin, end - begin, results);
+  });
+  return OG_OK;
+}
+
+/** acc[j] = combine(acc[j], map(x[j])) for one row of a column task. */
+template <class C, class R>
+inline void accumulate_row(const R& rule, const C* x, const C* shifts, C* acc, int64_t n) {
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<C, float>::value) {
+    int64_t j = 0;
+    for (; j + kLanes <= n; j += kLanes)
+      store(acc + j, rule.combine(load(acc + j), rule.map(load(x + j), load(shifts + j))));
+    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+    return;
+  }
+#endif
+  for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+}
+
+/** The innermost kept axis is dense and the reduced elements are not: whole rows are combined. */
+inline bool goes_down_columns(const Split& split) {
+  const int last = split.kept.rank - 1;
+  if (last < 0 || split.length < 2 || split.kept.strides[last] != 1 || split.kept.shape[last] < 4) return false;
+  for (int i = 0; i < split.reduced.rank; i++)
+    if (split.reduced.shape[i] > 1 && split.reduced.strides[i] == 1) return false;
+  return true;
+}
+
+template <class C, class R>
+__attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& split, const C* shifts, const og_view& y) {
+  typedef typename Partial<C>::type P;
+  const Loop<1> loop = loop_of(split.reduced), out = loop_of(y);
+  const int64_t m = split.length, width = split.kept.shape[split.kept.rank - 1];
+  const int64_t tiles = (width + kColumns - 1) / kColumns, pieces = (m + kPieceRows - 1) / kPieceRows;
+  ScratchFrame frame;
+  P* partial = nullptr;
+  if (pieces > 1) {
+    partial = frame.take<P>(split.outputs * pieces);
+    OG_SCRATCH(partial, "partial reductions");
+  }
+  const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < kColumns ? width : kColumns);
+  const int64_t tasks = split.outputs / width * tiles * pieces;
+  parallel_ranges(tasks, grain_for(work, kPiece), [&](int64_t first, int64_t last) {
+    alignas(64) C acc[kColumns], row[kColumns], shift[kColumns];
+    alignas(64) P total[kColumns];
+    for (int64_t task = first; task < last; task++) {
+      const int64_t piece = task % pieces, tile = task / pieces % tiles, outer = task / pieces / tiles;
+      const int64_t column = tile * kColumns, n = width - column < kColumns ? width - column : kColumns;
+      const int64_t output = outer * width + column;
+      const int64_t begin = piece * kPieceRows, end = begin + kPieceRows < m ? begin + kPieceRows : m;
+      const og_view base = moved(split.kept, offset_of(split.kept, outer, split.kept.rank - 1) + column);
+      for (int64_t j = 0; j < n; j++) {
+        shift[j] = shifts ? shifts[output + j] : C(0);
+        total[j] = (P)rule.identity;
+      }
+      for (int64_t r = begin; r < end; r += kChainRows) {
+        for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.identity;
+        loop.lines(
+            0, r, end - r < kChainRows ? end - r : kChainRows, [&](int64_t offset, int64_t length, int64_t stride) {
+              for (int64_t i = 0; i < length; i++) {
+                const int64_t at = offset + i * stride;
+                if (is_native<C>(base.dtype)) {
+                  accumulate_row(rule, data_of<const C>(base) + at, shift, acc, n);
+                } else {
+                  with_storage(base.dtype,
+                               [&](auto type) { load_run(data_of<const decltype(type)>(base) + at, 1, n, row); });
+                  accumulate_row(rule, row, shift, acc, n);
+                }
+              }
+            });
+        for (int64_t j = 0; j < n; j++) total[j] = rule.combine(total[j], (P)acc[j]);
+      }
+      if (pieces > 1) {
+        std::memcpy(partial + piece * split.outputs + output, total, (size_t)n * sizeof(P));
+      } else {
+        for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.result(total[j], m);
+        put(y, out, output, n, acc);
+      }
+    }
+  });
+  if (pieces == 1) return OG_OK;
+  parallel_ranges(split.outputs, kBlock, [&](int64_t begin, int64_t end) {
+    C results[kBlock];
+    for (int64_t o = begin; o < end; o++) {
+      P total = partial[o];
+      for (int64_t p = 1; p < pieces; p++) total = rule.combine(total, partial[p * split.outputs + o]);
+      results[o - begin] = (C)rule.result(total, m);
+    }
+    put(y, out, begin, end - begin, results);
+  });
+  return OG_OK;
+}
+
+/** y = rule over the last `axes` axes of x; shifts: one number per output, or null. */
+template <class C, class R>
+__attribute__((noinline)) int32_t reduce_all(const R& rule, const og_view& x, int axes, const C* shifts,
+                                             const og_view& y) {
+  const Split split(x, axes);
+  if (split.outputs == 0) return OG_OK;
+  return goes_down_columns(split) ? reduce_columns<C>(rule, split, shifts, y) : reduce_rows<C>(rule, split, shifts, y);
+}
+
+}  // namespace
+}  // namespace og
+#endif
