@@ -22,8 +22,6 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '' } = {}) 
     ['native', ...(arm64 ? ['arm64'] : []), ...sanitize.split(',')].filter(Boolean).join('-'),
   );
   const options = [`-DOG_SANITIZE=${sanitize}`];
-  // At -O3 the instrumented kernels take minutes to compile and find nothing that -O1 does not.
-  if (sanitize !== '') options.push('-DCMAKE_CXX_FLAGS_RELEASE=-O1');
   if (arm64) options.push(`-DCMAKE_TOOLCHAIN_FILE=${join(root, 'native', 'arm64.cmake')}`);
   if (findProgram('ccache') !== undefined) options.push('-DCMAKE_CXX_COMPILER_LAUNCHER=ccache');
   const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());

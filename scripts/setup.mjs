@@ -203,11 +203,19 @@ function buildAddon(wasInterrupted) {
   throw new ScriptError('setup: the addon could not be built (see above). OG_VERBOSE=1 shows the whole log.');
 }
 
-/** CC without CXX (or the reverse) would mix two compilers; node-gyp takes both from the environment. */
+/** The environment for node-gyp: CC and CXX as the user set them, else through ccache where that is installed. */
 function buildEnvironment() {
   const env = { ...process.env };
-  // node-gyp reads these, and an old value from an enclosing npm would win over --nodedir.
+  // node-gyp reads it, and an old value from an enclosing npm would win over --nodedir.
   delete env.npm_config_nodedir;
+  const [c, cxx] = findProgram('gcc') && findProgram('g++') ? ['gcc', 'g++'] : ['cc', 'c++'];
+  if (env.CC === undefined && env.CXX === undefined && [c, cxx, 'ccache'].every((name) => findProgram(name))) {
+    env.CC = `ccache ${c}`;
+    env.CXX = `ccache ${cxx}`;
+    // Objects of one checkout then serve another: paths below the root are hashed as relative ones.
+    env.CCACHE_BASEDIR ??= root;
+    env.CCACHE_NOHASHDIR ??= '1';
+  }
   return env;
 }
 

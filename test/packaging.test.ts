@@ -113,7 +113,7 @@ describe('the published package', { timeout: 300_000 }, () => {
       const { attempts } = doctor(project, 1);
       assert.deepEqual(
         attempts.map(({ source }) => source),
-        ['checkout', 'platform package', 'prebuilt'],
+        ['platform package', 'prebuilt'],
       );
       const main = join(project, 'node_modules/omnigrad/dist/cli/main.js');
       assert.match(sandbox.node([main, 'doctor'], project, 1).stdout, /What to run:/);

@@ -33,6 +33,9 @@ export interface LoadDescription {
   readonly attempts: readonly LoadAttempt[];
 }
 
+/** The published package has no build files. */
+const isCheckout = (): boolean => existsSync(join(packageRoot, 'binding.gyp'));
+
 /** True on a Linux whose C library is musl: its binaries are not those of glibc. */
 function usesMusl(): boolean {
   if (process.platform !== 'linux') return false;
@@ -87,7 +90,11 @@ function* candidates(): Generator<Candidate> {
     yield { source: 'OG_BINARY', path: environment.binary };
     return; // a user who names a binary does not want another one
   }
-  yield { source: 'checkout', path: join(packageRoot, 'build', 'Release', 'omnigrad.node') };
+  if (isCheckout()) {
+    // Nowhere else: a binary packed some time ago would stand in for a build that failed, unnoticed.
+    yield { source: 'checkout', path: join(packageRoot, 'build', 'Release', 'omnigrad.node') };
+    return;
+  }
   const key = platformKey();
   yield platformPackage(key);
   yield { source: 'prebuilt', path: join(packageRoot, 'prebuilds', key, 'omnigrad.node') };
@@ -128,8 +135,7 @@ export function describeLoad(): LoadDescription {
 /** Commands that lead out of a failed load, one per line. */
 export function loadAdvice({ platform, version, attempts: tried }: LoadDescription): string[] {
   if (environment.binary !== undefined) return ['correct or unset OG_BINARY'];
-  if (existsSync(join(packageRoot, 'binding.gyp')))
-    return ['npm run build    (in the checkout; needs a C++17 compiler, make and Python 3)'];
+  if (isCheckout()) return ['npm run build    (in the checkout; needs a C++17 compiler, make and Python 3)'];
   const advice = [`npm install @omnigrad/${platform}@${version}    (optional dependencies may have been left out)`];
   if (tried.some(({ outcome }) => outcome === 'failed'))
     advice.push('npm install --force omnigrad    (replaces a damaged binary)');
@@ -138,8 +144,8 @@ export function loadAdvice({ platform, version, attempts: tried }: LoadDescripti
 }
 
 /**
- * Loads the native addon from the first place that has one which loads: the file `OG_BINARY` names; `build/Release` of a
- * checkout; the platform package `@omnigrad/<platform>`; `prebuilds/<platform>` inside this package.
+ * Loads the native addon: the file `OG_BINARY` names, or `build/Release` of a checkout, or else the first that loads of the
+ * platform package `@omnigrad/<platform>` and `prebuilds/<platform>` inside this package.
  *
  * @throws BackendError if none loads: it lists each place, the reason, and the commands to run
  */
