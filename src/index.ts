@@ -51,3 +51,23 @@ export { keep, scope, type Scope } from './tensor/scope.js';
 export { type Shape } from './tensor/shape.js';
 export { isGradEnabled } from './tensor/tape.js';
 export { Tensor, type Device } from './tensor/tensor.js';
+export {
+  BpeTokenizer,
+  GPT2_PATTERN,
+  PipelineTokenizer,
+  SentencePieceTokenizer,
+  Tokenizer,
+  loadTokenizer,
+  translatePattern,
+  type BpeTrainOptions,
+  type BpeTrainProgress,
+  type DecodeOptions,
+  type EncodeOptions,
+  type Encoding,
+  type Gpt2Options,
+  type OffsetOptions,
+  type RegexDialect,
+  type SentencePieceOptions,
+  type TiktokenOptions,
+  type TokenDecoder,
+} from './tokenizer/index.js';

@@ -12,4 +12,4 @@ export {
   type TokenDecoder,
 } from './tokenizer.js';
 export { loadTokenizer } from './load.js';
-export { SentencePieceTokenizer } from './sentencepiece.js';
+export { SentencePieceTokenizer, type SentencePieceOptions } from './sentencepiece.js';
