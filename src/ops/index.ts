@@ -24,8 +24,23 @@ export * from './at.js';
 export * from './conv.js';
 export * from './float8.js';
 export * from './indexing.js';
+export * from './interpolate.js';
 export * from './join.js';
 export * from './matmul_integer.js';
 export * from './pad.js';
+export {
+  adaptiveAvgPool1d,
+  adaptiveAvgPool2d,
+  avgPool1d,
+  avgPool2d,
+  maxPool1d,
+  maxPool2d,
+  type AvgPoolOptions,
+  type MaxPoolOptions,
+  type PoolOptions,
+} from './pool.js';
 export * from './quantization.js';
+export * from './random_ops.js';
+export { cumprod, cumsum, prod } from './scan.js';
+export * from './sorting.js';
 export { fold, unfold, type Pair, type WindowOptions } from './unfold.js';
