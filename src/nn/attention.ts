@@ -1,0 +1,90 @@
+import { AttributeError, ShapeError } from '../errors.js';
+import { scaledDotProductAttention } from '../ops/attention.js';
+import { rope } from '../ops/rope.js';
+import { reshape, transpose } from '../ops/views.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkInteger } from '../util/assert.js';
+import { formatShape } from '../util/format.js';
+import type { KvCache } from './kv_cache.js';
+import { Linear, type LinearOptions } from './linear.js';
+import { Module } from './module.js';
+
+export interface AttentionOptions extends LinearOptions {
+  /** Key and value heads; a divisor of `heads` (grouped-query attention, arXiv 2305.13245). Default: `heads`. */
+  readonly kvHeads?: number;
+  /** Width of a head. Default: width / heads. */
+  readonly headWidth?: number;
+  /** Each position sees itself and what came before. Default false. */
+  readonly causal?: boolean;
+  /** With `causal`: at most this many positions are seen. Default: all. */
+  readonly window?: number;
+}
+
+/** Rotations of the positions in a batch, as ropeTables gives them. */
+export interface Rotary {
+  readonly cos: Tensor;
+  readonly sin: Tensor;
+}
+
+export interface AttentionContext {
+  /** Boolean (true: may be seen) or additive mask, broadcast to `[B, H, T, S]`. */
+  readonly mask?: Tensor;
+  readonly rotary?: Rotary;
+  /** Keys and values of earlier positions; this call's are appended. */
+  readonly cache?: KvCache;
+}
+
+/**
+ * Multi-head self-attention (Vaswani et al., arXiv 1706.03762), with grouped queries, rotary positions and a cache.
+ *
+ * Shapes: x `[B, T, C]` → `[B, T, C]`. The heads are views into the projections' outputs: nothing is copied.
+ */
+export class MultiHeadAttention extends Module {
+  readonly heads: number;
+  readonly kvHeads: number;
+  readonly headWidth: number;
+  readonly causal: boolean;
+  readonly window: number | undefined;
+  readonly q: Linear;
+  readonly k: Linear;
+  readonly v: Linear;
+  readonly o: Linear;
+
+  constructor(width: number, heads: number, options: AttentionOptions = {}) {
+    super();
+    this.heads = checkInteger('MultiHeadAttention', 'heads', heads, 1);
+    this.kvHeads = checkInteger('MultiHeadAttention', 'kvHeads', options.kvHeads ?? heads, 1, heads);
+    this.headWidth = checkInteger('MultiHeadAttention', 'headWidth', options.headWidth ?? width / heads, 1);
+    this.causal = options.causal ?? false;
+    this.window = options.window;
+    if (heads % this.kvHeads !== 0) {
+      throw new AttributeError({ op: 'MultiHeadAttention', argument: 'kvHeads', expected: `a divisor of ${heads}`, actual: String(this.kvHeads) });
+    }
+    this.q = new Linear(width, heads * this.headWidth, options);
+    this.k = new Linear(width, this.kvHeads * this.headWidth, options);
+    this.v = new Linear(width, this.kvHeads * this.headWidth, options);
+    this.o = new Linear(heads * this.headWidth, width, options);
+  }
+
+  forward(x: Tensor, context: AttentionContext = {}): Tensor {
+    if (x.rank !== 3) {
+      throw new ShapeError({ op: 'MultiHeadAttention', argument: 'x', expected: '[batch, time, width]', actual: formatShape(x.shape) });
+    }
+    const [batch, time] = [x.shape[0]!, x.shape[1]!];
+    const split = (y: Tensor, heads: number): Tensor => transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
+    let q = split(this.q.forward(x), this.heads); // [B, H, T, D]
+    let k = split(this.k.forward(x), this.kvHeads);
+    let v = split(this.v.forward(x), this.kvHeads);
+    if (context.rotary !== undefined) {
+      q = rope(q, context.rotary.cos, context.rotary.sin);
+      k = rope(k, context.rotary.cos, context.rotary.sin);
+    }
+    if (context.cache !== undefined) [k, v] = context.cache.append(k, v); // [B, H, S, D]
+    const y = scaledDotProductAttention(q, k, v, {
+      causal: this.causal,
+      ...(context.mask === undefined ? {} : { mask: context.mask }),
+      ...(this.window === undefined ? {} : { window: this.window }),
+    });
+    return this.o.forward(reshape(transpose(y, 1, 2), [batch, time, this.heads * this.headWidth]));
+  }
+}

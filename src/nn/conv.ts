@@ -1,0 +1,56 @@
+import { conv1d, conv2d, type ConvOptions } from '../ops/conv.js';
+import { empty } from '../tensor/create.js';
+import type { Generator } from '../tensor/random.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkInteger } from '../util/assert.js';
+import { kaimingUniform_, uniform_ } from './init.js';
+import { Module, parameter } from './module.js';
+
+export interface ConvLayerOptions extends ConvOptions {
+  /** Default true. */
+  readonly bias?: boolean;
+  readonly generator?: Generator;
+}
+
+/** What both convolutions hold: a weight `[out, in/groups, …kernel]` and a bias `[out]`, initialised as PyTorch does. */
+abstract class Conv extends Module {
+  readonly options: ConvOptions;
+  weight: Tensor;
+  bias: Tensor | null;
+
+  constructor(op: string, inChannels: number, outChannels: number, kernel: readonly number[], options: ConvLayerOptions) {
+    super();
+    const { bias = true, generator, ...rest } = options;
+    this.options = rest;
+    const groups = checkInteger(op, 'groups', options.groups ?? 1, 1);
+    checkInteger(op, 'inChannels', inChannels, 1);
+    checkInteger(op, 'outChannels', outChannels, 1);
+    for (const length of kernel) checkInteger(op, 'kernelSize', length, 1);
+    const shape = [outChannels, inChannels / groups, ...kernel];
+    this.weight = parameter(kaimingUniform_(empty(shape), undefined, generator));
+    const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, length) => product * length, 1));
+    this.bias = bias ? parameter(uniform_(empty([outChannels]), -bound, bound, generator)) : null;
+  }
+}
+
+/** Convolution over time. Shapes: x `[N, in, T]` → `[N, out, T']`. */
+export class Conv1d extends Conv {
+  constructor(inChannels: number, outChannels: number, kernelSize: number, options: ConvLayerOptions = {}) {
+    super('Conv1d', inChannels, outChannels, [kernelSize], options);
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv1d(x, this.weight, this.bias, this.options);
+  }
+}
+
+/** Convolution over an image. Shapes: x `[N, in, H, W]` → `[N, out, H', W']`. */
+export class Conv2d extends Conv {
+  constructor(inChannels: number, outChannels: number, kernelSize: number | readonly [number, number], options: ConvLayerOptions = {}) {
+    super('Conv2d', inChannels, outChannels, typeof kernelSize === 'number' ? [kernelSize, kernelSize] : kernelSize, options);
+  }
+
+  forward(x: Tensor): Tensor {
+    return conv2d(x, this.weight, this.bias, this.options);
+  }
+}

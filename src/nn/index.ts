@@ -1,0 +1,18 @@
+/**
+ * Layers and losses: `og.nn`.
+ *
+ * @module
+ */
+export * from './attention.js';
+export * from './block.js';
+export * from './conv.js';
+export * from './dropout.js';
+export * from './embedding.js';
+export * as init from './init.js';
+export * from './kv_cache.js';
+export * from './linear.js';
+export * from './mlp.js';
+export * from './module.js';
+export * from './norm.js';
+export * from './sequential.js';
+export * from '../ops/losses.js';

@@ -1,0 +1,43 @@
+import { linear } from '../ops/matmul.js';
+import { empty } from '../tensor/create.js';
+import type { DType } from '../tensor/dtype.js';
+import type { Generator } from '../tensor/random.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkInteger } from '../util/assert.js';
+import { kaimingUniform_, uniform_ } from './init.js';
+import { Module, parameter } from './module.js';
+
+export interface LinearOptions {
+  /** Default true. */
+  readonly bias?: boolean;
+  /** Default float32. */
+  readonly dtype?: DType;
+  /** Stream of the initial values. Default: the shared one. */
+  readonly generator?: Generator;
+}
+
+/**
+ * y = x·Wᵀ + b. Initial values as PyTorch's: uniform within ±1/√in.
+ *
+ * Shapes: x `[…, in]` → `[…, out]`; `weight` `[out, in]`, `bias` `[out]`.
+ */
+export class Linear extends Module {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  weight: Tensor;
+  bias: Tensor | null;
+
+  constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
+    super();
+    this.inFeatures = checkInteger('Linear', 'inFeatures', inFeatures, 0);
+    this.outFeatures = checkInteger('Linear', 'outFeatures', outFeatures, 0);
+    const dtype = options.dtype === undefined ? {} : { dtype: options.dtype };
+    this.weight = parameter(kaimingUniform_(empty([outFeatures, inFeatures], dtype), undefined, options.generator));
+    const bound = inFeatures > 0 ? 1 / Math.sqrt(inFeatures) : 0;
+    this.bias = (options.bias ?? true) ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator)) : null;
+  }
+
+  forward(x: Tensor): Tensor {
+    return linear(x, this.weight, this.bias);
+  }
+}

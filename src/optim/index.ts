@@ -1,0 +1,10 @@
+/**
+ * Optimisers: `og.optim`.
+ *
+ * @module
+ */
+export * from './adam.js';
+export * from './clip.js';
+export * from './ema.js';
+export * from './optimizer.js';
+export * from './sgd.js';

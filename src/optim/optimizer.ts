@@ -1,0 +1,175 @@
+/**
+ * What optimisers share: parameter groups, state per parameter, steps in place, and a state that checkpoints hold.
+ *
+ * @module
+ */
+import { AttributeError, ShapeError, StateError } from '../errors.js';
+import { noGrad } from '../autograd/grad.js';
+import { copy_ } from '../ops/copy.js';
+import { detach } from '../ops/views.js';
+import { zeros } from '../tensor/create.js';
+import { keep, scope } from '../tensor/scope.js';
+import { sameShape } from '../tensor/shape.js';
+import { Tensor } from '../tensor/tensor.js';
+import { checkNumber } from '../util/assert.js';
+import { formatShape, formatValue } from '../util/format.js';
+
+/** Parameters with options of their own. */
+export type ParameterGroup<O> = Partial<O> & { readonly params: readonly Tensor[] };
+
+/** What every optimiser takes. */
+export interface OptimizerOptions {
+  /** Learning rate. */
+  lr: number;
+}
+
+export interface StepOptions {
+  /** Multiplies every gradient first (loss scaling). Default 1. */
+  readonly gradScale?: number;
+}
+
+/** Tensors and numbers from which an optimiser goes on exactly where it was. */
+export interface OptimizerState {
+  /** By `<parameter index>.<name>`. */
+  readonly tensors: Record<string, Tensor>;
+  /** Steps done, by parameter index. */
+  readonly steps: readonly number[];
+  /** Learning rate of each group. */
+  readonly lrs: readonly number[];
+}
+
+interface Slot {
+  step: number;
+  readonly tensors: Record<string, Tensor>;
+}
+
+/** Base class. A subclass says what one step does to one parameter. */
+export abstract class Optimizer<O extends OptimizerOptions> {
+  /** Groups in order, options resolved. Changing `lr` here takes effect at the next step. */
+  readonly groups: (O & { readonly params: readonly Tensor[] })[];
+  private readonly slots = new Map<Tensor, Slot>();
+
+  constructor(name: string, params: Iterable<Tensor> | readonly ParameterGroup<O>[], defaults: O) {
+    const list = [...(params as Iterable<Tensor | ParameterGroup<O>>)];
+    const groups = list.every((item) => item instanceof Tensor) ? [{ params: list } as unknown as ParameterGroup<O>] : list;
+    const seen = new Set<Tensor>();
+    this.groups = groups.map((group) => {
+      if (group instanceof Tensor || !Array.isArray(group.params)) {
+        throw new AttributeError({ op: name, argument: 'params', expected: 'tensors, or groups { params, … }', actual: formatValue(group) });
+      }
+      for (const tensor of group.params) {
+        if (!(tensor instanceof Tensor) || seen.has(tensor)) {
+          const actual = tensor instanceof Tensor ? 'the same tensor twice' : formatValue(tensor);
+          throw new AttributeError({ op: name, argument: 'params', expected: 'distinct tensors', actual });
+        }
+        seen.add(tensor);
+      }
+      return { ...defaults, ...group };
+    });
+    for (const group of this.groups) checkNumber(name, 'lr', group.lr, 0);
+  }
+
+  /** One step on one parameter, in place, outside the record. `step` counts from 1. */
+  protected abstract update(param: Tensor, grad: Tensor, step: number, options: O, gradScale: number): void;
+
+  /** State of a parameter, zeros at first, in the shape of the parameter unless another is given. */
+  protected state(param: Tensor, name: string, shape: readonly number[] = param.shape): Tensor {
+    const { tensors } = this.slots.get(param)!;
+    return (tensors[name] ??= keep(zeros(shape, { dtype: param.dtype === 'float64' ? 'float64' : 'float32' })));
+  }
+
+  /** Updates every parameter that has a gradient. Nothing waits: the work is queued. */
+  step(options: StepOptions = {}): void {
+    scope(() =>
+      noGrad(() => {
+        for (const group of this.groups) {
+          for (const param of group.params) {
+            if (param.grad === null) continue;
+            let slot = this.slots.get(param);
+            if (slot === undefined) this.slots.set(param, (slot = { step: 0, tensors: {} }));
+            slot.step++;
+            this.update(param, param.grad, slot.step, group, options.gradScale ?? 1);
+            param.storage.version++;
+          }
+        }
+      }),
+    );
+  }
+
+  /** Frees the gradients of all parameters. */
+  zeroGrad(): void {
+    for (const { params } of this.groups) {
+      for (const param of params) {
+        param.grad?.dispose();
+        param.grad = null;
+      }
+    }
+  }
+
+  /** Learning rate of the first group; setting it sets all groups. */
+  get lr(): number {
+    return this.groups[0]?.lr ?? 0;
+  }
+
+  set lr(value: number) {
+    checkNumber('optimizer', 'lr', value, 0);
+    for (const group of this.groups) group.lr = value;
+  }
+
+  /** All parameters, group after group. */
+  parameters(): Tensor[] {
+    return this.groups.flatMap((group) => [...group.params]);
+  }
+
+  /** The state by parameter index. The tensors share memory with the optimiser. */
+  stateDict(): OptimizerState {
+    const tensors: Record<string, Tensor> = {};
+    const steps = this.parameters().map((param, i) => {
+      const slot = this.slots.get(param);
+      for (const [name, tensor] of Object.entries(slot?.tensors ?? {})) tensors[`${i}.${name}`] = detach(tensor);
+      return slot?.step ?? 0;
+    });
+    return { tensors, steps, lrs: this.groups.map((group) => group.lr) };
+  }
+
+  /**
+   * Goes on from a saved state. The parameters must be the same, in the same order.
+   *
+   * @throws StateError if the state belongs to other parameters
+   * @throws ShapeError if a tensor has another shape than its parameter's state may have
+   */
+  loadStateDict(state: OptimizerState): void {
+    const params = this.parameters();
+    if (state.steps.length !== params.length || state.lrs.length !== this.groups.length) {
+      throw new StateError({
+        op: 'optimizer.loadStateDict',
+        expected: `a state of ${params.length} parameters in ${this.groups.length} groups`,
+        actual: `one of ${state.steps.length} in ${state.lrs.length}`,
+      });
+    }
+    scope(() =>
+      noGrad(() => {
+        params.forEach((param, i) => {
+          const tensors: Record<string, Tensor> = {};
+          for (const [name, value] of Object.entries(state.tensors)) {
+            if (!name.startsWith(`${i}.`)) continue;
+            const own = this.slots.get(param)?.tensors[name.slice(`${i}.`.length)];
+            if (own !== undefined && !sameShape(own.shape, value.shape)) {
+              throw new ShapeError({ op: 'optimizer.loadStateDict', argument: name, expected: formatShape(own.shape), actual: formatShape(value.shape) });
+            }
+            tensors[name.slice(`${i}.`.length)] = copy_(keep(zeros(value.shape, { dtype: value.dtype })), value);
+          }
+          for (const old of Object.values(this.slots.get(param)?.tensors ?? {})) old.dispose();
+          this.slots.set(param, { step: state.steps[i]!, tensors });
+        });
+      }),
+    );
+    this.groups.forEach((group, i) => (group.lr = state.lrs[i]!));
+  }
+
+  /** Frees the state. */
+  dispose(): void {
+    for (const slot of this.slots.values()) for (const tensor of Object.values(slot.tensors)) tensor.dispose();
+    this.slots.clear();
+  }
+}

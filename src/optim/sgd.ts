@@ -1,0 +1,56 @@
+/**
+ * Stochastic gradient descent, and Lion.
+ *
+ * @module
+ */
+import { kernelId } from '../runtime/kernels.js';
+import { submit } from '../runtime/queue.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { Optimizer, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
+
+export interface SgdOptions extends OptimizerOptions {
+  /** Default 0. */
+  momentum: number;
+  /** Default 0. */
+  dampening: number;
+  /** Joins the gradient. Default 0. */
+  weightDecay: number;
+  /** Default false. */
+  nesterov: boolean;
+}
+
+const sgdStep = kernelId('sgd_step', 1, 2, 7);
+const lionStep = kernelId('lion_step', 1, 2, 5);
+
+/** Stochastic gradient descent with momentum, as torch.optim.SGD. Default lr 1e-3. */
+export class SGD extends Optimizer<SgdOptions> {
+  constructor(params: Iterable<Tensor> | readonly ParameterGroup<SgdOptions>[], options: Partial<SgdOptions> = {}) {
+    super('SGD', params, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false, ...options });
+  }
+
+  protected override update(param: Tensor, grad: Tensor, step: number, options: SgdOptions, gradScale: number): void {
+    const { lr, momentum, dampening, nesterov, weightDecay } = options;
+    const buffer = momentum === 0 ? null : this.state(param, 'momentumBuffer');
+    const attrs = [lr, momentum, dampening, Number(nesterov), weightDecay, Number(step === 1), gradScale];
+    submit(sgdStep, [grad], [param, buffer], attrs, param.size);
+  }
+}
+
+export interface LionOptions extends OptimizerOptions {
+  /** Default [0.9, 0.99]. */
+  betas: readonly [number, number];
+  /** Decoupled. Default 0. */
+  weightDecay: number;
+}
+
+/** Lion: the sign of an interpolated momentum (Chen et al., arXiv 2302.06675). Default lr 1e-4. */
+export class Lion extends Optimizer<LionOptions> {
+  constructor(params: Iterable<Tensor> | readonly ParameterGroup<LionOptions>[], options: Partial<LionOptions> = {}) {
+    super('Lion', params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0, ...options });
+  }
+
+  protected override update(param: Tensor, grad: Tensor, _step: number, options: LionOptions, gradScale: number): void {
+    const { lr, betas, weightDecay } = options;
+    submit(lionStep, [grad], [param, this.state(param, 'expAvg')], [lr, betas[0], betas[1], weightDecay, gradScale], param.size);
+  }
+}
