@@ -3,6 +3,7 @@
  * the executor thread runs it. Nothing here waits but {@link waitFor} (blocking) and {@link whenDone} (not blocking).
  * docs/adr/0005 tells why.
  */
+import { totalmem } from 'node:os';
 import { AttributeError, BackendError, ResourceError, type ErrorFields, type OmniError } from '../errors.js';
 import { addon } from './addon.js';
 import { environment } from './environment.js';
@@ -21,13 +22,13 @@ export interface View {
   readonly itemBytes: number;
 }
 
-const RING_WORDS = 1 << 17;
+const RING_WORDS = 1 << 19;
 const USABLE_WORDS = (RING_WORDS / 4) * 3;
 const STAGING = USABLE_WORDS;
-const MAX_FRAMES = 1024;
+const MAX_FRAMES = 4096;
 const MASK = MAX_FRAMES - 1;
 /** Freshly allocated bytes that may be in flight; a loop that never awaits is slowed here instead of filling memory. */
-const MAX_FRESH_BYTES = 64 << 20;
+const MAX_FRESH_BYTES = Math.min(2 ** 30, totalmem() / 8);
 /** Declared work (elements or an equivalent) below which a thread hand-over costs more than the kernel. */
 const INLINE_WORK = 4096;
 

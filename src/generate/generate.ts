@@ -1,0 +1,115 @@
+/**
+ * Autoregressive generation: prefill once, then one token at a time against cached keys and values.
+ *
+ * @module
+ */
+import { AttributeError, StateError } from '../errors.js';
+import { noGrad } from '../autograd/grad.js';
+import { reshape } from '../ops/views.js';
+import type { KvCache } from '../nn/kv_cache.js';
+import { tensor } from '../tensor/create.js';
+import { keep, scope } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkInteger } from '../util/assert.js';
+import { checkSampling, sample, type SamplingOptions } from './sampler.js';
+
+/** What generation needs of a tokeniser. */
+export interface TextCodec {
+  encode(text: string): ArrayLike<number>;
+  /** A decoder that holds back incomplete characters. */
+  createDecoder(): { push(id: number): string; end(): string };
+}
+
+/** What generation needs of a model. */
+export interface CausalModel {
+  readonly config: { readonly context: number };
+  training: boolean;
+  eval(): unknown;
+  train(on?: boolean): unknown;
+  forward(ids: Tensor, options: { cache: readonly KvCache[]; lastOnly: true }): Tensor;
+  makeCache(batch?: number): KvCache[];
+}
+
+export interface GenerateOptions extends SamplingOptions {
+  /** Needed for a prompt of text, and for text in the pieces. */
+  readonly tokenizer?: TextCodec;
+  /** Default: what fits the context. */
+  readonly maxNewTokens?: number;
+  /** Ids that end the generation; they are not yielded. */
+  readonly stopIds?: readonly number[];
+  /** Stops the generation: the iterator throws the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** One generated token. */
+export interface GeneratedPiece {
+  readonly id: number;
+  /** Text that became complete with this token; empty without a tokeniser. */
+  readonly text: string;
+}
+
+function promptIds(prompt: string | readonly number[], { tokenizer }: GenerateOptions): number[] {
+  if (typeof prompt === 'string' && tokenizer === undefined) {
+    throw new AttributeError({ op: 'generate', argument: 'tokenizer', expected: 'a tokenizer for a prompt of text', actual: 'none' });
+  }
+  const ids = typeof prompt === 'string' ? Array.from(tokenizer!.encode(prompt)) : [...prompt];
+  if (ids.length === 0) {
+    throw new AttributeError({ op: 'generate', argument: 'prompt', expected: 'at least one token', actual: 'an empty prompt' });
+  }
+  return ids;
+}
+
+/**
+ * Continues a prompt token by token. The model is in evaluation mode meanwhile and returns to the mode it was in.
+ *
+ * When the context is full, the older half is dropped and the rest is read again, so generation goes on as long as asked.
+ *
+ * @throws AttributeError if an option is outside its domain
+ */
+export async function* generateTokens(
+  model: CausalModel,
+  prompt: string | readonly number[],
+  options: GenerateOptions,
+): AsyncGenerator<GeneratedPiece, void, undefined> {
+  checkSampling(options);
+  const ids = promptIds(prompt, options);
+  const { context } = model.config;
+  const limit = checkInteger('generate', 'maxNewTokens', options.maxNewTokens ?? Math.max(1, context - ids.length), 0);
+  const decoder = options.tokenizer?.createDecoder();
+  const wasTraining = model.training;
+  const caches = model.makeCache(1);
+  let pending = ids.length > context ? ids.slice(-context) : ids;
+  try {
+    for (let made = 0; made < limit; made++) {
+      options.signal?.throwIfAborted();
+      if (caches[0]!.length + pending.length > context) {
+        for (const cache of caches) cache.truncate(0);
+        pending = ids.slice(-Math.max(1, context >> 1));
+      }
+      const next = step(model, pending, caches, options);
+      const id = await next.item().finally(() => next.dispose());
+      if (Number.isNaN(id)) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN' });
+      if (options.stopIds?.includes(id)) break;
+      ids.push(id);
+      pending = [id];
+      yield { id, text: decoder?.push(id) ?? '' };
+    }
+    const rest = decoder?.end() ?? '';
+    if (rest !== '') yield { id: ids.at(-1)!, text: rest };
+  } finally {
+    for (const cache of caches) cache.dispose();
+    model.train(wasTraining);
+  }
+}
+
+/** Queues one forward pass and one draw. Synchronous, so that no other code runs inside its scope. */
+function step(model: CausalModel, pending: readonly number[], caches: readonly KvCache[], options: GenerateOptions): Tensor {
+  if (model.training) model.eval();
+  return scope(() =>
+    noGrad(() => {
+      const input = tensor(Int32Array.from(pending), { shape: [1, pending.length] });
+      const logits = model.forward(input, { cache: caches, lastOnly: true });
+      return keep(sample(reshape(logits, [1, -1]), options));
+    }),
+  );
+}

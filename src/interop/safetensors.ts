@@ -1,0 +1,230 @@
+/**
+ * safetensors files in and out. Reading maps the file: opening a large one costs no memory until its pages are used.
+ *
+ * @module
+ */
+import { open, readFile, stat } from 'node:fs/promises';
+import { AttributeError, DTypeError, FormatError } from '../errors.js';
+import { noGrad } from '../autograd/grad.js';
+import { clone, to } from '../ops/copy.js';
+import { all } from '../ops/reduce.js';
+import { isFinite } from '../ops/unary.js';
+import { allocate, borrow, mapFile, type Storage } from '../runtime/storage.js';
+import { kernelId } from '../runtime/kernels.js';
+import { submit } from '../runtime/queue.js';
+import { dtypeId, isFloating, itemSize, type DType } from '../tensor/dtype.js';
+import { data, dataSync, item } from '../tensor/read.js';
+import { keep, scope } from '../tensor/scope.js';
+import { contiguousStrides, MAX_RANK, sizeOf } from '../tensor/shape.js';
+import { Tensor } from '../tensor/tensor.js';
+import { tensor } from '../tensor/create.js';
+import { writeFileAtomically } from '../util/atomic_file.js';
+import { headerLength, parseHeader, type SafetensorsHeader, type TensorEntry } from './safetensors_header.js';
+
+const fileDTypes: Readonly<Record<string, DType>> = {
+  F32: 'float32',
+  F16: 'float16',
+  BF16: 'bfloat16',
+  F64: 'float64',
+  I8: 'int8',
+  U8: 'uint8',
+  I32: 'int32',
+  I64: 'int64',
+  BOOL: 'bool',
+};
+const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) => [own, file])) as Record<DType, string>;
+const copyKernel = kernelId('copy', 1, 1, 0);
+
+export interface SafetensorsOptions {
+  /** Map the file instead of reading it. The file must not shrink while its tensors live. Default true. */
+  readonly map?: boolean;
+}
+
+/** An open file. Tensors are made when asked for. */
+export class SafetensorsFile {
+  readonly path: string;
+  private readonly header: SafetensorsHeader;
+  private readonly storage: Storage;
+
+  /** @internal */
+  constructor(path: string, header: SafetensorsHeader, storage: Storage) {
+    this.path = path;
+    this.header = header;
+    this.storage = storage;
+  }
+
+  /** Free text of the file's author. */
+  get metadata(): ReadonlyMap<string, string> {
+    return this.header.metadata;
+  }
+
+  get names(): string[] {
+    return [...this.header.tensors.keys()];
+  }
+
+  has(name: string): boolean {
+    return this.header.tensors.has(name);
+  }
+
+  /** Shape and dtype (in the file's spelling) of a tensor, without touching its data. */
+  info(name: string): { readonly shape: readonly number[]; readonly dtype: string; readonly bytes: number } {
+    const { shape, dtype, begin, end } = this.entry(name);
+    return { shape, dtype, bytes: end - begin };
+  }
+
+  private entry(name: string): TensorEntry {
+    const entry = this.header.tensors.get(name);
+    if (entry !== undefined) return entry;
+    throw new AttributeError({ op: 'safetensors', argument: 'name', expected: `a tensor of ${this.path}`, actual: JSON.stringify(name) });
+  }
+
+  /**
+   * A tensor of the file, sharing its pages; what is written to it stays in this process. I16 and U16 become int32, U32 int64.
+   *
+   * @throws DTypeError if the file's dtype has no counterpart
+   */
+  tensor(name: string): Tensor {
+    const entry = this.entry(name);
+    if (entry.shape.length > MAX_RANK) {
+      throw new FormatError({ op: 'safetensors', argument: name, expected: `at most ${MAX_RANK} axes`, actual: String(entry.shape.length) });
+    }
+    const dtype = fileDTypes[entry.dtype];
+    if (dtype === undefined) return this.converted(name, entry);
+    const at = this.header.dataStart + entry.begin;
+    if (at % itemSize(dtype) === 0) {
+      return new Tensor(this.storage, at / itemSize(dtype), entry.shape, contiguousStrides(entry.shape), dtype);
+    }
+    // The format does not align its data; kernels want whole elements, so such a tensor is copied.
+    const storage = allocate(entry.end - entry.begin);
+    this.copyBytes(entry, storage);
+    return new Tensor(storage, 0, entry.shape, contiguousStrides(entry.shape), dtype);
+  }
+
+  private copyBytes(entry: TensorEntry, target: Storage): void {
+    const shape = [entry.end - entry.begin];
+    const geometry = { shape, strides: [1], dtypeId: dtypeId('uint8'), itemBytes: 1 };
+    const from = { ...geometry, storage: this.storage, offset: this.header.dataStart + entry.begin };
+    submit(copyKernel, [from], [{ ...geometry, storage: target, offset: 0 }], [], shape[0]!);
+  }
+
+  private converted(name: string, entry: TensorEntry): Tensor {
+    const arrays = { I16: Int16Array, U16: Uint16Array, U32: Uint32Array } as const;
+    const View = arrays[entry.dtype as keyof typeof arrays] as typeof Uint16Array | undefined;
+    if (View === undefined) {
+      throw new DTypeError({ op: 'safetensors', argument: name, expected: 'a dtype that tensors have', actual: entry.dtype });
+    }
+    const bytes = scope(() => {
+      const storage = allocate(entry.end - entry.begin);
+      this.copyBytes(entry, storage);
+      return dataSync(new Tensor(storage, 0, [entry.end - entry.begin], [1], 'uint8')) as Uint8Array;
+    });
+    const values = new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, sizeOf(entry.shape));
+    return tensor(values, { shape: entry.shape });
+  }
+}
+
+/**
+ * Opens a file and checks its header completely; no tensor data is read.
+ *
+ * @throws FormatError if the file is malformed in any way
+ */
+export async function openSafetensors(path: string, options: SafetensorsOptions = {}): Promise<SafetensorsFile> {
+  const size = (await stat(path)).size;
+  const handle = await open(path, 'r');
+  let header: SafetensorsHeader;
+  try {
+    const start = new Uint8Array(8);
+    const { bytesRead } = await handle.read(start, 0, 8, 0);
+    const length = headerLength(path, start.subarray(0, bytesRead), size);
+    const json = new Uint8Array(length);
+    for (let done = 0; done < length; ) {
+      const read = (await handle.read(json, done, length - done, 8 + done)).bytesRead;
+      if (read === 0) throw new FormatError({ op: 'safetensors', argument: path, expected: 'a whole header', actual: 'the end of the file' });
+      done += read;
+    }
+    header = parseHeader(path, json, size - 8 - length);
+  } finally {
+    await handle.close();
+  }
+  const mapped = (options.map ?? true) ? mapFile(path) : 'not asked for';
+  const storage = typeof mapped === 'string' ? borrow(new Uint8Array(await readFile(path))) : mapped;
+  if (storage.bytes !== size) {
+    throw new FormatError({ op: 'safetensors', argument: path, expected: `${size} bytes`, actual: `${storage.bytes}: it changed while opening` });
+  }
+  return new SafetensorsFile(path, header, storage);
+}
+
+export interface LoadSafetensorsOptions extends SafetensorsOptions {
+  /** Cast floating-point tensors. Default: as they are in the file. */
+  readonly dtype?: DType;
+  /** Refuse NaN and infinities. Default false. */
+  readonly checkFinite?: boolean;
+}
+
+/**
+ * All tensors of a file, by name.
+ *
+ * @throws FormatError if the file is malformed, or holds NaN or infinities and `checkFinite` is set
+ */
+export async function loadSafetensors(path: string, options: LoadSafetensorsOptions = {}): Promise<Record<string, Tensor>> {
+  const file = await openSafetensors(path, options);
+  const { dtype } = options;
+  const entries = file.names.map((name): [string, Tensor] => {
+    const value = file.tensor(name);
+    return [name, dtype !== undefined && isFloating(value.dtype) ? noGrad(() => to(value, dtype)) : value];
+  });
+  if (options.checkFinite) {
+    for (const [name, value] of entries) {
+      const finite = scope(() => keep(all(isFinite(value))));
+      if (!(await item(finite))) {
+        throw new FormatError({ op: 'safetensors', argument: `${path}: ${name}`, expected: 'finite numbers', actual: 'NaN or infinity' });
+      }
+      finite.dispose();
+    }
+  }
+  return Object.fromEntries(entries);
+}
+
+/** All data of a tensor as bytes in file order. */
+async function bytesOf(value: Tensor): Promise<Uint8Array> {
+  const array = await data(value);
+  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+}
+
+/**
+ * Writes tensors to a file, atomically: the file is complete or what it was before. One tensor at a time is copied.
+ *
+ * @param metadata - free text, string to string
+ * @throws ResourceError if the file cannot be written
+ */
+export async function saveSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, Tensor>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
+  // Wide elements first keeps every tensor aligned to its own size.
+  const entries = Object.entries(tensors).sort(([a, x], [b, y]) => y.itemBytes - x.itemBytes || (a < b ? -1 : 1));
+  // Whatever happens to the tensors while the file is being written, the file holds their values of now.
+  const snapshot = scope(() => noGrad(() => entries.map(([, value]) => keep(clone(value)))));
+  let at = 0;
+  const described = entries.map(([name, value]): [string, object] => {
+    if (name === '__metadata__') throw new AttributeError({ op: 'saveSafetensors', argument: 'tensors', expected: 'names of tensors', actual: name });
+    const begin = at;
+    at += value.bytes;
+    return [name, { dtype: namesOf[value.dtype], shape: value.shape, data_offsets: [begin, at] }];
+  });
+  const head = Object.keys(metadata).length > 0 ? [['__metadata__', metadata] as [string, object]] : [];
+  const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries([...head, ...described])));
+  const padded = Math.ceil(json.byteLength / 8) * 8;
+  const header = new Uint8Array(8 + padded).fill(0x20);
+  new DataView(header.buffer).setBigUint64(0, BigInt(padded), true);
+  header.set(json, 8);
+  try {
+    await writeFileAtomically(path, async (write) => {
+      await write(header);
+      for (const value of snapshot) await write(await bytesOf(value));
+    });
+  } finally {
+    for (const value of snapshot) value.dispose();
+  }
+}

@@ -1,0 +1,221 @@
+/**
+ * A decoder-only transformer.
+ *
+ * @module
+ */
+import { AttributeError, ShapeError } from '../errors.js';
+import { add } from '../ops/arithmetic.js';
+import { crossEntropy } from '../ops/losses.js';
+import { linear } from '../ops/matmul.js';
+import { ropeTables } from '../ops/rope.js';
+import { narrow, reshape } from '../ops/views.js';
+import { TransformerBlock, makeNorm, type NormKind } from '../nn/block.js';
+import { Dropout } from '../nn/dropout.js';
+import { Embedding } from '../nn/embedding.js';
+import { normal_, zeros_ } from '../nn/init.js';
+import { KvCache } from '../nn/kv_cache.js';
+import { Linear } from '../nn/linear.js';
+import { activations, type Activation } from '../nn/mlp.js';
+import { Module } from '../nn/module.js';
+import type { LayerNorm, RMSNorm } from '../nn/norm.js';
+import { generateTokens, type GenerateOptions, type GeneratedPiece } from '../generate/generate.js';
+import { arange } from '../tensor/create.js';
+import type { Generator } from '../tensor/random.js';
+import { keep, scope } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
+import { formatShape } from '../util/format.js';
+
+export interface GPTConfig {
+  /** Number of token ids. */
+  readonly vocabSize: number;
+  /** Longest sequence, in tokens. */
+  readonly context: number;
+  readonly layers: number;
+  readonly heads: number;
+  /** Width of the residual stream. */
+  readonly width: number;
+  /** Key and value heads (grouped queries). Default: `heads`. */
+  readonly kvHeads?: number;
+  /** Width of the feed-forward part. Default 4 × width (swiglu: ⅔ of that). */
+  readonly hidden?: number;
+  /** Default `gelu` (exact); `geluTanh` is GPT-2's. */
+  readonly activation?: Activation;
+  /** Default `layerNorm`. */
+  readonly norm?: NormKind;
+  /** Default 1e-5. */
+  readonly normEps?: number;
+  /** Learnt position vectors, or rotations of queries and keys. Default `learned`. */
+  readonly position?: 'learned' | 'rope';
+  /** Base of the rotations. Default 10000. */
+  readonly ropeTheta?: number;
+  /** Biases in linear layers and norms. Default true. */
+  readonly bias?: boolean;
+  /** Share the token table with the output layer. Default true. */
+  readonly tieEmbeddings?: boolean;
+  /** Default 0. */
+  readonly dropout?: number;
+}
+
+const configKeys = [
+  'vocabSize', 'context', 'layers', 'heads', 'width', 'kvHeads', 'hidden', 'activation', 'norm', 'normEps', 'position',
+  'ropeTheta', 'bias', 'tieEmbeddings', 'dropout',
+]; // prettier-ignore
+
+type ResolvedConfig = Required<Omit<GPTConfig, 'hidden'>> & Pick<GPTConfig, 'hidden'>;
+
+/** @throws AttributeError naming the first entry that cannot be */
+function resolve(config: GPTConfig): ResolvedConfig {
+  checkKeys('GPT', config, configKeys);
+  const positive = (key: 'vocabSize' | 'context' | 'layers' | 'heads' | 'width'): number => checkInteger('GPT', key, config[key], 1);
+  const [width, heads] = [positive('width'), positive('heads')];
+  if (width % heads !== 0) {
+    throw new AttributeError({ op: 'GPT', argument: 'heads', expected: `a divisor of the width ${width}`, actual: String(heads) });
+  }
+  const position = checkOneOf('GPT', 'position', config.position ?? 'learned', ['learned', 'rope']);
+  if (position === 'rope' && (width / heads) % 2 !== 0) {
+    throw new AttributeError({ op: 'GPT', argument: 'heads', expected: 'an even head width for rope', actual: `${width / heads}` });
+  }
+  return {
+    vocabSize: positive('vocabSize'),
+    context: positive('context'),
+    layers: positive('layers'),
+    heads,
+    width,
+    kvHeads: checkInteger('GPT', 'kvHeads', config.kvHeads ?? heads, 1, heads),
+    ...(config.hidden === undefined ? {} : { hidden: checkInteger('GPT', 'hidden', config.hidden, 1) }),
+    activation: checkOneOf('GPT', 'activation', config.activation ?? 'gelu', activations),
+    norm: checkOneOf('GPT', 'norm', config.norm ?? 'layerNorm', ['layerNorm', 'rmsNorm']),
+    normEps: checkNumber('GPT', 'normEps', config.normEps ?? 1e-5, 0),
+    position,
+    ropeTheta: checkNumber('GPT', 'ropeTheta', config.ropeTheta ?? 10000, 1),
+    bias: checkBoolean('GPT', 'bias', config.bias ?? true),
+    tieEmbeddings: checkBoolean('GPT', 'tieEmbeddings', config.tieEmbeddings ?? true),
+    dropout: checkNumber('GPT', 'dropout', config.dropout ?? 0, 0, 1),
+  };
+}
+
+export interface ForwardOptions {
+  /** One cache a layer, from {@link GPT.makeCache}; positions continue behind what it holds. */
+  readonly cache?: readonly KvCache[];
+  /** Logits of the last position only. Default false. */
+  readonly lastOnly?: boolean;
+}
+
+/**
+ * A GPT: token and position vectors, pre-norm transformer blocks, logits over the vocabulary. GPT-2's geometry by default;
+ * `{ norm: 'rmsNorm', position: 'rope', activation: 'swiglu', bias: false }` gives Llama's.
+ *
+ * Initial values as GPT-2's: normal with std 0.02, projections into the residual stream divided by √(2 · layers).
+ */
+export class GPT extends Module {
+  readonly config: ResolvedConfig;
+  readonly tokens: Embedding;
+  readonly positions: Embedding | null;
+  readonly dropout: Dropout;
+  readonly blocks: readonly TransformerBlock[];
+  readonly norm: LayerNorm | RMSNorm;
+  readonly head: Linear | null;
+  readonly #rotary: { readonly cos: Tensor; readonly sin: Tensor } | null;
+
+  constructor(config: GPTConfig, options: { readonly generator?: Generator } = {}) {
+    super();
+    this.config = resolve(config);
+    const { vocabSize, context, layers, heads, width, position, norm, normEps, bias, tieEmbeddings } = this.config;
+    this.tokens = new Embedding(vocabSize, width, { std: 0.02, ...options });
+    this.positions = position === 'learned' ? new Embedding(context, width, { std: 0.02, ...options }) : null;
+    this.dropout = new Dropout(this.config.dropout, options);
+    this.blocks = Array.from({ length: layers }, () => new TransformerBlock(width, heads, { ...this.config, causal: true, ...options }));
+    this.norm = makeNorm(norm, width, normEps, bias);
+    this.head = tieEmbeddings ? null : new Linear(width, vocabSize, { bias: false, ...options });
+    this.#rotary = position === 'rope' ? keep(ropeTables(context, width / heads, { theta: this.config.ropeTheta })) : null;
+    this.apply((module, path) => {
+      if (!(module instanceof Linear)) return;
+      const intoResidual = /\.(o|down)$/.test(path);
+      normal_(module.weight, 0, intoResidual ? 0.02 / Math.sqrt(2 * layers) : 0.02, options.generator);
+      if (module.bias !== null) zeros_(module.bias);
+    });
+  }
+
+  /**
+   * Logits for ids.
+   *
+   * Shapes: ids `[B, T]` (int32 or int64) → `[B, T, vocabSize]` (`[B, 1, vocabSize]` with `lastOnly`).
+   *
+   * @throws ShapeError if the sequence is longer than the context
+   */
+  forward(ids: Tensor, options: ForwardOptions = {}): Tensor {
+    return scope(() => {
+      const x = this.hidden(ids, options.cache);
+      const wanted = options.lastOnly ? narrow(x, 1, x.shape[1]! - 1, 1) : x;
+      return this.logits(wanted);
+    });
+  }
+
+  /** Output of the last block after the final norm: ids `[B, T]` → `[B, T, width]`. */
+  hidden(ids: Tensor, cache?: readonly KvCache[]): Tensor {
+    if (ids.rank !== 2) {
+      throw new ShapeError({ op: 'GPT', argument: 'ids', expected: '[batch, time]', actual: formatShape(ids.shape) });
+    }
+    const time = ids.shape[1]!;
+    const past = cache?.[0]?.length ?? 0;
+    if (past + time > this.config.context) {
+      throw new ShapeError({
+        op: 'GPT',
+        argument: 'ids',
+        expected: `at most ${this.config.context} positions`,
+        actual: `${past + time}`,
+        hint: 'Shorten the sequence or make a model of longer context',
+      });
+    }
+    return scope(() => {
+      const vectors = this.tokens.forward(ids);
+      let x = this.positions === null ? vectors : add(vectors, this.positions.forward(arange(past, past + time)));
+      x = this.dropout.forward(x);
+      const rotary =
+        this.#rotary === null ? {} : { rotary: { cos: narrow(this.#rotary.cos, 0, past, time), sin: narrow(this.#rotary.sin, 0, past, time) } };
+      for (const [i, block] of this.blocks.entries()) {
+        const layerCache = cache?.[i];
+        const next = block.forward(x, { ...rotary, ...(layerCache === undefined ? {} : { cache: layerCache }) });
+        x.dispose(); // the record keeps what the gradient needs
+        x = next;
+      }
+      return this.norm.forward(x);
+    });
+  }
+
+  /** Logits of hidden states: `[…, width]` → `[…, vocabSize]`. */
+  logits(x: Tensor): Tensor {
+    return this.head === null ? linear(x, this.tokens.weight) : this.head.forward(x);
+  }
+
+  /**
+   * Mean cross-entropy of predicting `targets` (nats a token): a scalar. Targets of -100 do not count.
+   *
+   * Shapes: ids and targets `[B, T]`.
+   */
+  loss(ids: Tensor, targets: Tensor): Tensor {
+    return scope(() => {
+      const logits = this.forward(ids);
+      return crossEntropy(reshape(logits, [-1, this.config.vocabSize]), reshape(targets, [-1]));
+    });
+  }
+
+  /** Empty caches for {@link forward}, one a layer. Dispose of them afterwards. */
+  makeCache(batch = 1, capacity = this.config.context): KvCache[] {
+    const { kvHeads, width, heads } = this.config;
+    return this.blocks.map(() => new KvCache(batch, kvHeads, capacity, width / heads, this.tokens.weight.dtype));
+  }
+
+  /**
+   * Continues a prompt: an async iterator of pieces. Keys and values are cached, the event loop stays free, `signal` stops it.
+   *
+   * @example
+   * ```ts
+   * for await (const piece of gpt.generate('interface ', { tokenizer, maxNewTokens: 50 })) process.stdout.write(piece.text);
+   * ```
+   */
+  generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GeneratedPiece, void, undefined> {
+    return generateTokens(this, prompt, options);
+  }
+}

@@ -1,0 +1,67 @@
+/**
+ * Files that are either as they were or complete: written beside the target, synced, then renamed over it.
+ */
+import { open, rename, unlink, type FileHandle } from 'node:fs/promises';
+import path from 'node:path';
+import { ResourceError } from '../errors.js';
+
+let counter = 0;
+
+/** Makes the rename durable. Some file systems and Windows cannot sync a folder; the rename itself is still atomic. */
+async function syncFolder(folder: string): Promise<void> {
+  try {
+    const handle = await open(folder, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  } catch {
+    // nothing to do: durability of the folder entry is the system's own affair here
+  }
+}
+
+/**
+ * Writes a file through `body`. If anything fails, or the process dies, the target is what it was before.
+ *
+ * @throws ResourceError naming the path and the system's reason (disk full, read-only folder, …)
+ */
+export async function writeFileAtomically(target: string, body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>): Promise<void> {
+  const temporary = `${target}.${process.pid}.${counter++}.tmp`;
+  let handle: FileHandle | undefined;
+  let ownError = false;
+  try {
+    handle = await open(temporary, 'wx');
+    const file = handle;
+    const write = async (bytes: Uint8Array): Promise<void> => {
+      for (let done = 0; done < bytes.byteLength; ) {
+        done += (await file.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 24))).bytesWritten;
+      }
+    };
+    await body(write).catch((error: unknown) => {
+      ownError = !isSystemError(error);
+      throw error;
+    });
+    await handle.sync();
+    await handle.close();
+    handle = undefined;
+    await rename(temporary, target);
+    await syncFolder(path.dirname(target));
+  } catch (cause) {
+    await handle?.close().catch(() => {});
+    await unlink(temporary).catch(() => {});
+    if (ownError || !isSystemError(cause)) throw cause;
+    throw new ResourceError({
+      op: 'write',
+      argument: target,
+      expected: 'a writable file',
+      actual: `${cause.code ?? 'an error'}: ${cause.message}`,
+      hint: 'What the file held before is untouched',
+      cause,
+    });
+  }
+}
+
+function isSystemError(error: unknown): error is NodeJS.ErrnoException {
+  return error instanceof Error && 'syscall' in error;
+}
