@@ -6,7 +6,7 @@
 import { open, readFile, stat } from 'node:fs/promises';
 import { AttributeError, DTypeError, FormatError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { clone, to } from '../ops/copy.js';
+import { to } from '../ops/copy.js';
 import { all } from '../ops/reduce.js';
 import { isFinite } from '../ops/unary.js';
 import { allocate, borrow, mapFile, type Storage } from '../runtime/storage.js';
@@ -192,7 +192,8 @@ async function bytesOf(value: Tensor): Promise<Uint8Array> {
 }
 
 /**
- * Writes tensors to a file, atomically: the file is complete or what it was before. One tensor at a time is copied.
+ * Writes tensors to a file, atomically: the file is complete or what it was before. One tensor at a time is copied out, so do not
+ * change them until the promise resolves.
  *
  * @param metadata - free text, string to string
  * @throws ResourceError if the file cannot be written
@@ -204,8 +205,6 @@ export async function saveSafetensors(
 ): Promise<void> {
   // Wide elements first keeps every tensor aligned to its own size.
   const entries = Object.entries(tensors).sort(([a, x], [b, y]) => y.itemBytes - x.itemBytes || (a < b ? -1 : 1));
-  // Whatever happens to the tensors while the file is being written, the file holds their values of now.
-  const snapshot = scope(() => noGrad(() => entries.map(([, value]) => keep(clone(value)))));
   let at = 0;
   const described = entries.map(([name, value]): [string, object] => {
     if (name === '__metadata__') throw new AttributeError({ op: 'saveSafetensors', argument: 'tensors', expected: 'names of tensors', actual: name });
@@ -219,12 +218,8 @@ export async function saveSafetensors(
   const header = new Uint8Array(8 + padded).fill(0x20);
   new DataView(header.buffer).setBigUint64(0, BigInt(padded), true);
   header.set(json, 8);
-  try {
-    await writeFileAtomically(path, async (write) => {
-      await write(header);
-      for (const value of snapshot) await write(await bytesOf(value));
-    });
-  } finally {
-    for (const value of snapshot) value.dispose();
-  }
+  await writeFileAtomically(path, async (write) => {
+    await write(header);
+    for (const [, value] of entries) await write(await bytesOf(value));
+  });
 }

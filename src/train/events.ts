@@ -1,0 +1,56 @@
+/** What a run reports while it goes on. */
+
+/** One optimiser step. */
+export interface StepEvent {
+  readonly type: 'step';
+  /** Steps done, this one included. */
+  readonly step: number;
+  /** Steps of the whole run. */
+  readonly total: number;
+  readonly epoch: number;
+  /** Mean training loss of the step, nats a token. */
+  readonly loss: number;
+  readonly lr: number;
+  /** Norm of the gradient before clipping. */
+  readonly gradNorm: number;
+  /** Tokens trained on so far. */
+  readonly tokens: number;
+  /** Of this step. */
+  readonly tokensPerSecond: number;
+  /** Since this process began to train, seconds. */
+  readonly elapsed: number;
+}
+
+/** The validation set was measured. */
+export interface EvalEvent {
+  readonly type: 'eval';
+  readonly step: number;
+  /** Mean validation loss, nats a token. */
+  readonly loss: number;
+  /** e^loss. */
+  readonly perplexity: number;
+}
+
+/** A checkpoint is on disk. */
+export interface CheckpointEvent {
+  readonly type: 'checkpoint';
+  readonly step: number;
+  readonly path: string;
+}
+
+/** The run goes on from a checkpoint. */
+export interface ResumeEvent {
+  readonly type: 'resume';
+  readonly step: number;
+  readonly path: string;
+}
+
+/** The run is over. */
+export interface DoneEvent {
+  readonly type: 'done';
+  readonly step: number;
+  readonly reason: 'finished' | 'aborted' | 'time';
+  readonly elapsed: number;
+}
+
+export type TrainEvent = StepEvent | EvalEvent | CheckpointEvent | ResumeEvent | DoneEvent;

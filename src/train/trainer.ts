@@ -1,0 +1,281 @@
+/**
+ * The training loop.
+ *
+ * @module
+ */
+import { AttributeError, StateError } from '../errors.js';
+import { noGrad } from '../autograd/grad.js';
+import { DataLoader, type Dataset } from '../data/loader.js';
+import type { Module } from '../nn/module.js';
+import { clipGradNorm, gradNorm } from '../optim/clip.js';
+import { EMA } from '../optim/ema.js';
+import type { Optimizer, OptimizerOptions } from '../optim/optimizer.js';
+import { constant, type Schedule } from '../optim/schedule.js';
+import { add, div } from '../ops/arithmetic.js';
+import { detach } from '../ops/views.js';
+import { defaultGenerator } from '../tensor/random.js';
+import { scope } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
+import { formatValue } from '../util/format.js';
+import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint, type CheckpointOptions } from './checkpoint.js';
+import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
+
+/** A model that can tell its loss on a pair of tensors. */
+export type TrainableModel = Module & { loss(x: Tensor, y: Tensor): Tensor };
+
+/** Inputs and targets. */
+export interface Batch {
+  readonly x: Tensor;
+  readonly y: Tensor;
+}
+
+/** What a loss function sees. */
+export type LossFunction<M> = (model: M, batch: Batch) => Tensor;
+
+export interface TrainerOptions<M extends Module> {
+  readonly train: Dataset<Batch>;
+  /** Measured every `evalEvery` steps and at the end. */
+  readonly valid?: Dataset<Batch>;
+  readonly batchSize: number;
+  /** Batches whose gradients are added up before a step. Default 1. */
+  readonly gradientAccumulation?: number;
+  /** Steps of the run. Default: one epoch. */
+  readonly steps?: number;
+  readonly optimizer: (parameters: Tensor[]) => Optimizer<OptimizerOptions>;
+  /** Factor of the optimiser's rates, step by step. Default: constant. */
+  readonly schedule?: Schedule;
+  /** Largest norm of the gradient. Default: unbounded. */
+  readonly clipGradNorm?: number;
+  /** Decay of a moving average of the parameters, used for validation. Default: none. */
+  readonly ema?: number;
+  /** Arithmetic of the run. */
+  readonly precision?: 'float32';
+  /** Default: model.loss(x, y). */
+  readonly loss?: LossFunction<M>;
+  /** Steps between validations. Default 200. */
+  readonly evalEvery?: number;
+  /** Batches of a validation, at most. Default 50. */
+  readonly evalBatches?: number;
+  readonly checkpoint?: CheckpointOptions;
+  /** Seed of the order of the data. Default 0. */
+  readonly seed?: number;
+  /** Saved with each checkpoint, for whoever loads it. */
+  readonly config?: unknown;
+}
+
+const optionKeys = [
+  'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'clipGradNorm', 'ema', 'precision',
+  'loss', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
+]; // prettier-ignore
+
+export interface RunOptions {
+  /** Stops after the step under way; a checkpoint is written if the run keeps any. */
+  readonly signal?: AbortSignal;
+  /** Go on from the newest checkpoint, if there is one. Default true. */
+  readonly resume?: boolean;
+  /** Stop (with a checkpoint) after this long, seconds. Default: never. */
+  readonly timeLimit?: number;
+}
+
+/**
+ * Trains a module. `run` yields typed events; with checkpoints, a run that was killed at any moment goes on from the last one
+ * and ends with the same weights, bit for bit, as one that was not.
+ *
+ * @example
+ * ```ts
+ * const trainer = new Trainer(gpt, {
+ *   train: new TextDataset(tokens, { context: 256 }), batchSize: 12, steps: 1000,
+ *   optimizer: (p) => new optim.AdamW(p, { lr: 1e-3 }), schedule: schedules.cosine({ warmup: 100 }),
+ * });
+ * for await (const event of trainer.run()) if (event.type === 'step') console.log(event.loss);
+ * ```
+ */
+export class Trainer<M extends Module> {
+  readonly model: M;
+  readonly optimizer: Optimizer<OptimizerOptions>;
+  /** Steps of the whole run. */
+  readonly total: number;
+  private readonly options: TrainerOptions<M>;
+  private readonly loader: DataLoader<Batch>;
+  private readonly accumulation: number;
+  private readonly baseRates: readonly number[];
+  private readonly schedule: Schedule;
+  private readonly ema: EMA | null;
+  private readonly computeLoss: LossFunction<M>;
+  private step = 0;
+  private tokens = 0;
+
+  /** @throws AttributeError naming the first option that cannot be */
+  constructor(model: M, options: TrainerOptions<M>) {
+    checkKeys('Trainer', options, optionKeys);
+    this.model = model;
+    this.options = options;
+    this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
+    checkOneOf('Trainer', 'precision', options.precision ?? 'float32', ['float32']);
+    if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
+    this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
+    this.total = checkInteger('Trainer', 'steps', options.steps ?? Math.max(1, Math.floor(this.loader.length / this.accumulation)), 1);
+    this.computeLoss = options.loss ?? defaultLoss;
+    if (typeof options.optimizer !== 'function') {
+      throw new AttributeError({ op: 'Trainer', argument: 'optimizer', expected: 'a function from parameters to an optimizer', actual: formatValue(options.optimizer) });
+    }
+    this.optimizer = options.optimizer(model.parameters().filter((parameter) => parameter.requiresGrad));
+    this.baseRates = this.optimizer.groups.map((group) => group.lr);
+    this.schedule = options.schedule ?? constant();
+    this.ema = options.ema === undefined ? null : new EMA(model.parameters(), options.ema);
+  }
+
+  /** Events of the run, from where it stands to its end. */
+  async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, undefined> {
+    const begun = performance.now();
+    const elapsed = (): number => (performance.now() - begun) / 1000;
+    if ((options.resume ?? true) && this.options.checkpoint !== undefined && this.step === 0) {
+      const latest = await loadLatestCheckpoint(this.options.checkpoint.dir);
+      if (latest !== null) {
+        this.restore(latest.checkpoint);
+        yield { type: 'resume', step: this.step, path: latest.path };
+      }
+    }
+    this.model.train();
+    let saved = this.step;
+    let evaluated = -1;
+    const stopReason = (): 'aborted' | 'time' | null => {
+      if (options.signal?.aborted) return 'aborted';
+      return options.timeLimit !== undefined && elapsed() >= options.timeLimit ? 'time' : null;
+    };
+    let reason: 'finished' | 'aborted' | 'time' = 'finished';
+    while (this.step < this.total) {
+      const stop = stopReason();
+      if (stop !== null) {
+        reason = stop;
+        break;
+      }
+      yield await this.trainStep(elapsed);
+      if (this.step % (this.options.evalEvery ?? 200) === 0 && this.options.valid !== undefined) {
+        evaluated = this.step;
+        yield await this.evaluate();
+      }
+      if (this.options.checkpoint !== undefined && this.step % (this.options.checkpoint.every ?? 200) === 0) {
+        saved = this.step;
+        yield await this.save();
+      }
+    }
+    if (this.options.checkpoint !== undefined && saved !== this.step) yield await this.save();
+    if (reason !== 'aborted' && this.options.valid !== undefined && evaluated !== this.step) yield await this.evaluate();
+    yield { type: 'done', step: this.step, reason, elapsed: elapsed() };
+  }
+
+  private async trainStep(elapsed: () => number): Promise<StepEvent> {
+    const begun = performance.now();
+    const factor = this.schedule(this.step, this.total);
+    this.optimizer.groups.forEach((group, i) => (group.lr = this.baseRates[i]! * factor));
+    const { loss, norm, tokens } = this.enqueueStep();
+    const [lossValue, normValue] = [await loss.item(), await norm.item()];
+    loss.dispose();
+    norm.dispose();
+    this.step++;
+    this.tokens += tokens;
+    if (Number.isNaN(lossValue)) {
+      throw new StateError({
+        op: 'Trainer',
+        expected: 'a finite loss',
+        actual: `NaN at step ${this.step}`,
+        hint: 'Lower the learning rate, or set clipGradNorm; the last checkpoint is intact',
+      });
+    }
+    return {
+      type: 'step',
+      step: this.step,
+      total: this.total,
+      epoch: this.loader.state.epoch,
+      loss: lossValue,
+      lr: this.optimizer.lr,
+      gradNorm: normValue,
+      tokens: this.tokens,
+      tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
+      elapsed: elapsed(),
+    };
+  }
+
+  /** Queues forward, backward and update. Synchronous: no other code runs inside its scopes, and nothing waits. */
+  private enqueueStep(): { loss: Tensor; norm: Tensor; tokens: number } {
+    let tokens = 0;
+    const result = scope(() => {
+      let total: Tensor | null = null;
+      for (let i = 0; i < this.accumulation; i++) {
+        const loss = scope(() => {
+          const batch = this.loader.next();
+          tokens += batch.x.size;
+          const part = div(this.computeLoss(this.model, batch), this.accumulation);
+          part.backward();
+          return detach(part);
+        });
+        total = total === null ? loss : noGrad(() => add(total!, loss));
+      }
+      const parameters = this.optimizer.parameters();
+      const { clipGradNorm: limit } = this.options;
+      const norm = limit === undefined ? gradNorm(parameters) : clipGradNorm(parameters, limit);
+      this.optimizer.step();
+      this.optimizer.zeroGrad();
+      this.ema?.update();
+      return { loss: total!, norm };
+    });
+    return { ...result, tokens };
+  }
+
+  /** Mean loss over the validation set (at most `evalBatches` batches), in evaluation mode, with the averages if kept. */
+  async evaluate(): Promise<EvalEvent> {
+    const { valid } = this.options;
+    if (valid === undefined) {
+      throw new StateError({ op: 'Trainer.evaluate', expected: 'a validation set', actual: 'none', hint: 'Pass { valid } to the Trainer' });
+    }
+    const batchSize = Math.min(this.options.batchSize, valid.length);
+    const loader = new DataLoader(valid, { batchSize, shuffle: false });
+    const batches = Math.min(loader.length, this.options.evalBatches ?? 50);
+    this.model.eval();
+    this.ema?.apply();
+    try {
+      let sum = 0;
+      for (let i = 0; i < batches; i++) {
+        const loss = scope(() => noGrad(() => this.computeLoss(this.model, loader.next())));
+        sum += await loss.item();
+        loss.dispose();
+      }
+      return { type: 'eval', step: this.step, loss: sum / batches, perplexity: Math.exp(sum / batches) };
+    } finally {
+      this.ema?.restore();
+      this.model.train();
+    }
+  }
+
+  private async save(): Promise<CheckpointEvent> {
+    const checkpoint: Checkpoint = {
+      model: this.model.stateDict(),
+      optimizer: this.optimizer.stateDict(),
+      ...(this.ema === null ? {} : { ema: this.ema.stateDict() }),
+      run: { step: this.step, tokens: this.tokens, loader: this.loader.state, generator: defaultGenerator().state },
+      config: this.options.config,
+    };
+    const path = await saveCheckpoint(this.options.checkpoint!, checkpoint);
+    return { type: 'checkpoint', step: this.step, path };
+  }
+
+  private restore(checkpoint: Checkpoint): void {
+    this.model.loadStateDict(checkpoint.model);
+    this.optimizer.loadStateDict(checkpoint.optimizer);
+    if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
+    this.loader.state = checkpoint.run.loader;
+    defaultGenerator().state = checkpoint.run.generator;
+    this.step = checkpoint.run.step;
+    this.tokens = checkpoint.run.tokens;
+  }
+}
+
+function defaultLoss<M extends Module>(model: M, { x, y }: Batch): Tensor {
+  const trainable = model as unknown as Partial<TrainableModel>;
+  if (typeof trainable.loss !== 'function') {
+    throw new AttributeError({ op: 'Trainer', argument: 'loss', expected: 'a loss function, or a model with loss(x, y)', actual: 'neither' });
+  }
+  return trainable.loss(x, y);
+}
