@@ -71,3 +71,28 @@ export {
   type TiktokenOptions,
   type TokenDecoder,
 } from './tokenizer/index.js';
+export * as nn from './nn/index.js';
+export * as optim from './optim/index.js';
+export * as schedules from './optim/schedule.js';
+export { KvCache } from './nn/kv_cache.js';
+export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
+export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
+export { openTokens, saveTokens } from './data/tokens_file.js';
+export { generateTokens, type CausalModel, type GeneratedPiece, type GenerateOptions, type TextCodec } from './generate/generate.js';
+export { sample, type SamplingOptions } from './generate/sampler.js';
+export {
+  loadSafetensors,
+  openSafetensors,
+  SafetensorsFile,
+  saveSafetensors,
+  type LoadSafetensorsOptions,
+  type SafetensorsOptions,
+} from './interop/safetensors.js';
+export { GPT, type ForwardOptions, type GPTConfig } from './models/gpt.js';
+export * from './train/checkpoint.js';
+export * from './train/events.js';
+export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
+export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
+export { Trainer, type Batch, type LossFunction, type RunOptions, type TrainableModel, type TrainerOptions } from './train/trainer.js';
+export { writeFileAtomically } from './util/atomic_file.js';
+export { formatBytes } from './util/format.js';
