@@ -5,7 +5,7 @@
  */
 import { AttributeError, ShapeError } from '../errors.js';
 import { add } from '../ops/arithmetic.js';
-import { crossEntropy } from '../ops/losses.js';
+import { crossEntropy } from '../ops/cross_entropy.js';
 import { linear } from '../ops/matmul.js';
 import { ropeTables } from '../ops/rope.js';
 import { narrow, reshape } from '../ops/views.js';
