@@ -8,6 +8,7 @@ import { noGrad } from '../autograd/grad.js';
 import { reshape } from '../ops/views.js';
 import type { KvCache } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
+import { item } from '../tensor/read.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
@@ -87,7 +88,7 @@ export async function* generateTokens(
         pending = ids.slice(-Math.max(1, context >> 1));
       }
       const next = step(model, pending, caches, options);
-      const id = await next.item().finally(() => next.dispose());
+      const id = await item(next).finally(() => next.dispose());
       if (Number.isNaN(id)) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN' });
       if (options.stopIds?.includes(id)) break;
       ids.push(id);

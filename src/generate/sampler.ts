@@ -5,14 +5,14 @@
  */
 import { noGrad } from '../autograd/grad.js';
 import { argmax } from '../ops/reduce.js';
-import { div, sub } from '../ops/arithmetic.js';
+import { div, mul, sub } from '../ops/arithmetic.js';
 import { ge, lt } from '../ops/comparison.js';
 import { gather } from '../ops/indexing.js';
 import { multinomial } from '../ops/random_ops.js';
 import { cumsum } from '../ops/scan.js';
 import { softmax } from '../ops/softmax.js';
 import { sort, topk } from '../ops/sorting.js';
-import { narrow } from '../ops/views.js';
+import { narrow, reshape } from '../ops/views.js';
 import { where } from '../ops/where.js';
 import type { Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
@@ -54,15 +54,15 @@ export function sample(logits: Tensor, options: SamplingOptions = {}): Tensor {
       const { values, indices } =
         restricted || topP < 1 || minP > 0
           ? restricted
-            ? topk(scaled, topK, -1)
-            : sort(scaled, -1, { descending: true })
+            ? topk(scaled, topK)
+            : sort(scaled, -1, true)
           : { values: scaled, indices: null };
       let weights = softmax(values, -1); // [B, K], falling when filtered
-      if (minP > 0) weights = where(ge(weights, narrow(weights, 1, 0, 1).mul(minP)), weights, 0);
+      if (minP > 0) weights = where(ge(weights, mul(narrow(weights, 1, 0, 1), minP)), weights, 0);
       // What lies before a token must not reach topP yet; so the first always stays.
       if (topP < 1) weights = where(lt(sub(cumsum(weights, -1), weights), topP), weights, 0);
       const drawn = multinomial(weights, 1, options.generator === undefined ? {} : { generator: options.generator }); // [B, 1]
-      return (indices === null ? drawn : gather(indices, 1, drawn)).reshape([-1]);
+      return reshape(indices === null ? drawn : gather(indices, 1, drawn), [-1]);
     }),
   );
 }

@@ -1,4 +1,4 @@
-import { conv1d, conv2d, type ConvOptions } from '../ops/conv.js';
+import { conv1d, conv2d, type Conv1dOptions, type Conv2dOptions } from '../ops/conv.js';
 import { empty } from '../tensor/create.js';
 import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -6,7 +6,7 @@ import { checkInteger } from '../util/assert.js';
 import { kaimingUniform_, uniform_ } from './init.js';
 import { Module, parameter } from './module.js';
 
-export interface ConvLayerOptions extends ConvOptions {
+export interface ConvLayerOptions {
   /** Default true. */
   readonly bias?: boolean;
   readonly generator?: Generator;
@@ -14,19 +14,23 @@ export interface ConvLayerOptions extends ConvOptions {
 
 /** What both convolutions hold: a weight `[out, in/groups, …kernel]` and a bias `[out]`, initialised as PyTorch does. */
 abstract class Conv extends Module {
-  readonly options: ConvOptions;
   weight: Tensor;
   bias: Tensor | null;
 
-  constructor(op: string, inChannels: number, outChannels: number, kernel: readonly number[], options: ConvLayerOptions) {
+  constructor(
+    op: string,
+    inChannels: number,
+    outChannels: number,
+    kernel: readonly number[],
+    options: ConvLayerOptions & { readonly groups?: number },
+  ) {
     super();
-    const { bias = true, generator, ...rest } = options;
-    this.options = rest;
+    const { bias = true, generator } = options;
     const groups = checkInteger(op, 'groups', options.groups ?? 1, 1);
     checkInteger(op, 'inChannels', inChannels, 1);
     checkInteger(op, 'outChannels', outChannels, 1);
     for (const length of kernel) checkInteger(op, 'kernelSize', length, 1);
-    const shape = [outChannels, inChannels / groups, ...kernel];
+    const shape = [outChannels, checkInteger(op, 'inChannels / groups', inChannels / groups, 1), ...kernel];
     this.weight = parameter(kaimingUniform_(empty(shape), undefined, generator));
     const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, length) => product * length, 1));
     this.bias = bias ? parameter(uniform_(empty([outChannels]), -bound, bound, generator)) : null;
@@ -35,8 +39,12 @@ abstract class Conv extends Module {
 
 /** Convolution over time. Shapes: x `[N, in, T]` → `[N, out, T']`. */
 export class Conv1d extends Conv {
-  constructor(inChannels: number, outChannels: number, kernelSize: number, options: ConvLayerOptions = {}) {
+  readonly options: Conv1dOptions;
+
+  constructor(inChannels: number, outChannels: number, kernelSize: number, options: ConvLayerOptions & Conv1dOptions = {}) {
     super('Conv1d', inChannels, outChannels, [kernelSize], options);
+    const { bias: _bias, generator: _generator, ...rest } = options;
+    this.options = rest;
   }
 
   forward(x: Tensor): Tensor {
@@ -46,8 +54,17 @@ export class Conv1d extends Conv {
 
 /** Convolution over an image. Shapes: x `[N, in, H, W]` → `[N, out, H', W']`. */
 export class Conv2d extends Conv {
-  constructor(inChannels: number, outChannels: number, kernelSize: number | readonly [number, number], options: ConvLayerOptions = {}) {
+  readonly options: Conv2dOptions;
+
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    kernelSize: number | readonly [number, number],
+    options: ConvLayerOptions & Conv2dOptions = {},
+  ) {
     super('Conv2d', inChannels, outChannels, typeof kernelSize === 'number' ? [kernelSize, kernelSize] : kernelSize, options);
+    const { bias: _bias, generator: _generator, ...rest } = options;
+    this.options = rest;
   }
 
   forward(x: Tensor): Tensor {
