@@ -13,12 +13,17 @@ import { Tensor } from './tensor/tensor.js';
 
 /** Functions of ops/ that are methods too: their first argument is the tensor. */
 const opMethods = [
-  'abs', 'acos', 'add', 'all', 'amax', 'amin', 'any', 'argmax', 'argmin', 'asin', 'atan', 'atan2', 'broadcastTo', 'ceil', 'clamp',
-  'clone', 'contiguous', 'copy_', 'cos', 'cosh', 'detach', 'diagonal', 'div', 'eq', 'erf', 'erfc', 'exp', 'expand', 'expm1',
-  'flatten', 'flip', 'floor', 'fmod', 'ge', 'gt', 'isFinite', 'isInf', 'isNaN', 'le', 'log', 'log1p', 'log2', 'logicalAnd',
-  'logicalNot', 'logicalOr', 'logicalXor', 'lt', 'maskedFill', 'maximum', 'mean', 'minimum', 'mul', 'narrow', 'ne', 'neg', 'norm',
-  'permute', 'pow', 'reciprocal', 'remainder', 'reshape', 'round', 'rsqrt', 'select', 'sign', 'sin', 'sinh', 'slice', 'sqrt',
-  'square', 'squeeze', 'std', 'sub', 'sum', 'tan', 'to', 'transpose', 'trunc', 'unsqueeze', 'variance',
+  'abs', 'acos', 'add', 'all', 'amax', 'amin', 'any', 'argmax', 'argmin', 'argsort', 'asin', 'at', 'atan', 'atan2',
+  'broadcastTo', 'ceil', 'chunk', 'clamp', 'clone', 'contiguous', 'copy_', 'cos', 'cosh', 'cumprod', 'cumsum', 'detach',
+  'diagonal', 'div', 'dropout', 'elu', 'eq', 'erf', 'erfc', 'exp', 'expand', 'expm1', 'flatten', 'flip', 'floor', 'fmod',
+  'gather', 'ge', 'gelu', 'gt', 'hardswish', 'indexAdd', 'indexSelect', 'isFinite', 'isInf', 'isNaN', 'le', 'leakyRelu',
+  'log', 'log1p', 'log2', 'logSigmoid', 'logSoftmax', 'logicalAnd', 'logicalNot', 'logicalOr', 'logicalXor', 'logsumexp',
+  'lt', 'maskedFill', 'maskedSelect', 'matmul', 'maxWithIndices', 'maximum', 'mean', 'minWithIndices', 'minimum', 'mish',
+  'moveAxis', 'mul', 'narrow', 'ne', 'neg', 'nonzero', 'norm', 'normalize', 'pad', 'permute', 'pow', 'prod', 'quickGelu',
+  'reciprocal', 'relu', 'reluSquared', 'remainder', 'repeat', 'repeatInterleave', 'reshape', 'roll', 'round', 'rsqrt',
+  'scatter', 'scatterAdd', 'select', 'sigmoid', 'sign', 'silu', 'sin', 'sinh', 'slice', 'softmax', 'softplus', 'sort',
+  'split', 'sqrt', 'square', 'squeeze', 'std', 'sub', 'sum', 'tan', 'tanh', 'to', 'topk', 'transpose', 'tril', 'triu',
+  'trunc', 'unbind', 'unsqueeze', 'variance',
 ] as const; // prettier-ignore
 
 const readMethods = ['data', 'dataSync', 'item', 'itemSync', 'toArray', 'toArraySync'] as const;

@@ -1,7 +1,6 @@
 import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { copy_ } from '../ops/copy.js';
-import { clone } from '../ops/copy.js';
+import { clone, copy_ } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
@@ -25,7 +24,7 @@ export class EMA {
     }
     this.decay = decay;
     this.params = [...params];
-    this.shadows = noGrad(() => this.params.map((param) => keep(clone(detach(param)))));
+    this.shadows = noGrad(() => this.params.map((param) => keep(clone(param))));
   }
 
   /** Call it after each optimiser step. */
@@ -37,7 +36,7 @@ export class EMA {
   apply(): void {
     if (this.backup !== null) throw new StateError({ op: 'EMA.apply', expected: 'the parameters in place', actual: 'the averages' });
     noGrad(() => {
-      this.backup = this.params.map((param) => keep(clone(detach(param))));
+      this.backup = this.params.map((param) => keep(clone(param)));
       this.params.forEach((param, i) => copy_(param, this.shadows[i]!));
     });
   }
