@@ -81,7 +81,9 @@ describe('the published package', { timeout: 300_000 }, () => {
       module: 'NodeNext',
       strict: true,
       noEmit: true,
-      types: [],
+      // The declarations name types of Node (AbortSignal, inspect), as a program for Node does itself.
+      types: ['node'],
+      typeRoots: [join(root, 'node_modules/@types')],
     };
     writeFileSync(join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions, files: ['use.mts', 'use.cts'] }));
     const tsc = join(root, 'node_modules/typescript/bin/tsc');

@@ -56,8 +56,9 @@ test('the addon loads and works in eight worker threads at once, and again after
     const results = await Promise.all(
       Array.from({ length: 8 }, async () => {
         const worker = new Worker(child, { workerData: 'sum', execArgv: [] });
+        const ended = new Promise((resolve) => worker.once('exit', resolve));
         const numbers = await new Promise((resolve, reject) => worker.once('message', resolve).once('error', reject));
-        return { numbers, status: await new Promise((resolve) => worker.once('exit', resolve)) };
+        return { numbers, status: await ended };
       }),
     );
     for (const { numbers, status } of results) {
