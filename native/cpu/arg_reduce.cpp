@@ -128,6 +128,28 @@ int32_t search_rows(R rule, const Split& split, const og_view& y) {
   return OG_OK;
 }
 
+/** best[j] and its row, after row r. */
+template <class C, class R>
+inline void update(const C* row, int64_t n, int64_t r, C* best, int32_t* position) {
+  int64_t j = 0;
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<C, float>::value) {
+    for (; j + kLanes <= n; j += kLanes) {
+      const Vf x = load(row + j), old = load(best + j);
+      const Vi better = (std::is_same<R, Max>::value ? x > old : x < old) | ((x != x) & (old == old));
+      ViUnaligned* at = reinterpret_cast<ViUnaligned*>(position + j);
+      store(best + j, select(better, x, old));
+      *at = (better & set1((int32_t)r)) | (~better & (Vi)*at);
+    }
+  }
+#endif
+  for (; j < n; j++) {
+    if (!R::beats(row[j], best[j])) continue;
+    best[j] = row[j];
+    position[j] = (int32_t)r;
+  }
+}
+
 template <class C, class R>
 int32_t search_columns(const Split& split, const og_view& y) {
   constexpr int64_t kWidth = 256;
@@ -136,7 +158,8 @@ int32_t search_columns(const Split& split, const og_view& y) {
   const int64_t work = m * (width < kWidth ? width : kWidth);
   parallel_ranges(split.outputs / width * tiles, grain_for(work, kPiece), [&](int64_t first, int64_t last) {
     alignas(64) C best[kWidth], row[kWidth];
-    alignas(64) int64_t position[kWidth];
+    alignas(64) int32_t position[kWidth];
+    int64_t results[kWidth];
     for (int64_t task = first; task < last; task++) {
       const int64_t tile = task % tiles, outer = task / tiles, column = tile * kWidth;
       const int64_t n = width - column < kWidth ? width - column : kWidth;
@@ -147,14 +170,16 @@ int32_t search_columns(const Split& split, const og_view& y) {
           with_storage(base.dtype, [&](auto type) {
             load_run(data_of<const decltype(type)>(base) + offset + i * stride, 1, n, row);
           });
-          for (int64_t j = 0; j < n; j++) {
-            const bool better = r == 0 || R::beats(row[j], best[j]);
-            best[j] = better ? row[j] : best[j];
-            position[j] = better ? r : position[j];
+          if (r == 0) {
+            std::memcpy(best, row, (size_t)n * sizeof(C));
+            for (int64_t j = 0; j < n; j++) position[j] = 0;
+          } else {
+            update<C, R>(row, n, r, best, position);
           }
         }
       });
-      put(y, out, outer * width + column, n, position);
+      for (int64_t j = 0; j < n; j++) results[j] = position[j];
+      put(y, out, outer * width + column, n, results);
     }
   });
   return OG_OK;
@@ -171,7 +196,8 @@ int32_t arg_reduce(const og_call* call) {
   OG_REQUIRE(split.length > 0, "nothing to take the extreme value of");
   return with_compute(x.dtype, [&](auto type) {
     typedef decltype(type) C;
-    return goes_down_columns(split) ? search_columns<C, R>(split, y) : search_rows<C>(R{}, split, y);
+    return goes_down_columns(split) && split.length <= 0x7fffffff ? search_columns<C, R>(split, y)
+                                                                  : search_rows<C>(R{}, split, y);
   });
 }
 

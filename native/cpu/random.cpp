@@ -92,10 +92,10 @@ inline float minus_two_log(uint32_t w) {
   const float u =
       (float)(int32_t)(w >> 16) * 1.52587890625e-5f + (float)(int32_t)((w & 0xffffu) + 1) * 2.3283064365386963e-10f;
   const uint32_t bits = float_bits(u);
-  const float half = bits_float((bits & 0x007fffffu) | 0x3f000000u);  // [0.5, 1)
-  const bool below = half < 0.707106781186547524f;
-  const float e = (float)((int32_t)(bits >> 23) - (below ? 127 : 126));
-  const float m = (below ? half + half : half) - 1.f;
+  // mantissa in [√½, √2), by integer steps alone: a branch would keep the loop from becoming vector code
+  const uint32_t mantissa = bits & 0x007fffffu, low = mantissa < 0x003504f3u ? 1 : 0;
+  const float e = (float)(int32_t)((bits >> 23) - 126 - low);
+  const float m = bits_float((mantissa | 0x3f000000u) + (low << 23)) - 1.f;
   const float z = m * m;
   float p = 7.0376836292e-2f;
   p = p * m + -1.1514610310e-1f;
@@ -120,10 +120,9 @@ inline void turn(uint32_t w, float* cosine, float* sine) {
   const float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z * x + x;
   const float c =
       ((2.443315711809948e-5f * z + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * (z * z) - 0.5f * z + 1.f;
-  const bool swap = quadrant & 1;
-  const float first = swap ? s : c, second = swap ? c : s;
-  *cosine = quadrant == 1 || quadrant == 2 ? -first : first;
-  *sine = quadrant >= 2 ? -second : second;
+  const uint32_t swap = 0u - (quadrant & 1), s_bits = float_bits(s), c_bits = float_bits(c);
+  *cosine = bits_float(((s_bits & swap) | (c_bits & ~swap)) ^ ((quadrant + 1) & 2) << 30);
+  *sine = bits_float(((c_bits & swap) | (s_bits & ~swap)) ^ (quadrant & 2) << 30);
 }
 
 void normal(const Stream& stream, const og_view& out, float mean, float deviation) {
@@ -175,6 +174,23 @@ void normal(const Stream& stream, const og_view& out, double mean, double deviat
 }
 #endif
 
+/** to[i] = words[i] ≥ limit ? from[i]·scale : 0. */
+template <class C>
+inline void keep(const uint32_t* words, uint32_t limit, const C* from, C scale, C* to, int64_t n) {
+  int64_t i = 0;
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<C, float>::value) {
+    const Vu edge = limit - Vu{};
+    for (; i + kLanes <= n; i += kLanes) {
+      Vu word;
+      std::memcpy(&word, words + i, sizeof word);
+      store(to + i, select((Vi)(word >= edge), load(from + i) * set1(scale), Vf{}));
+    }
+  }
+#endif
+  for (; i < n; i++) to[i] = words[i] >= limit ? from[i] * scale : C(0);
+}
+
 template <class C>
 int32_t drop(const og_view& x, const og_view& y, const Stream& stream, double p) {
   const og_view* const views[2] = {&y, &x};
@@ -191,7 +207,11 @@ int32_t drop(const og_view& x, const og_view& y, const Stream& stream, double p)
       const C* from = stage_in<C>(loop, 1, x, at, n, buffers[1]);
       C* to = direct ? data_of<C>(y) + at : buffers[0];
       stream.words(at, n, words);
-      for (int64_t i = 0; i < n; i++) to[i] = !nothing && words[i] >= limit ? from[i] * scale : C(0);
+      if (nothing) {
+        std::memset(to, 0, (size_t)n * sizeof(C));
+      } else {
+        keep(words, limit, from, scale, to, n);
+      }
       if (!direct) stage_out<C>(loop, 0, y, at, n, to);
     }
   });
