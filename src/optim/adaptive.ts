@@ -193,6 +193,12 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
     copy_(param, sub(param, mul(direction, scale)));
   }
 
+  /** Means over the last axis, and over the one before it. */
+  protected override stateShape(param: Tensor, name: string): readonly number[] {
+    if (name === 'rowVar') return param.shape.slice(0, -1);
+    return name === 'colVar' ? [...param.shape.slice(0, -2), ...param.shape.slice(-1)] : param.shape;
+  }
+
   private plain(param: Tensor, g: Tensor, rate: number, eps: number): Tensor {
     const variance = average_(this.state(param, 'variance'), mul(g, g), rate);
     return mul(rsqrt(clamp(variance, eps * eps)), g);
@@ -202,8 +208,8 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
     const squared = mul(g, g);
     const rowMean = mean(squared, -1);
     const columnMean = mean(squared, -2);
-    const row = average_(this.state(param, 'rowVar', rowMean.shape), rowMean, rate);
-    const column = average_(this.state(param, 'colVar', columnMean.shape), columnMean, rate);
+    const row = average_(this.state(param, 'rowVar'), rowMean, rate);
+    const column = average_(this.state(param, 'colVar'), columnMean, rate);
     const scale = clamp(mean(row, -1, { keepDims: true }), eps);
     const variance = mul(unsqueeze(div(row, scale), -1), unsqueeze(column, -2));
     return mul(rsqrt(clamp(variance, eps * eps)), g);

@@ -51,11 +51,18 @@ export abstract class Optimizer<O extends OptimizerOptions> {
 
   constructor(name: string, params: Iterable<Tensor> | readonly ParameterGroup<O>[], defaults: O) {
     const list = [...(params as Iterable<Tensor | ParameterGroup<O>>)];
-    const groups = list.every((item) => item instanceof Tensor) ? [{ params: list } as unknown as ParameterGroup<O>] : list;
+    const groups = list.every((item) => item instanceof Tensor)
+      ? [{ params: list } as unknown as ParameterGroup<O>]
+      : list;
     const seen = new Set<Tensor>();
     this.groups = groups.map((group) => {
       if (group instanceof Tensor || !Array.isArray(group.params)) {
-        throw new AttributeError({ op: name, argument: 'params', expected: 'tensors, or groups { params, … }', actual: formatValue(group) });
+        throw new AttributeError({
+          op: name,
+          argument: 'params',
+          expected: 'tensors, or groups { params, … }',
+          actual: formatValue(group),
+        });
       }
       for (const tensor of group.params) {
         if (!(tensor instanceof Tensor) || seen.has(tensor)) {
@@ -66,16 +73,22 @@ export abstract class Optimizer<O extends OptimizerOptions> {
       }
       return { ...defaults, ...group };
     });
-    for (const group of this.groups) checkNumber(name, 'lr', group.lr, 0);
+    for (const group of this.groups) checkNumber(name, 'lr', group.lr, 0, Number.MAX_VALUE);
   }
 
   /** One step on one parameter, in place, outside the record. `step` counts from 1. */
   protected abstract update(param: Tensor, grad: Tensor, step: number, options: O, gradScale: number): void;
 
-  /** State of a parameter, zeros at first, in the shape of the parameter unless another is given. */
-  protected state(param: Tensor, name: string, shape: readonly number[] = param.shape): Tensor {
+  /** Shape of the state `name` of a parameter: the parameter's own, unless a subclass says otherwise. */
+  protected stateShape(param: Tensor, _name: string): readonly number[] {
+    return param.shape;
+  }
+
+  /** State of a parameter, zeros at first. */
+  protected state(param: Tensor, name: string): Tensor {
     const { tensors } = this.slots.get(param)!;
-    return (tensors[name] ??= keep(zeros(shape, { dtype: param.dtype === 'float64' ? 'float64' : 'float32' })));
+    const dtype = param.dtype === 'float64' ? 'float64' : 'float32';
+    return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype })));
   }
 
   /** Updates every parameter that has a gradient. Nothing waits: the work is queued. */
@@ -112,7 +125,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   }
 
   set lr(value: number) {
-    checkNumber('optimizer', 'lr', value, 0);
+    checkNumber('optimizer', 'lr', value, 0, Number.MAX_VALUE);
     for (const group of this.groups) group.lr = value;
   }
 
@@ -136,7 +149,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
    * Goes on from a saved state. The parameters must be the same, in the same order.
    *
    * @throws StateError if the state belongs to other parameters
-   * @throws ShapeError if a tensor has another shape than its parameter's state may have
+   * @throws ShapeError if a tensor has another shape than its parameter's state has; nothing is taken over then
    */
   loadStateDict(state: OptimizerState): void {
     const params = this.parameters();
@@ -147,24 +160,51 @@ export abstract class Optimizer<O extends OptimizerOptions> {
         actual: `one of ${state.steps.length} in ${state.lrs.length}`,
       });
     }
+    const parts = Object.entries(state.tensors).map(([path, value]) => this.place(params, path, value));
+    for (const lr of state.lrs) checkNumber('optimizer.loadStateDict', 'lrs', lr, 0, Number.MAX_VALUE);
     scope(() =>
       noGrad(() => {
         params.forEach((param, i) => {
-          const tensors: Record<string, Tensor> = {};
-          for (const [name, value] of Object.entries(state.tensors)) {
-            if (!name.startsWith(`${i}.`)) continue;
-            const own = this.slots.get(param)?.tensors[name.slice(`${i}.`.length)];
-            if (own !== undefined && !sameShape(own.shape, value.shape)) {
-              throw new ShapeError({ op: 'optimizer.loadStateDict', argument: name, expected: formatShape(own.shape), actual: formatShape(value.shape) });
-            }
-            tensors[name.slice(`${i}.`.length)] = copy_(keep(zeros(value.shape, { dtype: value.dtype })), value);
-          }
+          const own = parts.filter((part) => part.index === i);
+          const copies = own.map(({ name, value }): [string, Tensor] => [
+            name,
+            copy_(keep(zeros(value.shape, { dtype: value.dtype })), value),
+          ]);
           for (const old of Object.values(this.slots.get(param)?.tensors ?? {})) old.dispose();
-          this.slots.set(param, { step: state.steps[i]!, tensors });
+          this.slots.set(param, { step: state.steps[i]!, tensors: Object.fromEntries(copies) });
         });
       }),
     );
     this.groups.forEach((group, i) => (group.lr = state.lrs[i]!));
+  }
+
+  /** Parameter and name that a path of a saved state means. */
+  private place(
+    params: readonly Tensor[],
+    path: string,
+    value: Tensor,
+  ): { index: number; name: string; value: Tensor } {
+    const dot = path.indexOf('.');
+    const [index, name] = [Number(path.slice(0, dot)), path.slice(dot + 1)];
+    const param = dot > 0 ? params[index] : undefined;
+    if (param === undefined) {
+      throw new StateError({
+        op: 'optimizer.loadStateDict',
+        argument: 'tensors',
+        expected: `names <index below ${params.length}>.<name>`,
+        actual: formatValue(path),
+      });
+    }
+    const shape = this.stateShape(param, name);
+    if (!sameShape(shape, value.shape)) {
+      throw new ShapeError({
+        op: 'optimizer.loadStateDict',
+        argument: path,
+        expected: formatShape(shape),
+        actual: formatShape(value.shape),
+      });
+    }
+    return { index, name, value };
   }
 
   /** Frees the state. */

@@ -16,7 +16,7 @@ export function checkInteger(
   throw new AttributeError({ op, argument, expected: `an integer${range}`, actual: formatValue(value) });
 }
 
-/** @throws AttributeError unless `value` is a finite number in [low, high] */
+/** @throws AttributeError unless `value` is a number in [low, high] */
 export function checkNumber(op: string, argument: string, value: unknown, low = -Infinity, high = Infinity): number {
   if (typeof value === 'number' && !Number.isNaN(value) && value >= low && value <= high) return value;
   const range =
