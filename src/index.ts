@@ -88,6 +88,7 @@ export {
   type LoadSafetensorsOptions,
   type SafetensorsOptions,
 } from './interop/safetensors.js';
+export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export { GPT, type ForwardOptions, type GPTConfig } from './models/gpt.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';

@@ -7,6 +7,7 @@ import { open, readFile, stat } from 'node:fs/promises';
 import { AttributeError, DTypeError, FormatError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { to } from '../ops/copy.js';
+import { fromFloat8, type Float8Format } from '../ops/float8.js';
 import { all } from '../ops/reduce.js';
 import { isFinite } from '../ops/unary.js';
 import { allocate, borrow, mapFile, type Storage } from '../runtime/storage.js';
@@ -14,7 +15,7 @@ import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import { dtypeId, isFloating, itemSize, type DType } from '../tensor/dtype.js';
 import { data, dataSync, item } from '../tensor/read.js';
-import { keep, scope } from '../tensor/scope.js';
+import { scope } from '../tensor/scope.js';
 import { contiguousStrides, MAX_RANK, sizeOf } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
 import { tensor } from '../tensor/create.js';
@@ -33,6 +34,7 @@ const fileDTypes: Readonly<Record<string, DType>> = {
   BOOL: 'bool',
 };
 const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) => [own, file])) as Record<DType, string>;
+const float8Formats: Readonly<Record<string, Float8Format>> = { F8_E4M3: 'e4m3fn', F8_E5M2: 'e5m2' };
 const copyKernel = kernelId('copy', 1, 1, 0);
 
 export interface SafetensorsOptions {
@@ -79,7 +81,8 @@ export class SafetensorsFile {
   }
 
   /**
-   * A tensor of the file, sharing its pages; what is written to it stays in this process. I16 and U16 become int32, U32 int64.
+   * A tensor of the file, sharing its pages; what is written to it stays in this process. I16 and U16 become int32, U32
+   * int64, 8-bit floats float32: copies.
    *
    * @throws DTypeError if the file's dtype has no counterpart
    */
@@ -94,10 +97,14 @@ export class SafetensorsFile {
     if (at % itemSize(dtype) === 0) {
       return new Tensor(this.storage, at / itemSize(dtype), entry.shape, contiguousStrides(entry.shape), dtype);
     }
-    // The format does not align its data; kernels want whole elements, so such a tensor is copied.
+    return this.copied(entry, dtype); // the format does not align its data; kernels want whole elements
+  }
+
+  /** The bytes of an entry in memory of their own, as a tensor of `dtype`. */
+  private copied(entry: TensorEntry, dtype: DType, shape: readonly number[] = entry.shape): Tensor {
     const storage = allocate(entry.end - entry.begin);
     this.copyBytes(entry, storage);
-    return new Tensor(storage, 0, entry.shape, contiguousStrides(entry.shape), dtype);
+    return new Tensor(storage, 0, shape, contiguousStrides(shape), dtype);
   }
 
   private copyBytes(entry: TensorEntry, target: Storage): void {
@@ -108,18 +115,18 @@ export class SafetensorsFile {
   }
 
   private converted(name: string, entry: TensorEntry): Tensor {
+    const format = float8Formats[entry.dtype];
+    if (format !== undefined) return scope(() => noGrad(() => fromFloat8(this.copied(entry, 'uint8'), format)));
     const arrays = { I16: Int16Array, U16: Uint16Array, U32: Uint32Array } as const;
     const View = arrays[entry.dtype as keyof typeof arrays] as typeof Uint16Array | undefined;
     if (View === undefined) {
       throw new DTypeError({ op: 'safetensors', argument: name, expected: 'a dtype that tensors have', actual: entry.dtype });
     }
-    const bytes = scope(() => {
-      const storage = allocate(entry.end - entry.begin);
-      this.copyBytes(entry, storage);
-      return dataSync(new Tensor(storage, 0, [entry.end - entry.begin], [1], 'uint8')) as Uint8Array;
-    });
-    const values = new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, sizeOf(entry.shape));
-    return tensor(values, { shape: entry.shape });
+    const bytes = scope(() => dataSync(this.copied(entry, 'uint8', [entry.end - entry.begin])) as Uint8Array);
+    const values = Array.from(new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, sizeOf(entry.shape)));
+    return entry.dtype === 'U32'
+      ? tensor(BigInt64Array.from(values, BigInt), { shape: entry.shape })
+      : tensor(Int32Array.from(values), { shape: entry.shape });
   }
 }
 
@@ -161,28 +168,41 @@ export interface LoadSafetensorsOptions extends SafetensorsOptions {
   readonly checkFinite?: boolean;
 }
 
+/** Whatever holds tensors by name. */
+export interface TensorSource {
+  readonly path: string;
+  readonly names: readonly string[];
+  tensor(name: string): Tensor;
+}
+
+/** @internal All tensors of a source. */
+export async function loadAll(source: TensorSource, options: LoadSafetensorsOptions): Promise<Record<string, Tensor>> {
+  const { dtype } = options;
+  const entries = source.names.map((name): [string, Tensor] => {
+    const value = source.tensor(name);
+    return [name, dtype !== undefined && isFloating(value.dtype) ? noGrad(() => to(value, dtype)) : value];
+  });
+  if (options.checkFinite) {
+    for (const [name, value] of entries) {
+      if (!isFloating(value.dtype)) continue;
+      const finite = scope(() => noGrad(() => all(isFinite(value))));
+      const isGood = await item(finite).finally(() => finite.dispose());
+      if (!isGood) {
+        const argument = `${source.path}: ${name}`;
+        throw new FormatError({ op: 'safetensors', argument, expected: 'finite numbers', actual: 'NaN or infinity' });
+      }
+    }
+  }
+  return Object.fromEntries(entries);
+}
+
 /**
  * All tensors of a file, by name.
  *
  * @throws FormatError if the file is malformed, or holds NaN or infinities and `checkFinite` is set
  */
 export async function loadSafetensors(path: string, options: LoadSafetensorsOptions = {}): Promise<Record<string, Tensor>> {
-  const file = await openSafetensors(path, options);
-  const { dtype } = options;
-  const entries = file.names.map((name): [string, Tensor] => {
-    const value = file.tensor(name);
-    return [name, dtype !== undefined && isFloating(value.dtype) ? noGrad(() => to(value, dtype)) : value];
-  });
-  if (options.checkFinite) {
-    for (const [name, value] of entries) {
-      const finite = scope(() => keep(all(isFinite(value))));
-      if (!(await item(finite))) {
-        throw new FormatError({ op: 'safetensors', argument: `${path}: ${name}`, expected: 'finite numbers', actual: 'NaN or infinity' });
-      }
-      finite.dispose();
-    }
-  }
-  return Object.fromEntries(entries);
+  return loadAll(await openSafetensors(path, options), options);
 }
 
 /** All data of a tensor as bytes in file order. */

@@ -142,7 +142,8 @@ export function mapFile(path: string): Storage | string {
 }
 
 export function retain(storage: Storage): void {
-  storage.references++;
+  // A mapped file may be taken up again after its last tensor has gone: it counts as in use again.
+  if (storage.references++ === 0 && !storage.ticket.live) take(storage);
 }
 
 /** Lets go of a block; the last one to do so returns it to the pool. */
