@@ -3,6 +3,6 @@ import { main, run } from './common.mjs';
 import { setup } from './setup.mjs';
 
 await main(async (args) => {
-  await setup(['packages', 'addon']);
+  await setup(['packages', 'addon', 'dist']);
   return run(process.execPath, ['--expose-gc', '--import', 'tsx', 'bench/main.ts', ...args]);
 });

@@ -7,7 +7,7 @@ export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 
 export const read = (file: string): string => readFileSync(join(root, file), 'utf8');
 
-/** Files under a folder whose name ends as given, relative to the root, with forward slashes. */
+/** Files under a folder whose name ends as given, relative to the root, with forward slashes; not those of packages. */
 export function filesUnder(folder: string, ending: RegExp): string[] {
   let entries: string[];
   try {
@@ -17,7 +17,7 @@ export function filesUnder(folder: string, ending: RegExp): string[] {
   }
   return entries
     .map((name) => posix.join(folder, name.replaceAll('\\', '/')))
-    .filter((file) => ending.test(file) && statSync(join(root, file)).isFile())
+    .filter((file) => ending.test(file) && !file.includes('/node_modules/') && statSync(join(root, file)).isFile())
     .sort();
 }
 

@@ -1,0 +1,110 @@
+/** npm run bench: what the library does on this machine, beside its peers and the machine's ceilings, in one run. */
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { cpus, loadavg } from 'node:os';
+import { Command, InvalidArgumentError } from 'commander';
+import { chosen, type Row } from './harness.js';
+import { kernelCases } from './kernels.js';
+import { og } from './library.js';
+import { modelCases } from './models.js';
+import { Ceilings, defaultThreads, startPeers } from './peers.js';
+import { importRow, kernelRow, modelRows, type RunContext } from './run.js';
+import { runJobs, type Job } from './shell.js';
+
+interface Options {
+  readonly json?: string;
+  readonly filter?: string;
+  readonly quick?: true;
+  readonly threads: number;
+}
+
+function parseThreads(text: string): number {
+  const count = Number(text);
+  if (!Number.isInteger(count) || count < 1 || count > 256) throw new InvalidArgumentError('expected 1 to 256.');
+  return count;
+}
+
+/** `unknown` outside a git checkout; `+` after a commit that has uncommitted changes on top. */
+function commit(): string {
+  try {
+    const git = (...args: string[]): string =>
+      execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
+    return (
+      git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : '+')
+    );
+  } catch {
+    return 'unknown';
+  }
+}
+
+/** Each job with the rows that it would give, so that `--filter` need not run it to know. */
+function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], { quick, filter }: Options): Job[] {
+  const jobs: Job[] = [];
+  for (const kernel of kernelCases) {
+    if (!chosen(filter, kernel)) continue;
+    jobs.push({
+      name: `${kernel.name} ${kernel.shape}`,
+      measure: async () => [await kernelRow(kernel, peers, context)],
+    });
+  }
+  for (const model of modelCases(quick === true)) {
+    const wanted = ['', ': peak memory', ': event-loop gap'].some((part) =>
+      chosen(filter, { ...model, name: model.name + part }),
+    );
+    if (!wanted) continue;
+    const measure = async (): Promise<Row[]> => (await modelRows(model, context)).filter((row) => chosen(filter, row));
+    jobs.push({ name: `${model.name} ${model.shape}`, measure });
+  }
+  if (chosen(filter, { name: 'import', shape: 'fresh process' })) {
+    jobs.push({ name: 'import', measure: async () => [importRow(context)] });
+  }
+  return jobs;
+}
+
+async function main(options: Options): Promise<void> {
+  const { threads, quick } = options;
+  og.setThreads(threads);
+  const context: RunContext = {
+    threads,
+    measuring: quick ? { rounds: 3, minSeconds: 0.01 } : { rounds: 7, minSeconds: 0.02 },
+    ceilings: new Ceilings(),
+  };
+  const { peers, versions, absent } = await startPeers();
+  const header = {
+    date: new Date().toISOString(),
+    cpu: cpus()[0]?.model ?? process.arch,
+    isa: og.backend().isa,
+    threads,
+    node: process.version,
+    commit: commit(),
+    versions,
+    load: loadavg()[0]!,
+  };
+  console.log(
+    `${header.cpu}, ${header.isa}, ${threads} threads, Node ${header.node}, load ${header.load.toFixed(1)}, ${header.commit}`,
+  );
+  console.log(`peers: ${peers.map(({ name }) => name).join(', ') || 'none'}`);
+  for (const line of absent) console.log(`not taking part: ${line}`);
+  const ceiling = (kind: 'fma' | 'copy'): string =>
+    context.ceilings.get(kind)?.toFixed(1) ?? 'not measured, no compiler';
+  await context.ceilings.sample(threads, context.measuring);
+  console.log(`ceilings: ${ceiling('fma')} GFLOP/s, ${ceiling('copy')} GB/s\n`);
+  const { rows, failures } = await runJobs(jobsOf(context, peers, options));
+  await Promise.all(peers.map((peer) => peer.close()));
+  if (options.json !== undefined) {
+    writeFileSync(options.json, `${JSON.stringify({ ...header, rows }, null, 1)}\n`);
+    console.log(`\nwritten: ${options.json}`);
+  }
+  if (rows.length === 0 && failures.length === 0) console.log(`no row matches ${options.filter}`);
+  if (rows.length === 0 || failures.length > 0) process.exitCode = 1;
+}
+
+const program = new Command('npm run bench --')
+  .description(
+    'Measures kernels and whole models beside PyTorch (OG_PYTHON), onnxruntime-node and tfjs (docs/performance.md).',
+  )
+  .option('--json <file>', 'write the rows, with machine and versions')
+  .option('--filter <text>', 'only rows whose name or shape contains every word')
+  .option('--quick', 'three short rounds and a smaller model for generating')
+  .option('--threads <n>', 'threads of every side', parseThreads, defaultThreads);
+await main(program.parse().opts<Options>());

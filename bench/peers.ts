@@ -1,0 +1,108 @@
+/** The peers that this machine has, and its ceilings. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
+import { fileURLToPath } from 'node:url';
+import { measure, type MeasureOptions } from './harness.js';
+import { Worker } from './worker.js';
+
+const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
+
+/** GNU's OpenMP stops spinning after milliseconds; Intel's would spin for 200 ms while others are measured. */
+const torchEnvironment = { KMP_BLOCKTIME: '1', PYTHONDONTWRITEBYTECODE: '1' };
+
+/** glibc gives large results back to the system at once; a kernel's time would then be that of page faults. */
+const keepingMemory = {
+  MALLOC_MMAP_MAX_: '0',
+  MALLOC_TRIM_THRESHOLD_: String(2 ** 40),
+  MALLOC_TOP_PAD_: String(2 ** 28),
+};
+
+/** PyTorch as it comes, or (`forKernels`) with an allocator that keeps what was freed. */
+export function startTorch(options: { readonly forKernels: boolean }): Worker | null {
+  const python = process.env['OG_PYTHON'];
+  if (python === undefined) return null;
+  const env = { ...torchEnvironment, ...(options.forKernels ? keepingMemory : {}) };
+  return new Worker('torch', python, [at('./peers/torch_peer.py')], env);
+}
+
+/** Our library in a process of its own. */
+export function startOurs(): Worker {
+  return new Worker('omnigrad', process.execPath, ['--expose-gc', at('./peers/omnigrad_peer.mjs')]);
+}
+
+function startNode(name: string, packageName: string, file: string): Worker | null {
+  if (!existsSync(at(`./node_modules/${packageName}`))) return null;
+  return new Worker(name, process.execPath, ['--expose-gc', at(file)]);
+}
+
+/** Those that time single operations and answer; `absent` says why others do not take part. */
+export async function startPeers(): Promise<{ peers: Worker[]; versions: Record<string, string>; absent: string[] }> {
+  const install = 'npm install --prefix bench --ignore-scripts';
+  const candidates = [
+    { name: 'torch', worker: startTorch({ forKernels: true }), missing: 'OG_PYTHON names no interpreter with torch' },
+    {
+      name: 'onnxruntime-node',
+      worker: startNode('onnxruntime', 'onnxruntime-node', './peers/ort_peer.mjs'),
+      missing: install,
+    },
+    { name: 'tfjs', worker: startNode('tfjs-wasm', '@tensorflow/tfjs', './peers/tfjs_peer.mjs'), missing: install },
+  ];
+  const peers: Worker[] = [];
+  const versions: Record<string, string> = {};
+  const absent: string[] = [];
+  for (const { name, worker, missing } of candidates) {
+    if (worker === null) {
+      absent.push(`${name}: ${missing}`);
+      continue;
+    }
+    try {
+      Object.assign(versions, (await worker.ask({ do: 'hello' }))['versions']);
+      peers.push(worker);
+    } catch (error) {
+      absent.push((error as Error).message.split('\n').slice(0, 2).join(' '));
+    }
+  }
+  return { peers, versions, absent };
+}
+
+/** Compiles the program that measures ceilings where that was not done yet; null without a compiler. */
+function ceilingsProgram(): string | null {
+  const source = at('./native/ceilings.cpp');
+  const program = at('../build/ceilings');
+  if (existsSync(program) && statSync(program).mtimeMs > statSync(source).mtimeMs) return program;
+  mkdirSync(at('../build'), { recursive: true });
+  const tune = process.arch === 'x64' ? '-march=native' : '-mcpu=native';
+  const flags = ['-O2', tune, '-ffp-contract=fast', '-pthread', source, '-o', program];
+  const done = [process.env['CXX'], 'c++', 'g++', 'clang++'].some(
+    (name) => name !== undefined && spawnSync(name, flags, { shell: name.includes(' ') }).status === 0,
+  );
+  return done ? program : null;
+}
+
+/** What the machine can do at most, the best of all samples of the run. */
+export class Ceilings {
+  readonly #program = ceilingsProgram();
+  readonly #best = new Map<string, number>();
+
+  /** Most GFLOP/s (`fma`: multiply-adds on registers) or GB/s (`copy`: memcpy, bytes read and written) seen so far. */
+  get(kind: 'fma' | 'copy'): number | null {
+    return this.#best.get(kind) ?? null;
+  }
+
+  /** Samples both again: neighbours and clocks change while a run goes on. */
+  async sample(threads: number, options: MeasureOptions): Promise<void> {
+    if (this.#program === null) return;
+    const worker = new Worker('ceilings', this.#program, []);
+    for (const kind of ['fma', 'copy'] as const) {
+      const { work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as unknown as { work: number };
+      const subject = { run: async (n: number) => (await worker.ask({ do: 'run', n }))['seconds'] as number };
+      const [timing] = await measure([subject], options);
+      this.#best.set(kind, Math.max(this.#best.get(kind) ?? 0, work / timing!.best / 1e9));
+    }
+    await worker.close();
+  }
+}
+
+/** Threads that a run uses unless told otherwise. */
+export const defaultThreads = availableParallelism();

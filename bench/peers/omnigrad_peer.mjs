@@ -1,0 +1,99 @@
+// omnigrad in a process of its own, as the peers are, so that peak memory and event-loop gaps compare. Plain JavaScript on
+// dist/: a TypeScript loader would count as our memory.
+import * as og from '../../dist/index.js';
+import { serve } from './serve.mjs';
+
+const ids = (vocab, ...shape) => og.randint(0, vocab, shape, { dtype: 'int32' });
+const modelOf = ({ layers, heads, width, context, vocab }) =>
+  new og.GPT({ layers, heads, width, context, vocabSize: vocab });
+
+function training({ batch, ...geometry }) {
+  const model = modelOf(geometry);
+  const optimizer = new og.optim.AdamW(model.parameters(), { lr: 1e-3 });
+  const [x, y] = [ids(geometry.vocab, batch, geometry.context), ids(geometry.vocab, batch, geometry.context)];
+  return {
+    once: async () => {
+      const loss = og.scope(() => {
+        const value = model.loss(x, y);
+        optimizer.zeroGrad();
+        value.backward();
+        og.optim.clipGradNorm(model.parameters(), 1);
+        optimizer.step();
+        return value.detach();
+      });
+      await loss.item();
+      loss.dispose();
+    },
+  };
+}
+
+/** Logits of the last position against the caches, and the likeliest token. */
+async function likeliest(model, input, cache) {
+  const token = og.scope(() =>
+    og.noGrad(() => og.keep(og.argmax(og.reshape(model.forward(input, { cache, lastOnly: true }), [-1])))),
+  );
+  const id = await token.item();
+  token.dispose();
+  return id;
+}
+
+function prefill({ prompt, ...geometry }) {
+  const model = modelOf(geometry).eval();
+  const cache = model.makeCache(1);
+  const input = ids(geometry.vocab, 1, prompt);
+  return {
+    once: async () => {
+      for (const layer of cache) layer.truncate(0);
+      await likeliest(model, input, cache);
+    },
+  };
+}
+
+async function decode({ prompt, tokens, ...geometry }) {
+  const model = modelOf(geometry).eval();
+  const cache = model.makeCache(1);
+  const first = await likeliest(model, ids(geometry.vocab, 1, prompt), cache);
+  return {
+    once: async () => {
+      for (const layer of cache) layer.truncate(prompt);
+      let id = first;
+      for (let i = 0; i < tokens; i++) {
+        const input = og.tensor(Int32Array.of(id), { shape: [1, 1] });
+        id = await likeliest(model, input, cache);
+        input.dispose();
+      }
+    },
+  };
+}
+
+/** Adds to the work a timer that sees how long the event loop did not turn; the first run does not count. */
+function withGap(work) {
+  let [last, worst, runs] = [0, 0, 0];
+  const look = () => {
+    const now = performance.now();
+    if (runs > 1) worst = Math.max(worst, now - last - 1);
+    last = now;
+  };
+  const timer = setInterval(look, 1);
+  return {
+    ...work,
+    once: async () => {
+      runs++;
+      last = performance.now();
+      await work.once();
+      look();
+    },
+    dispose: () => clearInterval(timer),
+    report: () => ({ gap: worst }),
+  };
+}
+
+const works = { train: training, prefill, decode };
+
+await serve(async (op, args, threads) => {
+  if (!(op in works)) return undefined;
+  og.setThreads(threads);
+  og.manualSeed(0);
+  return withGap(await works[op](args));
+}, {});
+process.exit(0);

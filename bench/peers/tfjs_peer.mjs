@@ -1,0 +1,40 @@
+// TensorFlow.js on WebAssembly (SIMD, threads): the kernels that it has.
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { serve } from './serve.mjs';
+
+const require = createRequire(import.meta.url);
+const tf = require('@tensorflow/tfjs');
+const wasm = require('@tensorflow/tfjs-backend-wasm');
+wasm.setWasmPaths(join(dirname(require.resolve('@tensorflow/tfjs-backend-wasm/package.json')), 'dist/'));
+
+const uniform = (...shape) => tf.randomUniform(shape, -1, 1);
+const works = {
+  matmul: ({ m, n, k, form }) => {
+    const a = form === 'TN' ? uniform(k, m) : uniform(m, k);
+    const b = form === 'NT' ? uniform(n, k) : uniform(k, n);
+    return () => tf.matMul(a, b, form === 'TN', form === 'NT');
+  },
+  rows: ({ kind, rows, width }) => {
+    if (kind !== 'softmax') return undefined;
+    const x = uniform(rows, width);
+    return () => tf.softmax(x);
+  },
+  add: ({ shape }) => {
+    const [a, b] = [uniform(...shape), uniform(...shape)];
+    return () => tf.add(a, b);
+  },
+};
+
+await serve(
+  async (op, args, threads) => {
+    if (tf.getBackend() !== 'wasm') {
+      wasm.setThreadsCount(threads);
+      await tf.setBackend('wasm');
+    }
+    const body = works[op]?.(args);
+    return body && { once: () => body().dispose(), dispose: () => tf.disposeVariables() };
+  },
+  { tfjs: tf.version.tfjs },
+);
+process.exit(0);

@@ -1,0 +1,151 @@
+/** Turns cases into rows. */
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
+import {
+  makeRow,
+  measure,
+  median,
+  statistics,
+  type MeasureOptions,
+  type Row,
+  type RowParts,
+  type Statistics,
+} from './harness.js';
+import { subjectOf, type KernelCase } from './kernels.js';
+import { distUrl } from './library.js';
+import type { ModelCase } from './models.js';
+import { startOurs, startTorch, type Ceilings } from './peers.js';
+import type { Subject } from './subject.js';
+import type { Worker } from './worker.js';
+
+export interface RunContext {
+  readonly threads: number;
+  readonly measuring: MeasureOptions;
+  readonly ceilings: Ceilings;
+}
+
+/** A value per second of a timing in the row's unit. */
+function valueOf(seconds: number, unit: string, amount: number): number {
+  if (unit === 'µs') return seconds * 1e6;
+  return unit === 'tokens/s' ? amount / seconds : amount / seconds / 1e9;
+}
+
+function timedRow(
+  parts: Omit<RowParts, 'ours'>,
+  amount: number,
+  ours: Statistics,
+  peers: readonly (readonly [string, Statistics])[],
+): Row {
+  const value = (seconds: number): number => valueOf(seconds, parts.unit, amount);
+  return makeRow({
+    ...parts,
+    ours: value(ours.median),
+    best: value(ours.best),
+    spread: ours.mad / ours.median,
+    peers: Object.fromEntries(peers.map(([name, timing]) => [name, value(timing.median)])),
+  });
+}
+
+export async function kernelRow(kernel: KernelCase, peers: readonly Worker[], context: RunContext): Promise<Row> {
+  const { threads, measuring, ceilings } = context;
+  const taking: { name: string; subject: Subject }[] = [];
+  for (const peer of peers) {
+    const subject = await peer.prepare(kernel, threads);
+    if (subject !== null) taking.push({ name: peer.name, subject });
+  }
+  const ours = subjectOf(kernel);
+  try {
+    const [first, ...others] = await measure([ours, ...taking.map(({ subject }) => subject)], measuring);
+    const kind = kernel.unit === 'GFLOP/s' ? 'fma' : 'copy';
+    return timedRow(
+      {
+        name: kernel.name,
+        shape: kernel.shape,
+        threads,
+        unit: kernel.unit,
+        better: kernel.unit === 'µs' ? 'lower' : 'higher',
+        ceiling: kernel.unit === 'µs' ? null : ceilings.get(kind),
+      },
+      kernel.amount,
+      first!,
+      others.map((timing, i) => [taking[i]!.name, timing] as const),
+    );
+  } finally {
+    await ours.dispose();
+    for (const { subject } of taking) await subject.dispose();
+  }
+}
+
+/** Tokens a second, peak memory and the largest event-loop gap of one model; both sides in fresh processes. */
+export async function modelRows(model: ModelCase, context: RunContext): Promise<Row[]> {
+  const { threads, measuring } = context;
+  const workers = [startOurs(), startTorch({ forKernels: false })].filter((worker) => worker !== null);
+  try {
+    const subjects: Subject[] = [];
+    for (const worker of workers) {
+      const subject = await worker.prepare(model, threads);
+      if (subject === null) throw new Error(`${worker.name}: no work called ${model.op}`);
+      subjects.push(subject);
+    }
+    const [ours, ...others] = await measure(subjects, { ...measuring, minSeconds: 0 });
+    const common = { shape: model.shape, threads };
+    const names = workers.slice(1).map(({ name }) => name);
+    const peak = await Promise.all(workers.map(async (worker) => (await worker.peakBytes()) / 2 ** 20));
+    const report = await workers[0]!.ask({ do: 'report' });
+    return [
+      timedRow(
+        { ...common, name: model.name, unit: 'tokens/s', better: 'higher' },
+        model.tokens,
+        ours!,
+        others.map((timing, i) => [names[i]!, timing] as const),
+      ),
+      makeRow({
+        ...common,
+        name: `${model.name}: peak memory`,
+        unit: 'MiB',
+        better: 'lower',
+        ours: peak[0]!,
+        peers: Object.fromEntries(names.map((name, i) => [name, peak[i + 1]!])),
+      }),
+      makeRow({
+        ...common,
+        name: `${model.name}: event-loop gap`,
+        unit: 'ms',
+        better: 'lower',
+        ours: report['gap'] as number,
+      }),
+    ];
+  } finally {
+    for (const worker of workers) await worker.close();
+  }
+}
+
+/** Milliseconds that a fresh process says its import took. */
+function importTimes(command: string, args: readonly string[], rounds: number): number[] {
+  return Array.from({ length: rounds }, () => {
+    const { status, stdout, stderr } = spawnSync(command, args, { encoding: 'utf8' });
+    if (status !== 0) throw new Error(`import: ${command}: ${stderr.trim()}`);
+    return Number(stdout);
+  });
+}
+
+/** Time of `import 'omnigrad'` in a fresh process, beside `import torch`. */
+export function importRow({ threads, measuring }: RunContext): Row {
+  if (!existsSync(fileURLToPath(distUrl))) throw new Error('import: dist/ is missing. Run: npm run build -- dist');
+  const code = `const t = performance.now(); await import('${distUrl.href}'); console.log(performance.now() - t); process.exit(0)`;
+  const ours = statistics(importTimes(process.execPath, ['--input-type=module', '-e', code], measuring.rounds));
+  const python = process.env['OG_PYTHON'];
+  const torch = 'import time; t = time.perf_counter(); import torch; print((time.perf_counter() - t) * 1e3)';
+  return makeRow({
+    name: 'import',
+    shape: 'fresh process',
+    threads,
+    unit: 'ms',
+    better: 'lower',
+    ours: ours.median,
+    best: ours.best,
+    spread: ours.mad / ours.median,
+    peers: python === undefined ? {} : { torch: median(importTimes(python, ['-c', torch], 3)) },
+  });
+}
