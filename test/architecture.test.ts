@@ -48,6 +48,11 @@ const sideways: Readonly<Record<string, string>> = {
 /** Files above the limit, each with its reason. */
 const longFiles: Readonly<Record<string, string>> = {};
 
+/** Kernels that no operation uses, each with its reason. */
+const withoutOperation: Readonly<Record<string, string>> = {
+  random_bits: 'shows the native test the words of the generator, to compare with the published ones',
+};
+
 const nativeFloors: Readonly<Record<string, number>> = { include: 0, core: 1, cpu: 2, cuda: 2, binding: 3 };
 
 const folderOf = (file: string): string => file.split('/')[1]!;
@@ -161,11 +166,20 @@ describe('sizes and texts', () => {
 describe('lists that name the same things', () => {
   const entries = [...read('native/kernels.def').matchAll(/^OG_KERNEL\((\w+), (\w+),/gm)];
 
+  const text = sources.map((file) => withoutComments(read(file))).join('\n');
+
   test('every entry of kernels.def has its file, and is named once', () => {
     for (const [, file] of entries)
       assert.ok(nativeSources.includes(`native/cpu/${file}.cpp`), `native/cpu/${file}.cpp`);
     const names = entries.map(([, , name]) => name);
     assert.equal(new Set(names).size, names.length);
+  });
+
+  test('every kernel is used by an operation', () => {
+    const unused = entries
+      .map(([, , name]) => name!)
+      .filter((name) => withoutOperation[name] === undefined && !new RegExp(`['"\`]${name}['"\`]`).test(text));
+    assert.deepEqual(unused, []);
   });
 
   test('every kernel file has a native test that runs it', () => {
