@@ -30,7 +30,7 @@ export {
   type NestedArray,
   type TensorOptions,
 } from './tensor/create.js';
-export { getDefaultDType, setDefaultDType, type DType, type TensorData } from './tensor/dtype.js';
+export { getDefaultDType, setDefaultDType, type DType, type DTypeArrays, type TensorData } from './tensor/dtype.js';
 export { LeakError, memory, resetPeakMemory, trackMemory, type Leak, type MemoryReport } from './tensor/memory.js';
 export { formatTensor } from './tensor/print.js';
 export {
@@ -59,6 +59,7 @@ export {
   Tokenizer,
   loadTokenizer,
   translatePattern,
+  type AllowedSpecial,
   type BpeTrainOptions,
   type BpeTrainProgress,
   type DecodeOptions,
@@ -89,7 +90,7 @@ export {
   type SafetensorsOptions,
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
-export { GPT, type ForwardOptions, type GPTConfig } from './models/gpt.js';
+export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';

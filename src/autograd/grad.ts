@@ -60,8 +60,10 @@ export function gradientsOf(
   return gradients('gradientsOf', list, inputs, options.gradOutputs ?? list.map(() => undefined), options);
 }
 
-type TensorFunction<A extends readonly Tensor[]> = (...inputs: A) => Tensor;
-type GradientsOf<A extends readonly Tensor[]> = A extends readonly [Tensor] ? Tensor : { [K in keyof A]: Tensor };
+/** A function that can be differentiated. */
+export type TensorFunction<A extends readonly Tensor[]> = (...inputs: A) => Tensor;
+/** One gradient for a function of one tensor, else one for each, in their order. */
+export type GradientsOf<A extends readonly Tensor[]> = A extends readonly [Tensor] ? Tensor : { [K in keyof A]: Tensor };
 
 /**
  * The function that gives both f(…) and the gradients of f with respect to its arguments: one tensor for one argument, else a

@@ -62,10 +62,11 @@ const configKeys = [
   'ropeTheta', 'bias', 'tieEmbeddings', 'dropout',
 ]; // prettier-ignore
 
-type ResolvedConfig = Required<Omit<GPTConfig, 'hidden'>> & Pick<GPTConfig, 'hidden'>;
+/** A {@link GPTConfig} with its defaults filled in. */
+export type ResolvedGPTConfig = Required<Omit<GPTConfig, 'hidden'>> & Pick<GPTConfig, 'hidden'>;
 
 /** @throws AttributeError naming the first entry that cannot be */
-function resolve(config: GPTConfig): ResolvedConfig {
+function resolve(config: GPTConfig): ResolvedGPTConfig {
   checkKeys('GPT', config, configKeys);
   const positive = (key: 'vocabSize' | 'context' | 'layers' | 'heads' | 'width'): number => checkInteger('GPT', key, config[key], 1);
   const [width, heads] = [positive('width'), positive('heads')];
@@ -109,7 +110,7 @@ export interface ForwardOptions {
  * Initial values as GPT-2's: normal with std 0.02, projections into the residual stream divided by √(2 · layers).
  */
 export class GPT extends Module {
-  readonly config: ResolvedConfig;
+  readonly config: ResolvedGPTConfig;
   readonly tokens: Embedding;
   readonly positions: Embedding | null;
   readonly dropout: Dropout;

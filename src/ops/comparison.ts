@@ -6,7 +6,8 @@
 import type { Tensor } from '../tensor/tensor.js';
 import { defineBinary, type Operand } from './elementwise.js';
 
-type Comparison = (a: Operand, b: Operand) => Tensor;
+/** An element-wise comparison: the result is a bool tensor of the broadcast shape. */
+export type Comparison = (a: Operand, b: Operand) => Tensor;
 const comparison = (name: string): Comparison => defineBinary({ name, result: () => 'bool' });
 
 /** a = b. NaN equals nothing. */

@@ -10,9 +10,9 @@ import { checkOneOf } from '../util/assert.js';
 import { contiguous, to } from './copy.js';
 import { defineOp } from './define.js';
 
-const formats = ['e4m3fn', 'e5m2'] as const;
+const formats: readonly Float8Format[] = ['e4m3fn', 'e5m2'];
 /** `e4m3fn`: 4 bits of exponent, 3 of mantissa, no infinity, largest 448. `e5m2`: as IEEE, largest 57344. */
-export type Float8Format = (typeof formats)[number];
+export type Float8Format = 'e4m3fn' | 'e5m2';
 
 interface FormatAttrs {
   readonly format: Float8Format;

@@ -14,6 +14,7 @@ export { scaledDotProductAttention, type AttentionOptions } from './attention.js
 export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_entropy.js';
 export * from './dropout.js';
 export * from './einsum.js';
+export { type Operand } from './elementwise.js';
 export * from './embedding.js';
 export * from './losses.js';
 export * from './matmul.js';

@@ -18,8 +18,8 @@ import { matmul } from './matmul.js';
 import { adaptiveAveragePool } from './pool.js';
 import { transpose } from './views.js';
 
-const modes = ['nearest', 'nearest-exact', 'linear', 'bilinear', 'bicubic', 'area'] as const;
-export type InterpolateMode = (typeof modes)[number];
+const modes: readonly InterpolateMode[] = ['nearest', 'nearest-exact', 'linear', 'bilinear', 'bicubic', 'area'];
+export type InterpolateMode = 'nearest' | 'nearest-exact' | 'linear' | 'bilinear' | 'bicubic' | 'area';
 
 export interface InterpolateOptions {
   /** Lengths of the result's last axes; a number for all of them. */

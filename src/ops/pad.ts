@@ -16,10 +16,10 @@ import { slice } from './views.js';
 
 const copyKernel = kernelId('copy', 1, 1, 0);
 
-const modes = ['constant', 'reflect', 'replicate', 'circular'] as const;
+const modes: readonly PadMode[] = ['constant', 'reflect', 'replicate', 'circular'];
 
 /** What new elements are: a constant, the mirror image without the edge, the edge, or the other end. */
-export type PadMode = (typeof modes)[number];
+export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
 
 export interface PadOptions {
   /** Default `constant`. */

@@ -20,9 +20,9 @@ import { abs, clamp, round } from './unary.js';
 import { reshape } from './views.js';
 import { where } from './where.js';
 
-const schemes = ['symmetric', 'affine'] as const;
+const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine'];
 /** Around zero (codes −(2ᵇ⁻¹−1) … 2ᵇ⁻¹−1), or from the smallest to the largest element (codes 0 … 2ᵇ−1). */
-export type QuantizationScheme = (typeof schemes)[number];
+export type QuantizationScheme = 'symmetric' | 'affine';
 
 export interface QuantizeOptions {
   /** Default `symmetric`. */

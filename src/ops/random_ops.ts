@@ -23,7 +23,8 @@ import { reshape, unsqueeze } from './views.js';
 /** Elements drawn at once, at most. */
 const MAX_DRAWS = 1 << 22;
 
-type StreamOptions = Pick<RandomOptions, 'generator'>;
+/** Stream of the draws. Default: the shared one. */
+export type StreamOptions = Pick<RandomOptions, 'generator'>;
 
 export interface MultinomialOptions extends StreamOptions {
   /** Whether an index may come more than once. Default false, as in PyTorch. */

@@ -11,7 +11,8 @@ import { to } from './copy.js';
 import { defineUnary } from './elementwise.js';
 import { where } from './where.js';
 
-type Unary = (x: Tensor) => Tensor;
+/** An element-wise function: the result has the shape of `x`. */
+export type Unary = (x: Tensor) => Tensor;
 
 /** Gradient of y = f(x) given the incoming one. */
 type Derivative = (grad: Tensor, x: Tensor, y: Tensor) => Tensor;

@@ -9,7 +9,7 @@ import { sqrt } from '../ops/unary.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
+import { Optimizer, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
 
 export interface AdamOptions extends OptimizerOptions {
   /** Decay rates of the first and second moments. Default [0.9, 0.999]. */
@@ -52,12 +52,10 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
   }
 }
 
-type Params = Iterable<Tensor> | readonly ParameterGroup<AdamOptions>[];
-
 /** Adam (Kingma and Ba, arXiv 1412.6980). Weight decay joins the gradient, as in torch.optim.Adam. Default lr 1e-3. */
 export class Adam extends AdamBase {
   protected override readonly decoupled = false;
-  constructor(params: Params, options: Partial<AdamOptions> = {}) {
+  constructor(params: OptimizedParameters<AdamOptions>, options: Partial<AdamOptions> = {}) {
     super('Adam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, ...options });
   }
 }
@@ -65,7 +63,7 @@ export class Adam extends AdamBase {
 /** Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), one fused pass a parameter. Default lr 1e-3. */
 export class AdamW extends AdamBase {
   protected override readonly decoupled = true;
-  constructor(params: Params, options: Partial<AdamOptions> = {}) {
+  constructor(params: OptimizedParameters<AdamOptions>, options: Partial<AdamOptions> = {}) {
     super('AdamW', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, amsgrad: false, ...options });
   }
 }

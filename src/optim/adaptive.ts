@@ -9,9 +9,7 @@ import { mean, norm } from '../ops/reduce.js';
 import { abs, clamp, rsqrt, sqrt } from '../ops/unary.js';
 import { unsqueeze } from '../ops/views.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
-
-type Params<O> = Iterable<Tensor> | readonly ParameterGroup<O>[];
+import { Optimizer, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
 
 /** target ← target + factor·(value − target): a moving average of rate `factor`. */
 function average_(target: Tensor, value: Tensor, factor: number): Tensor {
@@ -39,7 +37,7 @@ export interface RmsPropOptions extends OptimizerOptions {
 
 /** RMSprop (Hinton 2012; Graves, arXiv 1308.0850). Default lr 1e-2. */
 export class RMSprop extends Optimizer<RmsPropOptions> {
-  constructor(params: Params<RmsPropOptions>, options: Partial<RmsPropOptions> = {}) {
+  constructor(params: OptimizedParameters<RmsPropOptions>, options: Partial<RmsPropOptions> = {}) {
     super('RMSprop', params, { lr: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, momentum: 0, centered: false, ...options });
   }
 
@@ -66,7 +64,7 @@ export interface AdagradOptions extends OptimizerOptions {
 
 /** Adagrad (Duchi et al. 2011). Default lr 1e-2. */
 export class Adagrad extends Optimizer<AdagradOptions> {
-  constructor(params: Params<AdagradOptions>, options: Partial<AdagradOptions> = {}) {
+  constructor(params: OptimizedParameters<AdagradOptions>, options: Partial<AdagradOptions> = {}) {
     super('Adagrad', params, { lr: 1e-2, lrDecay: 0, eps: 1e-10, weightDecay: 0, ...options });
   }
 
@@ -90,7 +88,7 @@ export interface MomentOptions extends OptimizerOptions {
 
 /** Adamax: Adam with the infinity norm (Kingma and Ba, arXiv 1412.6980, §7.1). Default lr 2e-3. */
 export class Adamax extends Optimizer<MomentOptions> {
-  constructor(params: Params<MomentOptions>, options: Partial<MomentOptions> = {}) {
+  constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
     super('Adamax', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
   }
 
@@ -114,7 +112,7 @@ export class NAdam extends Optimizer<NAdamOptions> {
   /** Product of the momenta of steps 1 … t. */
   private readonly products: number[] = [1];
 
-  constructor(params: Params<NAdamOptions>, options: Partial<NAdamOptions> = {}) {
+  constructor(params: OptimizedParameters<NAdamOptions>, options: Partial<NAdamOptions> = {}) {
     super('NAdam', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, momentumDecay: 0.004, ...options });
   }
 
@@ -135,7 +133,7 @@ export class NAdam extends Optimizer<NAdamOptions> {
 
 /** Rectified Adam (Liu et al., arXiv 1908.03265). Default lr 1e-3. */
 export class RAdam extends Optimizer<MomentOptions> {
-  constructor(params: Params<MomentOptions>, options: Partial<MomentOptions> = {}) {
+  constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
     super('RAdam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
   }
 
@@ -176,7 +174,7 @@ const rootMeanSquare = (x: Tensor): Tensor => mul(norm(x), 1 / Math.sqrt(x.size)
  * torch.optim's form: relative step sizes, no first moment. Default lr 1e-2.
  */
 export class Adafactor extends Optimizer<AdafactorOptions> {
-  constructor(params: Params<AdafactorOptions>, options: Partial<AdafactorOptions> = {}) {
+  constructor(params: OptimizedParameters<AdafactorOptions>, options: Partial<AdafactorOptions> = {}) {
     super('Adafactor', params, { lr: 1e-2, beta2Decay: -0.8, eps: [null, 1e-3], clipThreshold: 1, weightDecay: 0, ...options });
   }
 

@@ -17,6 +17,9 @@ import { formatShape, formatValue } from '../util/format.js';
 /** Parameters with options of their own. */
 export type ParameterGroup<O> = Partial<O> & { readonly params: readonly Tensor[] };
 
+/** What an optimiser updates: parameters, or groups of them with options of their own. */
+export type OptimizedParameters<O> = Iterable<Tensor> | readonly ParameterGroup<O>[];
+
 /** What every optimiser takes. */
 export interface OptimizerOptions {
   /** Learning rate. */
@@ -49,7 +52,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   readonly groups: (O & { readonly params: readonly Tensor[] })[];
   private readonly slots = new Map<Tensor, Slot>();
 
-  constructor(name: string, params: Iterable<Tensor> | readonly ParameterGroup<O>[], defaults: O) {
+  constructor(name: string, params: OptimizedParameters<O>, defaults: O) {
     const list = [...(params as Iterable<Tensor | ParameterGroup<O>>)];
     const groups = list.every((item) => item instanceof Tensor)
       ? [{ params: list } as unknown as ParameterGroup<O>]

@@ -22,7 +22,7 @@ export interface AddedToken {
   readonly special: boolean;
 }
 
-/** Which special tokens {@link AddedTokens.split} recognises in text. */
+/** Which special tokens `AddedTokens.split` recognises in text. */
 export type AllowedSpecial = 'all' | 'none' | Iterable<string>;
 
 /** A stretch of text: an added token, or what lies between. */

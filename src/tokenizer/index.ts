@@ -1,6 +1,7 @@
 /** Tokenizers: byte-pair encoding of our own, and readers for the usual files. */
 export { BpeTokenizer, type BpeTrainOptions, type Gpt2Options, type TiktokenOptions } from './bpe_tokenizer.js';
 export type { BpeTrainProgress } from './bpe_trainer.js';
+export type { AllowedSpecial } from './added_tokens.js';
 export { GPT2_PATTERN, translatePattern, type RegexDialect } from './pattern.js';
 export { PipelineTokenizer } from './pipeline.js';
 export {
