@@ -8,7 +8,7 @@ import { kernelCases } from './kernels.js';
 import { og } from './library.js';
 import { modelCases } from './models.js';
 import { Ceilings, defaultThreads, startPeers } from './peers.js';
-import { importRow, kernelRow, modelRows, type RunContext } from './run.js';
+import { importRow, kernelRow, modelRows, withFinalCeilings, type RunContext } from './run.js';
 import { runJobs, type Job } from './shell.js';
 
 interface Options {
@@ -90,9 +90,12 @@ async function main(options: Options): Promise<void> {
   await context.ceilings.sample(threads, context.measuring);
   console.log(`ceilings: ${ceiling('fma')} GFLOP/s, ${ceiling('copy')} GB/s\n`);
   const { rows, failures } = await runJobs(jobsOf(context, peers, options));
-  await Promise.all(peers.map((peer) => peer.close()));
+  await Promise.all([...peers, context.ceilings].map((worker) => worker.close()));
   if (options.json !== undefined) {
-    writeFileSync(options.json, `${JSON.stringify({ ...header, rows }, null, 1)}\n`);
+    writeFileSync(
+      options.json,
+      `${JSON.stringify({ ...header, rows: withFinalCeilings(rows, context.ceilings) }, null, 1)}\n`,
+    );
     console.log(`\nwritten: ${options.json}`);
   }
   if (rows.length === 0 && failures.length === 0) console.log(`no row matches ${options.filter}`);

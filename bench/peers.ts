@@ -4,6 +4,7 @@ import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { measure, type MeasureOptions } from './harness.js';
+import type { Subject } from './subject.js';
 import { Worker } from './worker.js';
 
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
@@ -80,27 +81,53 @@ function ceilingsProgram(): string | null {
   return done ? program : null;
 }
 
-/** What the machine can do at most, the best of all samples of the run. */
-export class Ceilings {
-  readonly #program = ceilingsProgram();
-  readonly #best = new Map<string, number>();
+export type CeilingKind = 'fma' | 'copy';
 
-  /** Most GFLOP/s (`fma`: multiply-adds on registers) or GB/s (`copy`: memcpy, bytes read and written) seen so far. */
-  get(kind: 'fma' | 'copy'): number | null {
+/**
+ * What the machine can do at most, the best of all samples of the run: GFLOP/s of multiply-adds on registers (`fma`), GB/s of
+ * memcpy, read and written (`copy`). They are sampled in turn with the rows, since neighbours and clocks change meanwhile.
+ */
+export class Ceilings {
+  readonly #worker: Worker | null;
+  readonly #best = new Map<CeilingKind, number>();
+
+  constructor() {
+    const program = ceilingsProgram();
+    this.#worker = program === null ? null : new Worker('ceilings', program, []);
+  }
+
+  /** The most seen so far; null without a compiler. */
+  get(kind: CeilingKind): number | null {
     return this.#best.get(kind) ?? null;
   }
 
-  /** Samples both again: neighbours and clocks change while a run goes on. */
+  /** Something to time whose every sample counts; null without a compiler. */
+  async prepare(kind: CeilingKind, threads: number): Promise<Subject | null> {
+    const worker = this.#worker;
+    if (worker === null) return null;
+    const { work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as unknown as { work: number };
+    return {
+      run: async (count) => {
+        const seconds = (await worker.ask({ do: 'run', n: count }))['seconds'] as number;
+        this.#best.set(kind, Math.max(this.#best.get(kind) ?? 0, (work * count) / seconds / 1e9));
+        return seconds;
+      },
+      dispose: async () => void (await worker.ask({ do: 'drop' })),
+    };
+  }
+
+  /** Samples both without anything else. */
   async sample(threads: number, options: MeasureOptions): Promise<void> {
-    if (this.#program === null) return;
-    const worker = new Worker('ceilings', this.#program, []);
     for (const kind of ['fma', 'copy'] as const) {
-      const { work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as unknown as { work: number };
-      const subject = { run: async (n: number) => (await worker.ask({ do: 'run', n }))['seconds'] as number };
-      const [timing] = await measure([subject], options);
-      this.#best.set(kind, Math.max(this.#best.get(kind) ?? 0, work / timing!.best / 1e9));
+      const subject = await this.prepare(kind, threads);
+      if (subject === null) return;
+      await measure([subject], options);
+      await subject.dispose();
     }
-    await worker.close();
+  }
+
+  async close(): Promise<void> {
+    await this.#worker?.close();
   }
 }
 

@@ -49,32 +49,36 @@ function timedRow(
 
 export async function kernelRow(kernel: KernelCase, peers: readonly Worker[], context: RunContext): Promise<Row> {
   const { threads, measuring, ceilings } = context;
-  const taking: { name: string; subject: Subject }[] = [];
-  for (const peer of peers) {
-    const subject = await peer.prepare(kernel, threads);
-    if (subject !== null) taking.push({ name: peer.name, subject });
-  }
-  const ours = subjectOf(kernel);
+  const { name, shape, unit, amount } = kernel;
+  const kind = unit === 'µs' ? null : unit === 'GFLOP/s' ? 'fma' : 'copy';
+  const subjects: Subject[] = [subjectOf(kernel)];
+  const names: string[] = [];
   try {
-    const [first, ...others] = await measure([ours, ...taking.map(({ subject }) => subject)], measuring);
-    const kind = kernel.unit === 'GFLOP/s' ? 'fma' : 'copy';
-    return timedRow(
-      {
-        name: kernel.name,
-        shape: kernel.shape,
-        threads,
-        unit: kernel.unit,
-        better: kernel.unit === 'µs' ? 'lower' : 'higher',
-        ceiling: kernel.unit === 'µs' ? null : ceilings.get(kind),
-      },
-      kernel.amount,
-      first!,
-      others.map((timing, i) => [taking[i]!.name, timing] as const),
-    );
+    for (const peer of peers) {
+      const subject = await peer.prepare(kernel, threads);
+      if (subject === null) continue;
+      subjects.push(subject);
+      names.push(peer.name);
+    }
+    const machine = kind === null ? null : await ceilings.prepare(kind, threads);
+    if (machine !== null) subjects.push(machine);
+    const [ours, ...others] = await measure(subjects, measuring);
+    const ceiling = kind === null ? null : ceilings.get(kind);
+    const better = unit === 'µs' ? 'lower' : 'higher';
+    const timings = names.map((peer, i) => [peer, others[i]!] as const);
+    return timedRow({ name, shape, threads, unit, better, ceiling }, amount, ours!, timings);
   } finally {
-    await ours.dispose();
-    for (const { subject } of taking) await subject.dispose();
+    for (const subject of subjects) await subject.dispose();
   }
+}
+
+/** The same rows against the ceilings as they are known at the end of the run. */
+export function withFinalCeilings(rows: readonly Row[], ceilings: Ceilings): Row[] {
+  const final: Readonly<Record<string, number | null>> = {
+    'GFLOP/s': ceilings.get('fma'),
+    'GB/s': ceilings.get('copy'),
+  };
+  return rows.map((row) => makeRow({ ...row, ceiling: final[row.unit] ?? null }));
 }
 
 /** Tokens a second, peak memory and the largest event-loop gap of one model; both sides in fresh processes. */

@@ -48,7 +48,6 @@ await serve(
         executionProviders: ['cpu'],
         intraOpNumThreads: threads,
         interOpNumThreads: 1,
-        extra: { session: { intra_op: { allow_spinning: '0' } } },
       },
     );
     const feeds = Object.fromEntries(

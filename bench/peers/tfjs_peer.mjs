@@ -32,8 +32,10 @@ await serve(
       wasm.setThreadsCount(threads);
       await tf.setBackend('wasm');
     }
+    tf.engine().startScope();
     const body = works[op]?.(args);
-    return body && { once: () => body().dispose(), dispose: () => tf.disposeVariables() };
+    if (body === undefined) tf.engine().endScope();
+    return body && { once: () => body().dispose(), dispose: () => tf.engine().endScope() };
   },
   { tfjs: tf.version.tfjs },
 );
