@@ -21,12 +21,14 @@
     {
       "target_name": "og_reference", "type": "static_library",
       "sources": ["<!@(node native/sources.cjs kernels)"],
-      "defines": ["OG_ISA=reference", "OG_IS_REFERENCE=1"]
+      "defines": ["OG_ISA=reference", "OG_IS_REFERENCE=1"],
+      "cflags_cc": ["-O1"]  # plain loops that nobody waits for, but everybody has to compile
     },
     {
       "target_name": "og_baseline", "type": "static_library",
       "sources": ["<!@(node native/sources.cjs kernels)"],
-      "defines": ["OG_ISA=baseline"]
+      "defines": ["OG_ISA=baseline"],
+      "conditions": [["target_arch=='x64'", { "cflags_cc": ["-O2"] }]]  # elsewhere it is the fast path
     },
     {
       "target_name": "omnigrad", "type": "loadable_module",

@@ -185,6 +185,12 @@ inline void accumulate_row(const R& rule, const C* x, const C* shifts, C* acc, i
   for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
 }
 
+/** Out of line: one copy per compute type serves all rules. */
+template <class C>
+__attribute__((noinline)) void load_dense(const og_view& base, int64_t at, int64_t n, C* row) {
+  with_storage(base.dtype, [&](auto type) { load_run(data_of<const decltype(type)>(base) + at, 1, n, row); });
+}
+
 /** The innermost kept axis is dense and the reduced elements are not: whole rows are combined. */
 inline bool goes_down_columns(const Split& split) {
   const int last = split.kept.rank - 1;
@@ -230,8 +236,7 @@ __attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& spl
                 if (is_native<C>(base.dtype)) {
                   accumulate_row(rule, data_of<const C>(base) + at, shift, acc, n);
                 } else {
-                  with_storage(base.dtype,
-                               [&](auto type) { load_run(data_of<const decltype(type)>(base) + at, 1, n, row); });
+                  load_dense(base, at, n, row);
                   accumulate_row(rule, row, shift, acc, n);
                 }
               }
