@@ -21,14 +21,12 @@
     {
       "target_name": "og_reference", "type": "static_library",
       "sources": ["<!@(node native/sources.cjs kernels)"],
-      "defines": ["OG_ISA=reference", "OG_IS_REFERENCE=1"],
-      "cflags_cc": ["-O1"]  # plain loops that nobody waits for, but everybody has to compile
+      "defines": ["OG_ISA=reference", "OG_IS_REFERENCE=1"]
     },
     {
       "target_name": "og_baseline", "type": "static_library",
       "sources": ["<!@(node native/sources.cjs kernels)"],
-      "defines": ["OG_ISA=baseline"],
-      "conditions": [["target_arch=='x64'", { "cflags_cc": ["-O2"] }]]  # elsewhere it is the fast path
+      "defines": ["OG_ISA=baseline"]
     },
     {
       "target_name": "omnigrad", "type": "loadable_module",
