@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
@@ -78,5 +78,15 @@ describe('documents', () => {
       (error: { stderr?: string; message: string }) => error.stderr || error.message,
     );
     assert.equal(failure, null);
+  });
+
+  test('links between documents lead to files', () => {
+    const missing = documents.flatMap((document) =>
+      [...read(document).matchAll(/\]\((?!https?:|#|mailto:)([^)#\s]+)/g)].flatMap(([, target]) => {
+        const base = document.includes('/') ? join(root, 'docs') : root;
+        return existsSync(join(base, target!)) ? [] : [`${document}: ${target}`];
+      }),
+    );
+    assert.deepEqual(missing, []);
   });
 });

@@ -1,7 +1,7 @@
 /**
  * One in-order queue of one environment. JavaScript writes frames into a ring and bumps HEAD; one executor thread runs
  * them and bumps TAIL. The control words are shared with JavaScript, which waits, wakes and polls through them, so the
- * common path crosses the border not at all. docs/adr/0005 has the reasons and the figures.
+ * common path crosses the border not at all. docs/adr/0007 has the reasons and the figures.
  */
 #ifndef OMNIGRAD_CORE_QUEUE_H
 #define OMNIGRAD_CORE_QUEUE_H

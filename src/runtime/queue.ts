@@ -1,7 +1,7 @@
 /**
  * The CPU's in-order queue, as seen from JavaScript. `submit` writes one frame into a ring that native code reads;
  * the executor thread runs it. Nothing here waits but {@link waitFor} (blocking) and {@link whenDone} (not blocking).
- * docs/adr/0005 tells why.
+ * docs/adr/0007 tells why.
  */
 import { totalmem } from 'node:os';
 import { AttributeError, BackendError, ResourceError, type ErrorFields, type OmniError } from '../errors.js';
