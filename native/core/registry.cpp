@@ -24,8 +24,37 @@ extern const og_kernel kTable[];
 
 namespace {
 
-const KernelInfo kInfo[] = {
-#define OG_KERNEL(file, entry, inputs, outputs, attrs) {#entry, #file, inputs, outputs, attrs},
+constexpr bool same_name(const char* a, const char* b) {
+  while (*a && *a == *b) a++, b++;
+  return *a == *b;
+}
+
+/** Operands that may be absent. All others are there when a kernel starts, so that it need not ask. */
+constexpr struct {
+  const char* name;
+  uint32_t operands;
+} kOptional[] = {
+    {"attention", 1u << 3},                                          // mask
+    {"attention_backward", 1u << 3 | 1u << 10},                      // mask; its gradient
+    {"matmul", 1u << 2},                                             // bias
+    {"cross_entropy", 1u << 2},                                      // weight
+    {"cross_entropy_backward", 1u << 2},                             // weight
+    {"layer_norm", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5},           // weight, bias; mean, rstd
+    {"rms_norm", 1u << 1 | 1u << 3},                                 // weight; rstd
+    {"layer_norm_backward", 1u << 1 | 1u << 5 | 1u << 6 | 1u << 7},  // weight; all gradients
+    {"rms_norm_backward", 1u << 1 | 1u << 4 | 1u << 5},              // weight; both gradients
+    {"sgd_step", 1u << 2},                                           // momentum
+};
+
+constexpr uint32_t optional_operands(const char* name) {
+  for (const auto& entry : kOptional)
+    if (same_name(entry.name, name)) return entry.operands;
+  return 0;
+}
+
+constexpr KernelInfo kInfo[] = {
+#define OG_KERNEL(file, entry, inputs, outputs, attrs) \
+  {#entry, #file, inputs, outputs, attrs, optional_operands(#entry)},
 #include "kernels.def"
 #undef OG_KERNEL
 };
@@ -67,6 +96,10 @@ int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call) {
   OG_REQUIRE(call.input_count == info.inputs && call.output_count == info.outputs && call.attr_count == info.attrs,
              "%s: expected %d inputs, %d outputs, %d attributes, got %d, %d, %d", info.name, info.inputs, info.outputs,
              info.attrs, call.input_count, call.output_count, call.attr_count);
+  for (int32_t i = 0; i < info.inputs + info.outputs; i++) {
+    const og_view& operand = i < info.inputs ? call.inputs[i] : call.outputs[i - info.inputs];
+    OG_REQUIRE(operand.dtype >= 0 || (info.optional >> i & 1), "%s: operand %d is absent", info.name, i);
+  }
   OG_SUPPORTED(isa_available(isa), "instruction set %s is not available", isa_name(isa));
   return table_of(has_float64(call) ? kReference : isa)[id](&call);
 }

@@ -15,6 +15,7 @@ struct KernelInfo {
   int32_t inputs;   // operands expected; absent optional ones count
   int32_t outputs;
   int32_t attrs;
+  uint32_t optional;  // bit i: operand i may be absent, inputs first
 };
 
 int32_t kernel_count();

@@ -112,7 +112,7 @@ int32_t kernel_gather(const og_call* call) {
   OG_REQUIRE(x.dtype == y.dtype, "gather: dtypes differ");
   for (int i = 0; i < x.rank; i++)
     OG_REQUIRE(i == axis || y.shape[i] <= x.shape[i], "gather: the index is longer than x on axis %d", i);
-  OG_TRY(check_indices("gather", index, axis, x.shape[axis]));
+  OG_TRY(check_indices("gather", index, axis, x.shape[axis], y));
   if (count_of(y) == 0) return OG_OK;
   switch (dtype_size(y.dtype)) {
     case 8:
@@ -140,7 +140,7 @@ int32_t kernel_scatter(const og_call* call) {
   OG_REQUIRE(src.dtype == y.dtype, "scatter: dtypes differ");
   for (int i = 0; i < y.rank; i++)
     OG_REQUIRE(i == axis || src.shape[i] <= y.shape[i], "scatter: the index is longer than the output on axis %d", i);
-  OG_TRY(check_indices("scatter", index, axis, y.shape[axis]));
+  OG_TRY(check_indices("scatter", index, axis, y.shape[axis], y));
   if (count_of(index) == 0) return OG_OK;
   const og_view i = axis_last(index, axis), s = axis_last(src, axis), out = axis_last(y, axis);
   if (mode == 0) {

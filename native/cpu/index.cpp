@@ -132,7 +132,7 @@ int32_t kernel_index_select(const og_call* call) {
   const og_view &x = call->inputs[0], &index = call->inputs[1], &y = call->outputs[0];
   const int axis = (int)call->attrs[0];
   OG_TRY(check_axis("index_select", index, y, x, axis));
-  OG_TRY(check_indices("index_select", index, axis, x.shape[axis]));
+  OG_TRY(check_indices("index_select", index, axis, x.shape[axis], y));
   if (count_of(y) == 0) return OG_OK;
   switch (dtype_size(y.dtype)) {
     case 8:
@@ -156,7 +156,7 @@ int32_t kernel_index_add(const og_call* call) {
   const int axis = (int)call->attrs[0];
   OG_TRY(check_axis("index_add", index, src, y, axis));
   OG_SUPPORTED(y.dtype != OG_BOOL, "index_add: bool has no sum");
-  OG_TRY(check_indices("index_add", index, axis, y.shape[axis]));
+  OG_TRY(check_indices("index_add", index, axis, y.shape[axis], y));
   if (count_of(src) == 0) return OG_OK;
   return with_compute(y.dtype, [&](auto type) { return add_rows<decltype(type)>(index, src, y, axis); });
 }

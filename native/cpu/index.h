@@ -13,9 +13,31 @@ inline int64_t index_at(const og_view& index, int64_t offset) {
   return index.dtype == OG_I64 ? data_of<const int64_t>(index)[offset] : (int64_t)data_of<const int32_t>(index)[offset];
 }
 
-/** Every index lies in [0, length), or OG_INDEX with the first that does not. Before anything is written. */
-inline int32_t check_indices(const char* op, const og_view& index, int axis, int64_t length) {
+/** Whether the byte ranges that two views span have a byte in common. */
+inline bool spans_meet(const og_view& a, const og_view& b) {
+  const og_view* const views[2] = {&a, &b};
+  const char *low[2], *high[2];
+  for (int k = 0; k < 2; k++) {
+    const og_view& v = *views[k];
+    if (count_of(v) == 0) return false;
+    const int64_t size = dtype_size(v.dtype);
+    low[k] = high[k] = static_cast<const char*>(v.data);
+    for (int i = 0; i < v.rank; i++) {
+      const int64_t reach = (v.shape[i] - 1) * v.strides[i] * size;
+      (reach < 0 ? low[k] : high[k]) += reach;
+    }
+    high[k] += size;
+  }
+  return low[0] < high[1] && low[1] < high[0];
+}
+
+/**
+ * Every index lies in [0, length), or OG_INDEX with the first that does not. Before anything is written; and nothing that is
+ * written may change an index after this look at it.
+ */
+inline int32_t check_indices(const char* op, const og_view& index, int axis, int64_t length, const og_view& written) {
   OG_REQUIRE(index.dtype == OG_I32 || index.dtype == OG_I64, "%s: the index must be int32 or int64", op);
+  OG_REQUIRE(!spans_meet(index, written), "%s: the result lies over its own index", op);
   const og_view* const views[1] = {&index};
   const Loop<1> loop(views);
   int64_t first_bad = loop.count;  // smallest position over all chunks: the message does not depend on threads

@@ -41,6 +41,10 @@ int32_t read_windows(const og_call* call, const og_view& image, const og_view& c
   int64_t positions = 1;
   for (int i = 0; i < 2; i++) {
     w->size[i] = image.shape[2 + i];
+    for (int part = 0; part < 4; part++) {
+      const double value = call->attrs[2 * part + i];
+      OG_REQUIRE(value >= 0 && value <= 1 << 24, "unfold: bad window");  // products of two stay far below 2^63
+    }
     w->kernel[i] = (int64_t)call->attrs[i];
     w->stride[i] = (int64_t)call->attrs[2 + i];
     w->padding[i] = (int64_t)call->attrs[4 + i];
@@ -136,6 +140,7 @@ int32_t kernel_unfold(const og_call* call) {
   const og_view &x = call->inputs[0], &y = call->outputs[0];
   Windows w;
   OG_TRY(read_windows(call, x, y, &w));
+  if (count_of(y) == 0) return OG_OK;
   switch (dtype_size(x.dtype)) {
     case 8:
       unfold_bits<uint64_t>(w, x, y);
