@@ -6,7 +6,7 @@
 import { AttributeError, DTypeError } from '../errors.js';
 import { isFloating } from '../tensor/dtype.js';
 import { checkAxis } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkNumber, checkOneOf } from '../util/assert.js';
 import { add, div, maximum, minimum, mul, sub } from './arithmetic.js';
 import { gt, le, logicalAnd, lt } from './comparison.js';
@@ -38,7 +38,7 @@ function gradientOp<A>(
 }
 
 function checkFloat(op: string, x: Tensor): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (isFloating(x.dtype)) return;
   throw new DTypeError({
     op,

@@ -41,14 +41,19 @@ export function div(a: Operand, b: Operand): Tensor {
   return divide(to(x, getDefaultDType()), to(y, getDefaultDType()));
 }
 
-/** Remainder of a / b with the sign of b, as Python's `%`. The gradient flows to a alone (b is held constant). */
-export const remainder: (a: Operand, b: Operand) => Tensor = defineBinary({
-  name: 'remainder',
-  gradient: ({ grad }) => [grad, null],
-});
+/** a mod b is a − q·b with a whole q that is constant between the jumps, so the slope in b is −q = (y − a)/b. */
+const modulo = (name: string): ((a: Operand, b: Operand) => Tensor) =>
+  defineBinary({
+    name,
+    saves: ([a, b], [y]) => [a!, b!, y!],
+    gradient: ({ grad, saved: [a, b, y], needs }) => [grad, needs(1) ? mul(grad, div(sub(y!, a!), b!)) : null],
+  });
 
-/** Remainder of a / b with the sign of a, as C's fmod. The gradient flows to a alone (b is held constant). */
-export const fmod: (a: Operand, b: Operand) => Tensor = defineBinary({ name: 'fmod', gradient: ({ grad }) => [grad, null] });
+/** Remainder of a / b with the sign of b, as Python's `%`. */
+export const remainder: (a: Operand, b: Operand) => Tensor = modulo('remainder');
+
+/** Remainder of a / b with the sign of a, as C's fmod. */
+export const fmod: (a: Operand, b: Operand) => Tensor = modulo('fmod');
 
 /** Angle of the point (b, a), in radians within [-π, π]. */
 export const atan2: (a: Operand, b: Operand) => Tensor = defineBinary({

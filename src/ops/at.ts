@@ -7,7 +7,7 @@ import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { tensor } from '../tensor/create.js';
 import { dataSync, data } from '../tensor/read.js';
 import { broadcastShapes, contiguousStrides, sizeOf, type Shape } from '../tensor/shape.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { formatValue } from '../util/format.js';
 import { add, mul } from './arithmetic.js';
 import { expand } from './broadcast.js';
@@ -111,7 +111,7 @@ function takeTogether(x: Tensor, picks: ReadonlyMap<number, Tensor>): Tensor {
  * @throws DTypeError for a mask, or an index tensor that is not of integers
  */
 export function at(x: Tensor, ...indices: Index[]): Tensor {
-  x.check('at');
+  checkTensor('at', 'x', x);
   let result = x;
   let axis = 0;
   const picks = new Map<number, Tensor>();
@@ -173,7 +173,7 @@ export function nonzeroSync(x: Tensor): Tensor {
 }
 
 function checkMask(op: string, x: Tensor, mask: Tensor): number[] {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (!(mask instanceof Tensor) || mask.dtype !== 'bool') {
     const actual = mask instanceof Tensor ? mask.dtype : formatValue(mask);
     throw new DTypeError({ op, argument: 'mask', expected: 'a bool tensor', actual, hint: 'Compare to make one' });

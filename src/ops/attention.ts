@@ -8,7 +8,7 @@ import type { View } from '../runtime/queue.js';
 import { arange } from '../tensor/create.js';
 import { isFloating, promote, type DType } from '../tensor/dtype.js';
 import { sameShape, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
@@ -209,7 +209,7 @@ function checkShapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): void
   if (q.rank === 4)
     for (const [i, x] of [k, v].entries()) if (x.shape[0] !== q.shape[0]) fail(names[i + 1]!, `batch ${q.shape[0]}`, x);
   if (mask === null) return;
-  mask.check(op);
+  checkTensor(op, 'mask', mask);
   const scores = [...q.shape.slice(0, -1), k.shape.at(-2)!];
   const lead = scores.length - mask.rank;
   if (lead < 0 || mask.shape.some((length, i) => length !== 1 && length !== scores[lead + i])) {

@@ -5,7 +5,7 @@
  */
 import { ShapeError } from '../errors.js';
 import { broadcastShapes, broadcastStrides, checkShape, sameShape, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { defineOp } from './define.js';
 import { makeView } from './make_view.js';
@@ -67,7 +67,7 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
  * @throws ShapeError if an axis longer than 1 would have to change
  */
 export function expand(x: Tensor, shape: Shape): Tensor {
-  x.check('expand');
+  checkTensor('expand', 'x', x);
   const lead = shape.length - x.rank;
   const wanted = checkShape('expand', shape.map((length, i) => (length === -1 && i >= lead ? x.shape[i - lead]! : length)));
   if (lead < 0 || !sameShape(broadcastShapes('expand', x.shape, wanted), wanted)) {

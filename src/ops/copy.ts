@@ -9,7 +9,7 @@ import { submit } from '../runtime/queue.js';
 import { checkDType, isFloating, type DType } from '../tensor/dtype.js';
 import { broadcastStrides, sameShape } from '../tensor/shape.js';
 import { isGradEnabled } from '../tensor/tape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { StateError } from '../errors.js';
 import { defineOp } from './define.js';
@@ -57,8 +57,8 @@ const copyKernel = kernelId('copy', 1, 1, 0);
  * @throws ShapeError if `source` does not broadcast to it
  */
 export function copy_(target: Tensor, source: Tensor): Tensor {
-  target.check('copy_');
-  source.check('copy_');
+  checkTensor('copy_', 'target', target);
+  checkTensor('copy_', 'source', source);
   checkInPlace('copy_', target);
   if (isFloating(source.dtype) !== isFloating(target.dtype) && isFloating(source.dtype) && target.dtype !== 'bool') {
     throw new DTypeError({ op: 'copy_', argument: 'source', expected: target.dtype, actual: source.dtype, hint: 'Cast it with to()' });

@@ -7,7 +7,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import { arange, constant } from '../tensor/create.js';
 import { isFloating } from '../tensor/dtype.js';
 import { checkAxis, sameShape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
@@ -142,8 +142,8 @@ function classesLast(logits: Tensor, axis: number): Tensor {
  */
 export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const op = 'crossEntropy';
-  logits.check(op);
-  target.check(op);
+  checkTensor(op, 'logits', logits);
+  checkTensor(op, 'target', target);
   const { ignoreIndex = -100, labelSmoothing = 0, axis = -1 } = options;
   const weight = options.weight ? detach(options.weight) : null;
   checkInteger(op, 'ignoreIndex', ignoreIndex);

@@ -5,7 +5,7 @@
  */
 import { AttributeError } from '../errors.js';
 import { defaultGenerator, Generator } from '../tensor/random.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkNumber } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
@@ -44,7 +44,7 @@ export interface DropoutOptions {
  * @source Srivastava et al., JMLR 15 (2014)
  */
 export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tensor {
-  x.check('dropout');
+  checkTensor('dropout', 'x', x);
   checkNumber('dropout', 'p', p, 0, 1);
   if (!(options.training ?? true) || p === 0) return x;
   if (p === 1) return mul(x, 0);

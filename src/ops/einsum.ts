@@ -5,7 +5,7 @@
  */
 import { AttributeError, ShapeError } from '../errors.js';
 import { sizeOf } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
 import { expand } from './broadcast.js';
@@ -176,7 +176,7 @@ function swapLast(x: Tensor): Tensor {
  */
 export function einsum(equation: string, ...operands: readonly Tensor[]): Tensor {
   if (operands.length === 0) throw bad(equation, 'at least one operand');
-  for (const operand of operands) operand.check('einsum');
+  for (const operand of operands) checkTensor('einsum', 'operand', operand);
   const parsed = parse(equation, operands);
   const lengths = lengthsOf(parsed.operands);
   const wantedBeside = (index: number): Set<string> =>

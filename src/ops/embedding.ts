@@ -9,7 +9,7 @@ import { submit, type View } from '../runtime/queue.js';
 import { constant, zeros } from '../tensor/create.js';
 import { contiguousStrides, type Shape } from '../tensor/shape.js';
 import { needsRecord, record, setRecording } from '../tensor/tape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { eq } from './comparison.js';
@@ -88,8 +88,8 @@ export interface EmbeddingOptions {
  * @throws AttributeError if an id lies outside the table, or `paddingIdx` does
  */
 export function embedding(weight: Tensor, ids: Tensor, options: EmbeddingOptions = {}): Tensor {
-  weight.check('embedding');
-  ids.check('embedding');
+  checkTensor('embedding', 'weight', weight);
+  checkTensor('embedding', 'ids', ids);
   if (weight.rank !== 2) {
     throw new ShapeError({
       op: 'embedding',

@@ -5,7 +5,7 @@
  */
 import { DTypeError } from '../errors.js';
 import { isFloating } from '../tensor/dtype.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { contiguous, to } from './copy.js';
 import { defineOp } from './define.js';
@@ -45,7 +45,7 @@ const decodeOp = defineOp<FormatAttrs>({
  * @source OCP 8-bit Floating Point Specification (OFP8) 1.0
  */
 export function toFloat8(x: Tensor, format: Float8Format): Tensor {
-  x.check('toFloat8');
+  checkTensor('toFloat8', 'x', x);
   checkOneOf('toFloat8', 'format', format, formats);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op: 'toFloat8', argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
@@ -59,7 +59,7 @@ export function toFloat8(x: Tensor, format: Float8Format): Tensor {
  * @throws DTypeError if `bits` is not uint8
  */
 export function fromFloat8(bits: Tensor, format: Float8Format): Tensor {
-  bits.check('fromFloat8');
+  checkTensor('fromFloat8', 'bits', bits);
   checkOneOf('fromFloat8', 'format', format, formats);
   if (bits.dtype !== 'uint8')
     throw new DTypeError({ op: 'fromFloat8', argument: 'bits', expected: 'uint8', actual: bits.dtype });

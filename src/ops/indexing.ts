@@ -11,7 +11,7 @@ import { constant, zeros } from '../tensor/create.js';
 import { isInteger, type DType } from '../tensor/dtype.js';
 import { broadcastShapes, checkAxis, sameShape, type Shape } from '../tensor/shape.js';
 import { needsRecord, record } from '../tensor/tape.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
@@ -35,7 +35,7 @@ function checkIndex(op: string, index: Tensor): void {
   if (!(index instanceof Tensor)) {
     throw new DTypeError({ op, argument: 'index', expected: 'an int32 or int64 tensor', actual: formatValue(index) });
   }
-  index.check(op);
+  checkTensor(op, 'index', index);
   if (index.dtype === 'int32' || index.dtype === 'int64') return;
   const hint = index.dtype === 'bool' ? 'Use maskedSelect for a mask' : "Cast it with to('int64')";
   throw new DTypeError({ op, argument: 'index', expected: 'an int32 or int64 tensor', actual: index.dtype, hint });
@@ -110,7 +110,7 @@ const indexSelectOp = defineOp<AxisAttrs>({
  * @throws AttributeError if an index lies outside the axis
  */
 export function indexSelect(x: Tensor, axis: number, index: Tensor): Tensor {
-  x.check('indexSelect');
+  checkTensor('indexSelect', 'x', x);
   checkIndex('indexSelect', index);
   const at = checkAxis('indexSelect', axis, x.rank);
   if (index.rank !== 1) {
@@ -134,8 +134,8 @@ export function indexSelect(x: Tensor, axis: number, index: Tensor): Tensor {
  */
 export function indexAdd(x: Tensor, axis: number, index: Tensor, source: Tensor, alpha = 1): Tensor {
   const op = 'indexAdd';
-  x.check(op);
-  source.check(op);
+  checkTensor(op, 'x', x);
+  checkTensor(op, 'source', source);
   checkIndex(op, index);
   checkSameDType(op, source, x);
   const at = checkAxis(op, axis, x.rank);
@@ -186,7 +186,7 @@ const gatherOp = defineOp<AxisAttrs>({
  * @throws AttributeError if an index lies outside the axis
  */
 export function gather(x: Tensor, axis: number, index: Tensor): Tensor {
-  x.check('gather');
+  checkTensor('gather', 'x', x);
   checkIndex('gather', index);
   const at = checkAxis('gather', axis, x.rank);
   checkWithin('gather', index.shape, x.shape, at, 'x');
@@ -196,7 +196,7 @@ export function gather(x: Tensor, axis: number, index: Tensor): Tensor {
 /** {@link gather} with `index` and `x` broadcast to each other along the other axes, as NumPy's function of that name. */
 export function takeAlongAxis(x: Tensor, index: Tensor, axis = -1): Tensor {
   const op = 'takeAlongAxis';
-  x.check(op);
+  checkTensor(op, 'x', x);
   checkIndex(op, index);
   const at = checkAxis(op, axis, x.rank);
   if (index.rank !== x.rank) {
@@ -214,7 +214,7 @@ function fitSource(op: string, source: Tensor | number, index: Tensor, dtype: DT
   if (!(source instanceof Tensor)) {
     throw new DTypeError({ op, argument: 'source', expected: 'a tensor or a number', actual: formatValue(source) });
   }
-  source.check(op);
+  checkTensor(op, 'source', source);
   checkWithin(op, index.shape, source.shape, null, 'source');
   let cut = source;
   index.shape.forEach((length, i) => {
@@ -231,7 +231,7 @@ function place(
   source: Tensor | number,
   accumulate: boolean,
 ): Tensor {
-  x.check(op);
+  checkTensor(op, 'x', x);
   checkIndex(op, index);
   const at = checkAxis(op, axis, x.rank);
   checkWithin(op, index.shape, x.shape, at, 'x');

@@ -10,7 +10,7 @@
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { tensor } from '../tensor/create.js';
 import { isFloating } from '../tensor/dtype.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { indexSelect } from './indexing.js';
@@ -161,7 +161,7 @@ function resample(x: Tensor, axis: number, matrix: Float64Array, { input, output
  */
 export function interpolate(x: Tensor, options: InterpolateOptions): Tensor {
   const op = 'interpolate';
-  x.check(op);
+  checkTensor(op, 'x', x);
   const mode = checkOneOf(op, 'mode', options.mode ?? 'nearest', modes);
   const { alignCorners = false, antialias = false } = options;
   const wanted = mode === 'linear' ? [3] : mode === 'bilinear' || mode === 'bicubic' ? [4] : [3, 4];

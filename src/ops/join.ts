@@ -10,7 +10,7 @@ import { arange, tensor, zeros } from '../tensor/create.js';
 import { promote } from '../tensor/dtype.js';
 import { checkAxes, checkAxis, sameShape } from '../tensor/shape.js';
 import { needsRecord, record } from '../tensor/tape.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { add } from './arithmetic.js';
@@ -33,7 +33,7 @@ function checkTensors(op: string, tensors: readonly Tensor[]): void {
       actual: formatValue(tensors),
     });
   }
-  for (const x of tensors) x.check(op);
+  for (const x of tensors) checkTensor(op, 'x', x);
 }
 
 /**
@@ -113,7 +113,7 @@ export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
  * @throws AttributeError if the sizes do not add up to the axis
  */
 export function split(x: Tensor, sizes: number | readonly number[], axis = 0): Tensor[] {
-  x.check('split');
+  checkTensor('split', 'x', x);
   const at = checkAxis('split', axis, x.rank);
   const length = x.shape[at]!;
   const list: number[] = [];
@@ -155,7 +155,7 @@ export function split(x: Tensor, sizes: number | readonly number[], axis = 0): T
 
 /** {@link split} into at most `count` parts of equal length, the last of which may be shorter; as in PyTorch. */
 export function chunk(x: Tensor, count: number, axis = 0): Tensor[] {
-  x.check('chunk');
+  checkTensor('chunk', 'x', x);
   checkInteger('chunk', 'count', count, 1);
   const at = checkAxis('chunk', axis, x.rank);
   return split(x, Math.max(1, Math.ceil(x.shape[at]! / count)), at);
@@ -163,7 +163,7 @@ export function chunk(x: Tensor, count: number, axis = 0): Tensor[] {
 
 /** The positions along an axis, one tensor each, without that axis. */
 export function unbind(x: Tensor, axis = 0): Tensor[] {
-  x.check('unbind');
+  checkTensor('unbind', 'x', x);
   const at = checkAxis('unbind', axis, x.rank);
   return x.shape[at] === 0 ? [] : split(x, 1, at).map((part) => squeeze(part, at));
 }
@@ -174,7 +174,7 @@ export function unbind(x: Tensor, axis = 0): Tensor[] {
  * @throws AttributeError if there are fewer numbers than axes
  */
 export function repeat(x: Tensor, repeats: readonly number[]): Tensor {
-  x.check('repeat');
+  checkTensor('repeat', 'x', x);
   for (const count of repeats) checkInteger('repeat', 'repeats', count, 0);
   if (repeats.length < x.rank || repeats.length > 8) {
     throw new AttributeError({
@@ -208,7 +208,7 @@ export function repeat(x: Tensor, repeats: readonly number[]): Tensor {
 
 /** {@link repeat}, with 1 for the leading axes if there are fewer numbers than axes; NumPy's name. */
 export function tile(x: Tensor, repeats: readonly number[]): Tensor {
-  x.check('tile');
+  checkTensor('tile', 'x', x);
   return repeat(x, [...new Array<number>(Math.max(0, x.rank - repeats.length)).fill(1), ...repeats]);
 }
 
@@ -220,7 +220,7 @@ export function tile(x: Tensor, repeats: readonly number[]): Tensor {
  */
 export function repeatInterleave(x: Tensor, repeats: number | readonly number[], axis?: number): Tensor {
   const op = 'repeatInterleave';
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (axis === undefined) return repeatInterleave(reshape(x, [x.size]), repeats, 0);
   const at = checkAxis(op, axis, x.rank);
   const length = x.shape[at]!;
@@ -246,7 +246,7 @@ export function repeatInterleave(x: Tensor, repeats: number | readonly number[],
  * @throws AttributeError if there are not as many shifts as axes
  */
 export function roll(x: Tensor, shifts: number | readonly number[], axes?: number | readonly number[]): Tensor {
-  x.check('roll');
+  checkTensor('roll', 'x', x);
   const by = typeof shifts === 'number' ? [shifts] : shifts;
   for (const shift of by) checkInteger('roll', 'shifts', shift);
   if (axes === undefined) {
@@ -271,7 +271,7 @@ export function roll(x: Tensor, shifts: number | readonly number[], axes?: numbe
 }
 
 function triangle(op: string, x: Tensor, offset: number, keeps: (row: Tensor, column: Tensor) => Tensor): Tensor {
-  x.check(op);
+  checkTensor(op, 'x', x);
   checkInteger(op, 'offset', offset);
   if (x.rank < 2)
     throw new ShapeError({ op, argument: 'x', expected: 'at least 2 axes', actual: formatShape(x.shape) });
@@ -322,7 +322,7 @@ export function meshgrid(tensors: readonly Tensor[], indexing: 'ij' | 'xy' = 'ij
 
 /** Axes moved elsewhere; the others keep their order. */
 export function moveAxis(x: Tensor, from: number, to: number): Tensor {
-  x.check('moveAxis');
+  checkTensor('moveAxis', 'x', x);
   const source = checkAxis('moveAxis', from, x.rank, 'from');
   const target = checkAxis('moveAxis', to, x.rank, 'to');
   const order = checkAxes('moveAxis', undefined, x.rank).filter((axis) => axis !== source);

@@ -6,7 +6,7 @@
 import { ShapeError } from '../errors.js';
 import { arange, constant } from '../tensor/create.js';
 import { broadcastShapes, sameShape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { softplus } from './activation.js';
@@ -33,8 +33,8 @@ function reductionOf(op: string, options: LossOptions): Reduction {
 
 /** Predictions and targets of a loss must have one shape: broadcasting there is nearly always a mistake. */
 function checkSame(op: string, input: Tensor, target: Tensor): void {
-  input.check(op);
-  target.check(op);
+  checkTensor(op, 'input', input);
+  checkTensor(op, 'target', target);
   if (sameShape(input.shape, target.shape)) return;
   const expected = `shape ${formatShape(input.shape)}, as input has`;
   throw new ShapeError({

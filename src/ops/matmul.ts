@@ -7,7 +7,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating, promote, type DType } from '../tensor/dtype.js';
 import { broadcastShapes, broadcastStrides, sizeOf, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { add } from './arithmetic.js';
 import { sumTo } from './broadcast.js';
@@ -90,8 +90,8 @@ function product(a: Tensor, b: Tensor, dtype: DType): Tensor {
 
 /** Operands as the kernel takes them: it mixes floats of up to 32 bits, and integers, but not both. */
 function operandsFor(op: string, a: Tensor, b: Tensor, name: string): { a: Tensor; b: Tensor; dtype: DType } {
-  a.check(op);
-  b.check(op);
+  checkTensor(op, 'a', a);
+  checkTensor(op, 'b', b);
   const dtype = promote(a.dtype, b.dtype);
   if (dtype === 'bool') {
     throw new DTypeError({ op, argument: name, expected: 'numbers', actual: 'bool', hint: 'Cast it with x.to(dtype)' });

@@ -6,7 +6,7 @@
 import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { broadcastShapes } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, mul, sub } from './arithmetic.js';
@@ -30,7 +30,7 @@ const integerProduct = defineOp<null>({
 });
 
 function checkCodes(op: string, argument: string, x: Tensor, dtypes: readonly DType[]): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (!dtypes.includes(x.dtype)) throw new DTypeError({ op, argument, expected: dtypes.join(' or '), actual: x.dtype });
   if (x.rank < 2) throw new ShapeError({ op, argument, expected: 'at least 2 axes', actual: formatShape(x.shape) });
 }
@@ -92,7 +92,7 @@ export function matmulInteger(a: Tensor, b: Tensor, aZeroPoint = 0, bZeroPoint =
  */
 export function linearInt8Dynamic(x: Tensor, weight: Quantized, bias: Tensor | null = null): Tensor {
   const op = 'linearInt8Dynamic';
-  x.check(op);
+  checkTensor(op, 'x', x);
   const { codes, scale, axis } = weight;
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });

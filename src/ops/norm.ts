@@ -8,7 +8,7 @@ import { isFloating, type DType } from '../tensor/dtype.js';
 import { scope } from '../tensor/scope.js';
 import { sizeOf, type Shape } from '../tensor/shape.js';
 import { needsRecord, setRecording } from '../tensor/tape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
@@ -151,7 +151,7 @@ function firstOf(outputs: readonly (Tensor | null)[]): Tensor {
 }
 
 function checkFloat(op: string, x: Tensor): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (isFloating(x.dtype)) return;
   throw new DTypeError({
     op,

@@ -8,7 +8,7 @@ import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import { full, tensor } from '../tensor/create.js';
 import { needsRecord, record } from '../tensor/tape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { indexSelect } from './indexing.js';
@@ -98,7 +98,7 @@ function padConstant(x: Tensor, pads: readonly number[], value: number): Tensor 
  * @throws ShapeError if cropping takes more than there is
  */
 export function pad(x: Tensor, pads: readonly number[], options: PadOptions = {}): Tensor {
-  x.check('pad');
+  checkTensor('pad', 'x', x);
   const { value = 0 } = options;
   const mode = checkOneOf('pad', 'mode', options.mode ?? 'constant', modes);
   if (typeof value !== 'number')

@@ -6,7 +6,7 @@
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { tensor } from '../tensor/create.js';
 import { isFloating } from '../tensor/dtype.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
@@ -45,7 +45,7 @@ interface PoolPlan {
 }
 
 function checkImage(op: string, x: Tensor, rank: number): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (x.rank !== rank)
     throw new ShapeError({ op, argument: 'x', expected: `${rank} axes`, actual: formatShape(x.shape) });
   if (!isFloating(x.dtype)) {

@@ -9,7 +9,7 @@ import { isFloating, type DType } from '../tensor/dtype.js';
 import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape, type Shape } from '../tensor/shape.js';
 import { needsRecord, record, setRecording } from '../tensor/tape.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { add, div, maximum, minimum, mul, sub } from './arithmetic.js';
@@ -93,7 +93,7 @@ function compact(shape: Shape, kept: readonly number[]): number[] {
  */
 export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
   const op = 'quantize';
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   const scheme = checkOneOf(op, 'scheme', options.scheme ?? 'symmetric', schemes);
@@ -139,7 +139,7 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
  */
 export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tensor {
   const { codes, scale, zeroPoint, axis, groupSize } = quantized;
-  codes.check('dequantize');
+  checkTensor('dequantize', 'codes', codes);
   const { codes: seen, scale: scaleShape, kept } = layout('dequantize', codes.shape, axis, groupSize);
   if (!sameShape(scale.shape, compact(scaleShape, kept))) {
     const expected = formatShape(compact(scaleShape, kept));
@@ -166,7 +166,7 @@ function alongAxis(op: string, argument: string, value: Tensor | number, x: Tens
   if (typeof value === 'number') return checkNumber(op, argument, value);
   if (!(value instanceof Tensor))
     throw new DTypeError({ op, argument, expected: 'a tensor or a number', actual: formatValue(value) });
-  value.check(op);
+  checkTensor(op, 'value', value);
   if (value.rank === 0) return value;
   if (value.rank !== 1 || value.size !== x.shape[axis]) {
     throw new ShapeError({ op, argument, expected: `shape [${x.shape[axis]}]`, actual: formatShape(value.shape) });
@@ -191,7 +191,7 @@ export function fakeQuantize(
   options: FakeQuantizeOptions = {},
 ): Tensor {
   const op = 'fakeQuantize';
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   const qmin = checkInteger(op, 'qmin', options.qmin ?? -128);

@@ -7,7 +7,7 @@ import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { tensor } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { rand, randint, type RandomOptions } from '../tensor/random.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { div, mul } from './arithmetic.js';
@@ -48,7 +48,7 @@ function speeds(rates: Tensor, shape: readonly number[], options: StreamOptions)
 export function multinomial(weights: Tensor, count: number, options: MultinomialOptions = {}): Tensor {
   const op = 'multinomial';
   const { replacement = false, ...stream } = options;
-  weights.check(op);
+  checkTensor(op, 'weights', weights);
   if (!isFloating(weights.dtype))
     throw new DTypeError({ op, argument: 'weights', expected: 'a floating-point tensor', actual: weights.dtype });
   const classes = weights.shape.at(-1);

@@ -8,7 +8,7 @@ import type { View } from '../runtime/queue.js';
 import { tensor } from '../tensor/create.js';
 import type { DType } from '../tensor/dtype.js';
 import { broadcastStrides, type Shape } from '../tensor/shape.js';
-import { Tensor } from '../tensor/tensor.js';
+import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { mul } from './arithmetic.js';
@@ -153,7 +153,7 @@ export interface RopeOptions {
  * @source arXiv 2104.09864
  */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor, options: RopeOptions = {}): Tensor {
-  x.check('rope');
+  checkTensor('rope', 'x', x);
   if (x.rank < 2 || x.rank > 4) {
     throw new ShapeError({ op: 'rope', argument: 'x', expected: '2 to 4 axes', actual: formatShape(x.shape) });
   }

@@ -6,7 +6,7 @@
 import type { View } from '../runtime/queue.js';
 import { isFloating } from '../tensor/dtype.js';
 import { checkAxes, checkAxis } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { add, mul } from './arithmetic.js';
 import { to } from './copy.js';
 import { defineOp } from './define.js';
@@ -45,7 +45,7 @@ const cumsumOp = defineOp<AxisAttrs>({
  * @throws AttributeError if there is no such axis
  */
 export function cumsum(x: Tensor, axis: number): Tensor {
-  x.check('cumsum');
+  checkTensor('cumsum', 'x', x);
   if (x.rank === 0) return wide(x);
   return cumsumOp.call([wide(x)], { axis: checkAxis('cumsum', axis, x.rank) });
 }
@@ -95,7 +95,7 @@ function cumprodGradient(grad: Tensor, x: Tensor, axis: number): Tensor {
  * @throws AttributeError if there is no such axis
  */
 export function cumprod(x: Tensor, axis: number): Tensor {
-  x.check('cumprod');
+  checkTensor('cumprod', 'x', x);
   if (x.rank === 0) return wide(x);
   return cumprodOp.call([wide(x)], { axis: checkAxis('cumprod', axis, x.rank) });
 }
@@ -123,7 +123,7 @@ const prodOp = defineOp({
  * @param axes - one, several, or undefined for all
  */
 export function prod(x: Tensor, axes?: Axes, options: ReduceOptions = {}): Tensor {
-  x.check('prod');
+  checkTensor('prod', 'x', x);
   const list = checkAxes('prod', axes, x.rank);
   const y = list.length === 0 ? wide(x) : prodOp.call([reducedTogether(wide(x), list)], {});
   return options.keepDims

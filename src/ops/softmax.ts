@@ -7,7 +7,7 @@ import { DTypeError } from '../errors.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating } from '../tensor/dtype.js';
 import { checkAxes, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { add, mul, sub } from './arithmetic.js';
 import { defineOp, type Op } from './define.js';
 import { amax, sum, type Axes, type ReduceOptions } from './reduce.js';
@@ -98,7 +98,7 @@ const logsumexpOp = defineOp<LogSumExpAttrs>({
 });
 
 function checkFloat(op: string, x: Tensor): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (isFloating(x.dtype)) return;
   throw new DTypeError({
     op,

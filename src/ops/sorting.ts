@@ -6,7 +6,7 @@
 import { AttributeError } from '../errors.js';
 import { zeros } from '../tensor/create.js';
 import { checkAxis, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { defineOp, type BackwardContext, type Gradients } from './define.js';
@@ -61,7 +61,7 @@ const sortOp = defineOp<OrderAttrs>({
  * @returns the values in order, and where they stood
  */
 export function sort(x: Tensor, axis = -1, descending = false): ValuesAndIndices {
-  x.check('sort');
+  checkTensor('sort', 'x', x);
   checkBoolean('sort', 'descending', descending);
   if (x.rank === 0) return sortScalar(x);
   const at = checkAxis('sort', axis, x.rank);
@@ -113,7 +113,7 @@ export interface TopkOptions {
  * @throws AttributeError if `k` is larger than the axis is long
  */
 export function topk(x: Tensor, k: number, options: TopkOptions = {}): ValuesAndIndices {
-  x.check('topk');
+  checkTensor('topk', 'x', x);
   const { axis = -1, largest = true } = options;
   checkBoolean('topk', 'largest', largest);
   if (x.rank === 0) {
@@ -133,7 +133,7 @@ function extreme(
   axis: number,
   options: ReduceOptions,
 ): ValuesAndIndices {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (x.rank === 0) return sortScalar(x);
   const at = checkAxis(op, axis, x.rank);
   if (x.shape[at] === 0) {

@@ -5,7 +5,7 @@
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { isFloating } from '../tensor/dtype.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { defineOp } from './define.js';
@@ -114,7 +114,7 @@ export function foldColumns(x: Tensor, window: Window, size: readonly [number, n
 }
 
 function checkInput(op: string, x: Tensor, rank: number, axes: string): void {
-  x.check(op);
+  checkTensor(op, 'x', x);
   if (x.rank !== rank)
     throw new ShapeError({ op, argument: 'x', expected: `${rank} axes ${axes}`, actual: formatShape(x.shape) });
   if (!isFloating(x.dtype)) {

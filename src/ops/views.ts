@@ -14,7 +14,7 @@ import {
   type Shape,
 } from '../tensor/shape.js';
 import { needsRecord, record } from '../tensor/tape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { clone, copy_ } from './copy.js';
@@ -63,7 +63,7 @@ function stridesFor(x: Tensor, shape: Shape): number[] | null {
  * @throws ShapeError if the number of elements differs
  */
 export function reshape(x: Tensor, shape: Shape): Tensor {
-  x.check('reshape');
+  checkTensor('reshape', 'x', x);
   const unknown = shape.indexOf(-1);
   const wanted = checkShape('reshape', unknown < 0 ? shape : shape.map((length, i) => (i === unknown ? 1 : length)));
   if (unknown >= 0) wanted[unknown] = sizeOf(wanted) === 0 ? 0 : x.size / sizeOf(wanted);
@@ -87,7 +87,7 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
 
 /** Axes in another order: axis i of the result is axis `order[i]` of `x`. Default: reversed. */
 export function permute(x: Tensor, order: readonly number[] = Array.from({ length: x.rank }, (_, i) => x.rank - 1 - i)): Tensor {
-  x.check('permute');
+  checkTensor('permute', 'x', x);
   const axes = order.map((axis) => checkAxis('permute', axis, x.rank, 'order'));
   if (axes.length !== x.rank || new Set(axes).size !== x.rank) {
     throw new AttributeError({ op: 'permute', argument: 'order', expected: `each of ${x.rank} axes once`, actual: formatValue([...order]) });
@@ -99,7 +99,7 @@ export function permute(x: Tensor, order: readonly number[] = Array.from({ lengt
 
 /** Two axes exchanged. Default: the last two. */
 export function transpose(x: Tensor, a = -2, b = -1): Tensor {
-  x.check('transpose');
+  checkTensor('transpose', 'x', x);
   const i = checkAxis('transpose', a, x.rank, 'a');
   const j = checkAxis('transpose', b, x.rank, 'b');
   const swap = (values: readonly number[]): number[] => {
@@ -113,7 +113,7 @@ export function transpose(x: Tensor, a = -2, b = -1): Tensor {
 
 /** Without the given axes of length 1 (default: without all of them). */
 export function squeeze(x: Tensor, axes?: number | readonly number[]): Tensor {
-  x.check('squeeze');
+  checkTensor('squeeze', 'x', x);
   const drop = axes === undefined ? x.shape.flatMap((length, i) => (length === 1 ? [i] : [])) : checkAxes('squeeze', axes, x.rank);
   const keep = x.shape.flatMap((length, i) => (drop.includes(i) && length === 1 ? [] : [i]));
   const before = x.shape;
@@ -123,7 +123,7 @@ export function squeeze(x: Tensor, axes?: number | readonly number[]): Tensor {
 
 /** With a new axis of length 1 before `axis` (-1: behind the last). */
 export function unsqueeze(x: Tensor, axis: number): Tensor {
-  x.check('unsqueeze');
+  checkTensor('unsqueeze', 'x', x);
   const at = checkAxis('unsqueeze', axis, x.rank + 1);
   const insert = (values: readonly number[], value: number): number[] => [...values.slice(0, at), value, ...values.slice(at)];
   const before = x.shape;
@@ -154,7 +154,7 @@ function clampBound(value: number, length: number, low: number, high: number): n
  * and are clamped, as in Python; a negative step walks backwards.
  */
 export function slice(x: Tensor, axis: number, start?: number | null, end?: number | null, step = 1): Tensor {
-  x.check('slice');
+  checkTensor('slice', 'x', x);
   const at = checkAxis('slice', axis, x.rank);
   checkInteger('slice', 'step', step);
   if (step === 0) throw new AttributeError({ op: 'slice', argument: 'step', expected: 'a step other than 0', actual: '0' });
@@ -182,7 +182,7 @@ export function slice(x: Tensor, axis: number, start?: number | null, end?: numb
  * @throws AttributeError if the range leaves the axis
  */
 export function narrow(x: Tensor, axis: number, start: number, length: number): Tensor {
-  x.check('narrow');
+  checkTensor('narrow', 'x', x);
   const at = checkAxis('narrow', axis, x.rank);
   const size = x.shape[at]!;
   checkInteger('narrow', 'start', start, -size, size);
@@ -193,7 +193,7 @@ export function narrow(x: Tensor, axis: number, start: number, length: number): 
 
 /** One position along an axis; the axis is gone from the result. */
 export function select(x: Tensor, axis: number, index: number): Tensor {
-  x.check('select');
+  checkTensor('select', 'x', x);
   const at = checkAxis('select', axis, x.rank);
   const size = x.shape[at]!;
   checkInteger('select', 'index', index, -size, size - 1);
@@ -207,7 +207,7 @@ export function select(x: Tensor, axis: number, index: number): Tensor {
 
 /** Reversed along the given axes. */
 export function flip(x: Tensor, axes: number | readonly number[]): Tensor {
-  x.check('flip');
+  checkTensor('flip', 'x', x);
   const list = checkAxes('flip', axes, x.rank);
   let offset = x.offset;
   for (const axis of list) if (x.size > 0) offset += (x.shape[axis]! - 1) * x.strides[axis]!;
@@ -217,7 +217,7 @@ export function flip(x: Tensor, axes: number | readonly number[]): Tensor {
 
 /** The diagonal of the last two axes, as the last axis; `offset` above (positive) or below the main one. */
 export function diagonal(x: Tensor, offset = 0): Tensor {
-  x.check('diagonal');
+  checkTensor('diagonal', 'x', x);
   checkInteger('diagonal', 'offset', offset);
   if (x.rank < 2) {
     throw new ShapeError({ op: 'diagonal', argument: 'x', expected: 'at least 2 axes', actual: formatShape(x.shape) });
@@ -234,6 +234,6 @@ export function diagonal(x: Tensor, offset = 0): Tensor {
 
 /** The tensor without its history: same memory, no gradient flows through it. */
 export function detach(x: Tensor): Tensor {
-  x.check('detach');
+  checkTensor('detach', 'x', x);
   return x.alias();
 }

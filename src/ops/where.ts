@@ -5,7 +5,7 @@
  */
 import { broadcastShapes } from '../tensor/shape.js';
 import { constant } from '../tensor/create.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { sumTo } from './broadcast.js';
 import { to } from './copy.js';
 import { defineOp } from './define.js';
@@ -43,6 +43,7 @@ export function where(condition: Tensor, a: Operand, b: Operand): Tensor {
 
 /** `x` with `value` where `mask` holds. */
 export function maskedFill(x: Tensor, mask: Tensor, value: number): Tensor {
+  checkTensor('maskedFill', 'x', x);
   const filler = constant(value, x.dtype);
   return where(mask, filler, to(x, filler.dtype));
 }

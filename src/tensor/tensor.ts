@@ -6,10 +6,10 @@
  * @module
  */
 import { inspect } from 'node:util';
-import { StateError } from '../errors.js';
+import { DTypeError, StateError } from '../errors.js';
 import { release, retain, type Storage } from '../runtime/storage.js';
 import type { View } from '../runtime/queue.js';
-import { formatShape } from '../util/format.js';
+import { formatShape, formatValue } from '../util/format.js';
 import { dtypeId, itemSize, type DType } from './dtype.js';
 import { currentScope, type Scope } from './scope.js';
 import { isContiguous, sizeOf } from './shape.js';
@@ -216,4 +216,17 @@ export class Tensor implements View {
   [inspect.custom](): string {
     return this.disposed ? `${this.toString()} (disposed)` : print(this);
   }
+}
+
+/**
+ * @internal Throws unless `value` is a tensor that may be used.
+ *
+ * @throws DTypeError if it is no tensor
+ * @throws StateError if it was disposed of
+ */
+export function checkTensor(op: string, argument: string, value: unknown): asserts value is Tensor {
+  if (!(value instanceof Tensor)) {
+    throw new DTypeError({ op, argument, expected: 'a tensor', actual: formatValue(value), hint: 'Make one with og.tensor' });
+  }
+  value.check(op);
 }
