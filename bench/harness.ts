@@ -64,31 +64,45 @@ export function statistics(seconds: readonly number[]): Statistics {
   };
 }
 
+interface Repetitions {
+  readonly count: number;
+  /** Seconds of one. */
+  readonly each: number;
+}
+
 /** Repetitions that fill a sample, found by running ever more of them; the trials are the warm-up. */
-async function repetitions(subject: Timed, minSeconds: number): Promise<number> {
+async function repetitions(subject: Timed, minSeconds: number): Promise<Repetitions> {
   await subject.run(1);
-  let count = 1;
+  let [count, each] = [1, 0];
   for (let trial = 0; trial < 20; trial++) {
     const seconds = await subject.run(count);
-    if (seconds >= minSeconds) return count;
+    each = seconds / count;
+    if (seconds >= minSeconds) break;
     count = Math.ceil(count * Math.min(10, Math.max(1.2, (1.1 * minSeconds) / Math.max(seconds, 1e-9))));
   }
-  return count;
+  return { count, each };
 }
+
+/** A subject this many times slower than the fastest takes part in few rounds: its place is clear, and the time is long. */
+const farBehind = 10;
+const fewRounds = 3;
 
 /** Times the subjects against each other: one sample of each per round, in alternating order. */
 export async function measure(subjects: readonly Timed[], options: MeasureOptions): Promise<Statistics[]> {
   const restSeconds = options.restSeconds ?? 0.01;
-  const counts: number[] = [];
+  const planned: Repetitions[] = [];
   for (const subject of subjects) {
-    counts.push(await repetitions(subject, options.minSeconds));
+    planned.push(await repetitions(subject, options.minSeconds));
     await rest(restSeconds);
   }
   const samples: number[][] = subjects.map(() => []);
+  const fastest = Math.min(...planned.filter((_, i) => !subjects[i]!.isApart).map(({ each }) => each));
   const order = subjects.map((_, i) => i);
   for (let round = 0; round < options.rounds; round++) {
     for (const i of order) {
-      samples[i]!.push((await subjects[i]!.run(counts[i]!)) / counts[i]!);
+      const { count, each } = planned[i]!;
+      if (round >= fewRounds && !subjects[i]!.isApart && each > farBehind * fastest) continue;
+      samples[i]!.push((await subjects[i]!.run(count)) / count);
       await rest(restSeconds);
     }
     order.reverse();

@@ -107,6 +107,7 @@ export class Ceilings {
     if (worker === null) return null;
     const { work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as unknown as { work: number };
     return {
+      isApart: true,
       run: async (count) => {
         const seconds = (await worker.ask({ do: 'run', n: count }))['seconds'] as number;
         this.#best.set(kind, Math.max(this.#best.get(kind) ?? 0, (work * count) / seconds / 1e9));

@@ -1,5 +1,7 @@
 /** What can be timed. */
 export interface Timed {
+  /** Does other work than the subjects beside it: their times do not compare. */
+  readonly isApart?: true;
   /** Does the work `count` times; seconds for all of them. */
   run(count: number): Promise<number>;
 }

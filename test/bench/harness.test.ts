@@ -31,6 +31,17 @@ test('subjects take turns, in alternating order, with samples of at least the wa
   assert.equal(b!.best, 0.05);
 });
 
+test('a subject far behind the fastest takes part in three rounds', async () => {
+  const subject = (seconds: number) => ({ run: async (count: number) => seconds * count });
+  const ceiling = { ...subject(0.001), isApart: true as const };
+  const subjects = [subject(0.1), subject(2), subject(0.9), ceiling];
+  const timings = await measure(subjects, { rounds: 5, minSeconds: 0, restSeconds: 0 });
+  assert.deepEqual(
+    timings.map(({ samples }) => samples),
+    [5, 3, 5, 5],
+  );
+});
+
 test('a row names its best peer', () => {
   const common = { name: 'x', shape: '2', threads: 2, peers: { slow: 10, fast: 40 } };
   const speed = makeRow({ ...common, unit: 'GFLOP/s', better: 'higher', ours: 30, ceiling: 60 });
