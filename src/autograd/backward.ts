@@ -16,6 +16,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { runHooks } from './hooks.js';
 
+/** Options of {@link backward}. */
 export interface BackwardOptions {
   /** Keep the graph for another walk. Default: `createGraph`. */
   readonly retainGraph?: boolean;

@@ -20,6 +20,7 @@ export interface CustomContext {
   needs(index: number): boolean;
 }
 
+/** A function and its gradient, for {@link customFunction}. */
 export interface CustomFunction<A extends readonly Tensor[]> {
   /** Name in messages and prints. */
   readonly name: string;

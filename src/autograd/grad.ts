@@ -40,6 +40,7 @@ export function enableGrad<T>(body: () => T): T {
   return withRecording('enableGrad', true, body);
 }
 
+/** Options of {@link gradientsOf}. */
 export interface GradOptions extends BackwardOptions {
   /** Gradients of the outputs. Default: 1 for outputs of one element. */
   readonly gradOutputs?: readonly (Tensor | null)[];

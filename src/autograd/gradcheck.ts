@@ -14,6 +14,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { gradients } from './backward.js';
 import { noGrad } from './grad.js';
 
+/** Options of {@link gradCheck}. */
 export interface GradCheckOptions {
   /** Step of the central difference. Default 1e-6. */
   readonly step?: number;

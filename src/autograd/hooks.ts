@@ -1,6 +1,7 @@
 /** Functions called with a leaf's gradient as it arrives. */
 import type { Tensor } from '../tensor/tensor.js';
 
+/** Sees the gradient that reaches a leaf, and may replace it. */
 export type GradHook = (grad: Tensor) => Tensor | void;
 
 const hooks = new WeakMap<Tensor, Set<GradHook>>();

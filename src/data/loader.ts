@@ -15,6 +15,7 @@ export interface Dataset<B> {
   batch(indices: readonly number[], epoch: number): B;
 }
 
+/** Options of {@link DataLoader}. */
 export interface LoaderOptions {
   readonly batchSize: number;
   /** Default true. */
@@ -69,6 +70,7 @@ export class DataLoader<B> {
     return this.dropLast ? Math.floor(length / this.batchSize) : Math.ceil(length / this.batchSize);
   }
 
+  /** Where the loader stands; set it to go on from there. */
   get state(): LoaderState {
     return { epoch: this.epoch, batch: this.position };
   }

@@ -16,6 +16,7 @@ export interface TextBatch {
   readonly y: Tensor;
 }
 
+/** Options of {@link TextDataset}. */
 export interface TextDatasetOptions {
   /** Tokens in a window. */
   readonly context: number;

@@ -16,6 +16,7 @@ import { checkSampling, sample, type SamplingOptions } from './sampler.js';
 
 /** What generation needs of a tokeniser. */
 export interface TextCodec {
+  /** Ids of a text. */
   encode(text: string): ArrayLike<number>;
   /** A decoder that holds back incomplete characters. */
   createDecoder(): { push(id: number): string; end(): string };
@@ -25,12 +26,17 @@ export interface TextCodec {
 export interface CausalModel {
   readonly config: { readonly context: number };
   training: boolean;
+  /** Switches to evaluation mode. */
   eval(): unknown;
+  /** Switches to training mode, or back. */
   train(on?: boolean): unknown;
+  /** Logits of the last position, `[B, 1, V]`; the caches take the new keys and values. */
   forward(ids: Tensor, options: { cache: readonly KvCache[]; lastOnly: true }): Tensor;
+  /** Empty caches, one a layer. */
   makeCache(batch?: number): KvCache[];
 }
 
+/** Options of {@link generateTokens}. */
 export interface GenerateOptions extends SamplingOptions {
   /** Needed for a prompt of text, and for text in the pieces. */
   readonly tokenizer?: TextCodec;

@@ -19,6 +19,7 @@ import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
 
+/** How the next token is drawn. */
 export interface SamplingOptions {
   /** 0 takes the likeliest token; higher is more varied. Default 1. */
   readonly temperature?: number;

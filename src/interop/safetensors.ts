@@ -37,6 +37,7 @@ const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) 
 const float8Formats: Readonly<Record<string, Float8Format>> = { F8_E4M3: 'e4m3fn', F8_E5M2: 'e5m2' };
 const copyKernel = kernelId('copy', 1, 1, 0);
 
+/** Options of {@link openSafetensors}. */
 export interface SafetensorsOptions {
   /** Map the file instead of reading it. The file must not shrink while its tensors live. Default true. */
   readonly map?: boolean;
@@ -60,10 +61,12 @@ export class SafetensorsFile {
     return this.header.metadata;
   }
 
+  /** Names of the tensors, in the order of the file. */
   get names(): string[] {
     return [...this.header.tensors.keys()];
   }
 
+  /** Whether the file has a tensor of that name. */
   has(name: string): boolean {
     return this.header.tensors.has(name);
   }
@@ -161,6 +164,7 @@ export async function openSafetensors(path: string, options: SafetensorsOptions 
   return new SafetensorsFile(path, header, storage);
 }
 
+/** Options of {@link loadSafetensors}. */
 export interface LoadSafetensorsOptions extends SafetensorsOptions {
   /** Cast floating-point tensors. Default: as they are in the file. */
   readonly dtype?: DType;

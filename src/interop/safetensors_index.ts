@@ -63,10 +63,12 @@ export class ShardedSafetensors {
     this.shards = shards;
   }
 
+  /** Names of the tensors of all files. */
   get names(): string[] {
     return [...this.shards.keys()];
   }
 
+  /** Whether one of the files has a tensor of that name. */
   has(name: string): boolean {
     return this.shards.has(name);
   }

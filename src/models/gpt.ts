@@ -26,6 +26,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 
+/** Geometry of a {@link GPT}. */
 export interface GPTConfig {
   /** Number of token ids. */
   readonly vocabSize: number;
@@ -96,6 +97,7 @@ function resolve(config: GPTConfig): ResolvedGPTConfig {
   };
 }
 
+/** Options of {@link GPT.forward}. */
 export interface ForwardOptions {
   /** One cache a layer, from {@link GPT.makeCache}; positions continue behind what it holds. */
   readonly cache?: readonly KvCache[];

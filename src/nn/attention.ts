@@ -9,6 +9,7 @@ import type { KvCache } from './kv_cache.js';
 import { Linear, type LinearOptions } from './linear.js';
 import { Module } from './module.js';
 
+/** Options of {@link MultiHeadAttention}. */
 export interface AttentionOptions extends LinearOptions {
   /** Key and value heads; a divisor of `heads` (grouped-query attention, arXiv 2305.13245). Default: `heads`. */
   readonly kvHeads?: number;
@@ -26,6 +27,7 @@ export interface Rotary {
   readonly sin: Tensor;
 }
 
+/** What a call of attention needs besides its input. */
 export interface AttentionContext {
   /** Boolean (true: may be seen) or additive mask, broadcast to `[B, H, T, S]`. */
   readonly mask?: Tensor;
@@ -66,6 +68,7 @@ export class MultiHeadAttention extends Module {
     this.o = new Linear(heads * this.headWidth, width, options);
   }
 
+  /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
     if (x.rank !== 3) {
       throw new ShapeError({ op: 'MultiHeadAttention', argument: 'x', expected: '[batch, time, width]', actual: formatShape(x.shape) });

@@ -8,8 +8,10 @@ import { Mlp, type Activation } from './mlp.js';
 import { Module } from './module.js';
 import { LayerNorm, RMSNorm } from './norm.js';
 
+/** Which normalisation a block uses. */
 export type NormKind = 'layerNorm' | 'rmsNorm';
 
+/** Options of {@link TransformerBlock}. */
 export interface BlockOptions extends AttentionOptions {
   /** Width of the feed-forward part. Default 4 × width (for swiglu ⅔ of that, in multiples of 64). */
   readonly hidden?: number;
@@ -58,6 +60,7 @@ export class TransformerBlock extends Module {
     this.dropout = new Dropout(options.dropout ?? 0, options.generator === undefined ? {} : { generator: options.generator });
   }
 
+  /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
     const attended = scope(() => add(x, this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context))));
     const result = scope(() => add(attended, this.dropout.forward(this.mlp.forward(this.mlpNorm.forward(attended)))));

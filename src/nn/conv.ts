@@ -6,6 +6,7 @@ import { checkInteger } from '../util/assert.js';
 import { kaimingUniform_, uniform_ } from './init.js';
 import { Module, parameter } from './module.js';
 
+/** Options of {@link Conv1d} and {@link Conv2d}. */
 export interface ConvLayerOptions {
   /** Default true. */
   readonly bias?: boolean;
@@ -47,6 +48,7 @@ export class Conv1d extends Conv {
     this.options = rest;
   }
 
+  /** `[N, inChannels, L]` → `[N, outChannels, L′]`. */
   forward(x: Tensor): Tensor {
     return conv1d(x, this.weight, this.bias, this.options);
   }
@@ -67,6 +69,7 @@ export class Conv2d extends Conv {
     this.options = rest;
   }
 
+  /** `[N, inChannels, H, W]` → `[N, outChannels, H′, W′]`. */
   forward(x: Tensor): Tensor {
     return conv2d(x, this.weight, this.bias, this.options);
   }

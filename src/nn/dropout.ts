@@ -15,6 +15,7 @@ export class Dropout extends Module {
     this.#generator = options.generator;
   }
 
+  /** Same shape; `x` itself in evaluation mode. */
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;
     return dropout(x, this.p, { training: true, ...(this.#generator === undefined ? {} : { generator: this.#generator }) });

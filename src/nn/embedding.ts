@@ -6,6 +6,7 @@ import { checkInteger } from '../util/assert.js';
 import { normal_ } from './init.js';
 import { Module, parameter } from './module.js';
 
+/** Options of {@link Embedding}. */
 export interface EmbeddingOptions {
   /** Row whose gradient is never computed. */
   readonly paddingIdx?: number;
@@ -29,6 +30,7 @@ export class Embedding extends Module {
     this.weight = parameter(normal_(empty([count, width]), 0, options.std ?? 1, options.generator));
   }
 
+  /** Integer ids `[…]` → vectors `[…, width]`. */
   forward(ids: Tensor): Tensor {
     return embedding(this.weight, ids, this.paddingIdx === undefined ? {} : { paddingIdx: this.paddingIdx });
   }

@@ -36,10 +36,12 @@ export function constant_(tensor: Tensor, value: number): Tensor {
   return overwrite(tensor, () => full(tensor.shape, value, { dtype: tensor.dtype }));
 }
 
+/** Fills with zeros. Returns its argument. */
 export function zeros_(tensor: Tensor): Tensor {
   return constant_(tensor, 0);
 }
 
+/** Fills with ones. Returns its argument. */
 export function ones_(tensor: Tensor): Tensor {
   return constant_(tensor, 1);
 }

@@ -57,6 +57,7 @@ export class KvCache {
     this.used = Math.min(this.used, Math.max(0, length));
   }
 
+  /** Frees keys and values. */
   dispose(): void {
     this.keys.dispose();
     this.values.dispose();

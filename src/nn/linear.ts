@@ -7,6 +7,7 @@ import { checkInteger } from '../util/assert.js';
 import { kaimingUniform_, uniform_ } from './init.js';
 import { Module, parameter } from './module.js';
 
+/** Options of {@link Linear}. */
 export interface LinearOptions {
   /** Default true. */
   readonly bias?: boolean;
@@ -37,6 +38,7 @@ export class Linear extends Module {
     this.bias = (options.bias ?? true) ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator)) : null;
   }
 
+  /** `[…, in]` → `[…, out]`. */
   forward(x: Tensor): Tensor {
     return linear(x, this.weight, this.bias);
   }

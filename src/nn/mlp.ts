@@ -5,7 +5,9 @@ import { checkOneOf } from '../util/assert.js';
 import { Linear, type LinearOptions } from './linear.js';
 import { Module } from './module.js';
 
+/** Non-linearity of the feed-forward part. */
 export type Activation = 'gelu' | 'geluTanh' | 'swiglu';
+/** Every {@link Activation}. */
 export const activations: readonly Activation[] = ['gelu', 'geluTanh', 'swiglu'];
 
 /**
@@ -28,6 +30,7 @@ export class Mlp extends Module {
     this.down = new Linear(hidden, width, options);
   }
 
+  /** `[…, width]` → `[…, width]`. */
   forward(x: Tensor): Tensor {
     const up = this.up.forward(x);
     if (this.gate !== null) return this.down.forward(mul(silu(this.gate.forward(x)), up));

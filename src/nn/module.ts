@@ -31,6 +31,7 @@ export function isParameter(tensor: Tensor): boolean {
   return parameters.has(tensor);
 }
 
+/** Options of {@link Module.loadStateDict}. */
 export interface LoadOptions {
   /** Refuse missing and unexpected names. Default true. */
   readonly strict?: boolean;
@@ -42,7 +43,9 @@ export interface LoadReport {
   readonly unexpected: readonly string[];
 }
 
+/** Sees the inputs of `forward`, and may replace them. */
 export type ForwardPreHook = (module: Module, inputs: readonly unknown[]) => readonly unknown[] | void;
+/** Sees the result of `forward`, and may replace it. */
 export type ForwardHook = (module: Module, inputs: readonly unknown[], output: unknown) => unknown;
 
 interface Hooks {
@@ -57,6 +60,7 @@ export abstract class Module {
   /** Whether dropout and the like are active. Set it with {@link train} and {@link eval}. */
   training = true;
 
+  /** What the module computes. */
   abstract forward(...inputs: never[]): unknown;
 
   /** Direct parts, by property; items of arrays as `property.index`. */

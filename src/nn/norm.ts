@@ -5,6 +5,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { checkNumber } from '../util/assert.js';
 import { Module, parameter } from './module.js';
 
+/** Options of {@link LayerNorm}. */
 export interface LayerNormOptions {
   /** Added to the variance. Default 1e-5. */
   readonly eps?: number;
@@ -30,6 +31,7 @@ export class LayerNorm extends Module {
     this.bias = affine && (options.bias ?? true) ? parameter(zeros(this.normalizedShape)) : null;
   }
 
+  /** Same shape; the last axes are normalised. */
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.normalizedShape, this.weight, this.bias, this.eps);
   }
@@ -48,6 +50,7 @@ export class RMSNorm extends Module {
     this.weight = parameter(ones([width]));
   }
 
+  /** Same shape; the last axis is normalised. */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.normalizedShape, this.weight, this.eps);
   }

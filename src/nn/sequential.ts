@@ -20,6 +20,7 @@ export class Sequential extends Module {
     this.layers = layers;
   }
 
+  /** Applies the layers one after the other. */
   forward(x: Tensor): Tensor {
     return this.layers.reduce((value, layer) => (typeof layer === 'function' ? layer(value) : layer.forward(value)), x);
   }

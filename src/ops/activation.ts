@@ -147,6 +147,7 @@ const geluOp = defineUnary<GeluAttrs>({
       : mul(mul(x, 0.5), add(erf(mul(x, Math.SQRT1_2)), 1)),
 });
 
+/** Options of {@link gelu}. */
 export interface GeluOptions {
   /** `none`: x·Φ(x); `tanh`: the approximation that GPT-2 uses. Default `none`. */
   readonly approximate?: 'none' | 'tanh';

@@ -175,6 +175,7 @@ const attentionOp = defineOp<AttentionAttrs>({
   }),
 });
 
+/** Options of {@link scaledDotProductAttention}. */
 export interface AttentionOptions {
   /** Broadcasts to (B, Hq, T, S). bool: true where a query may attend; float: added to the scaled scores. */
   readonly mask?: Tensor | null;

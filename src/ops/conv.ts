@@ -136,6 +136,7 @@ function correlate(x: Tensor, grad: Tensor, geometry: Geometry, shape: readonly 
   );
 }
 
+/** Options of {@link conv2d}. */
 export interface Conv2dOptions {
   /** Default 1. */
   readonly stride?: Pair;
@@ -147,6 +148,7 @@ export interface Conv2dOptions {
   readonly groups?: number;
 }
 
+/** Options of {@link conv1d}. */
 export interface Conv1dOptions {
   /** Default 1. */
   readonly stride?: number;
@@ -269,6 +271,7 @@ export function conv1d(x: Tensor, weight: Tensor, bias: Tensor | null = null, op
   return squeeze(y, 2);
 }
 
+/** Options of {@link convTranspose2d}. */
 export interface ConvTranspose2dOptions {
   /** Default 1. */
   readonly stride?: Pair;
@@ -282,6 +285,7 @@ export interface ConvTranspose2dOptions {
   readonly groups?: number;
 }
 
+/** Options of {@link convTranspose1d}. */
 export interface ConvTranspose1dOptions {
   /** Default 1. */
   readonly stride?: number;

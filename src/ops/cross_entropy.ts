@@ -106,6 +106,7 @@ const crossEntropyOp = defineOp<Attrs>({
   cost: ([logits]) => ({ flops: 4 * logits!.size, bytes: logits!.bytes }),
 });
 
+/** Options of {@link crossEntropy}. */
 export interface CrossEntropyOptions {
   /** Target that does not count. Default -100. */
   readonly ignoreIndex?: number;

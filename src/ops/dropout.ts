@@ -27,6 +27,7 @@ const dropoutOp: Op<DropoutAttrs> = defineOp<DropoutAttrs>({
   cost: ([x], [y]) => ({ flops: 12 * x!.size, bytes: x!.bytes + y!.bytes }),
 });
 
+/** Options of {@link dropout}. */
 export interface DropoutOptions {
   /** Default true. When false, `x` comes back as it is. */
   readonly training?: boolean;

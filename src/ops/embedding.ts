@@ -71,6 +71,7 @@ function embeddingBackward(grad: Tensor, ids: Tensor, attrs: EmbeddingAttrs): Te
   return total;
 }
 
+/** Options of {@link embedding}. */
 export interface EmbeddingOptions {
   /** Row that gets no gradient (its values are looked up all the same). Negative counts from the end. Default none. */
   readonly paddingIdx?: number;

@@ -269,6 +269,7 @@ export function scatterAdd(x: Tensor, axis: number, index: Tensor, source: Tenso
   return place('scatterAdd', x, axis, index, source, true);
 }
 
+/** Options of {@link oneHot}. */
 export interface OneHotOptions {
   /** Default int64, as in PyTorch. */
   readonly dtype?: DType;

@@ -21,6 +21,7 @@ import { transpose } from './views.js';
 const modes: readonly InterpolateMode[] = ['nearest', 'nearest-exact', 'linear', 'bilinear', 'bicubic', 'area'];
 export type InterpolateMode = 'nearest' | 'nearest-exact' | 'linear' | 'bilinear' | 'bicubic' | 'area';
 
+/** Options of {@link interpolate}. */
 export interface InterpolateOptions {
   /** Lengths of the result's last axes; a number for all of them. */
   readonly size?: number | readonly number[];

@@ -22,6 +22,7 @@ import { abs, clamp, exp, log, square } from './unary.js';
 import { detach, transpose } from './views.js';
 import { where } from './where.js';
 
+/** Options shared by the losses. */
 export interface LossOptions {
   /** Default `mean`. */
   readonly reduction?: Reduction;
@@ -82,6 +83,7 @@ function huber(name: string, difference: Tensor, delta: number): Tensor {
   );
 }
 
+/** Options of a loss. */
 export interface HuberOptions extends LossOptions {
   /** Where the parabola becomes a line. Default 1. */
   readonly delta?: number;
@@ -100,6 +102,7 @@ export function huberLoss(input: Tensor, target: Tensor, options: HuberOptions =
   return reduceLoss(huber('huberLoss', sub(input, target), delta), reductionOf('huberLoss', options));
 }
 
+/** Options of a loss. */
 export interface SmoothL1Options extends LossOptions {
   /** Where the parabola becomes a line; 0 gives {@link l1Loss}. Default 1. */
   readonly beta?: number;
@@ -119,6 +122,7 @@ export function smoothL1Loss(input: Tensor, target: Tensor, options: SmoothL1Opt
   return reduceLoss(losses, reductionOf('smoothL1Loss', options));
 }
 
+/** Options of the binary cross-entropies. */
 export interface BceOptions extends LossOptions {
   /** Weight of each element; broadcasts. */
   readonly weight?: Tensor | null;
@@ -158,6 +162,7 @@ export function binaryCrossEntropy(input: Tensor, target: Tensor, options: Omit<
 /** {@link Reduction}, or the sum divided by the length of the first axis. */
 export type KlReduction = Reduction | 'batchmean';
 
+/** Options of a loss. */
 export interface KlDivOptions {
   /** Default `mean`; the divergence of distributions, averaged over a batch, is `batchmean`. */
   readonly reduction?: KlReduction;
@@ -189,6 +194,7 @@ function entropyTerm(target: Tensor): Tensor {
   return where(positive, mul(target, log(where(positive, target, 1))), 0);
 }
 
+/** Options of a loss. */
 export interface DistillationOptions {
   /** Divides both logits. Default 2. */
   readonly temperature?: number;
@@ -226,6 +232,7 @@ export function distillationLoss(
   return add(mul(fromTeacher, alpha), mul(fromTarget, 1 - alpha));
 }
 
+/** Options of a loss. */
 export interface CosineOptions {
   /** Default the last. */
   readonly axis?: number;
@@ -271,6 +278,7 @@ export function clipContrastive(images: Tensor, texts: Tensor, logScale: Tensor)
   return mul(add(crossEntropy(logits, pairs), crossEntropy(transpose(logits), pairs)), 0.5);
 }
 
+/** Options of a loss. */
 export interface TripletOptions extends LossOptions {
   /** Default 1. */
   readonly margin?: number;

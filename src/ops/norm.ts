@@ -276,6 +276,7 @@ export function groupNorm(x: Tensor, groups: number, weight?: Tensor | null, bia
   return affine('groupNorm', reshape(normal, x.shape), weight, bias);
 }
 
+/** Options of {@link batchNorm}. */
 export interface BatchNormOptions {
   /** Use (and learn) the statistics of this batch rather than the running ones. Default false. */
   readonly training?: boolean;
@@ -343,6 +344,7 @@ export function batchNorm(
   return affine('batchNorm', mul(centred, rsqrt(add(spread, eps))), weight, bias);
 }
 
+/** Options of {@link normalize}. */
 export interface NormalizeOptions {
   /** Default 2. */
   readonly p?: number;

@@ -21,6 +21,7 @@ const modes: readonly PadMode[] = ['constant', 'reflect', 'replicate', 'circular
 /** What new elements are: a constant, the mirror image without the edge, the edge, or the other end. */
 export type PadMode = 'constant' | 'reflect' | 'replicate' | 'circular';
 
+/** Options of {@link pad}. */
 export interface PadOptions {
   /** Default `constant`. */
   readonly mode?: PadMode;

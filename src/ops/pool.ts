@@ -17,6 +17,7 @@ import { maxWithIndices } from './sorting.js';
 import { checkPair, unfoldWindows, type Pair, type Window } from './unfold.js';
 import { reshape, squeeze, transpose, unsqueeze } from './views.js';
 
+/** Options shared by the pooling functions. */
 export interface PoolOptions {
   /** Default: the window's size. */
   readonly stride?: Pair;
@@ -26,11 +27,13 @@ export interface PoolOptions {
   readonly ceilMode?: boolean;
 }
 
+/** Options of {@link maxPool2d}. */
 export interface MaxPoolOptions extends PoolOptions {
   /** Default 1. */
   readonly dilation?: Pair;
 }
 
+/** Options of {@link avgPool2d}. */
 export interface AvgPoolOptions extends PoolOptions {
   /** Whether the padding counts in the mean. Default true, as in PyTorch. */
   readonly countIncludePad?: boolean;

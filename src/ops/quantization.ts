@@ -24,6 +24,7 @@ const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine'];
 /** Around zero (codes −(2ᵇ⁻¹−1) … 2ᵇ⁻¹−1), or from the smallest to the largest element (codes 0 … 2ᵇ−1). */
 export type QuantizationScheme = 'symmetric' | 'affine';
 
+/** Options of {@link quantize}. */
 export interface QuantizeOptions {
   /** Default `symmetric`. */
   readonly scheme?: QuantizationScheme;
@@ -152,6 +153,7 @@ export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tens
   });
 }
 
+/** Options of {@link fakeQuantize}. */
 export interface FakeQuantizeOptions {
   /** Smallest code. Default -128. */
   readonly qmin?: number;

@@ -24,6 +24,7 @@ import { where } from './where.js';
 /** Axes to reduce: one, several, or undefined for all. */
 export type Axes = number | readonly number[] | undefined;
 
+/** Options shared by the reductions. */
 export interface ReduceOptions {
   /** Leave reduced axes in place with length 1. Default false. */
   readonly keepDims?: boolean;
@@ -191,6 +192,7 @@ const varOp = defineReduction({
   },
 });
 
+/** Options of {@link variance}. */
 export interface VarianceOptions extends ReduceOptions {
   /** The sum of squares is divided by n − correction. Default 1 (Bessel), as in PyTorch. */
   readonly correction?: number;

@@ -17,6 +17,7 @@ import { defineOp, type Op } from './define.js';
 import { cos as cosine, sin as sine } from './unary.js';
 import { unsqueeze } from './views.js';
 
+/** Options of {@link ropeTables}. */
 export interface RopeTablesOptions {
   /** Default 10000. */
   readonly theta?: number;
@@ -137,6 +138,7 @@ const ropeOp: Op<RopeAttrs> = defineOp<RopeAttrs>({
   cost: ([x], [y]) => ({ flops: 3 * x!.size, bytes: x!.bytes + y!.bytes }),
 });
 
+/** Options of {@link rope}. */
 export interface RopeOptions {
   /** Pairs are neighbours (x[2i], x[2i+1]) rather than halves (x[i], x[i + R/2]). Default false, as in Llama checkpoints on the Hub. */
   readonly interleaved?: boolean;

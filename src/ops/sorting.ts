@@ -100,6 +100,7 @@ const topkOp = defineOp<OrderAttrs>({
   cost: ([x], [y]) => ({ flops: 2 * x!.size, bytes: x!.bytes + y!.bytes + 8 * y!.size }),
 });
 
+/** Options of {@link topk}. */
 export interface TopkOptions {
   /** Default -1. */
   readonly axis?: number;

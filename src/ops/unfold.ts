@@ -29,6 +29,7 @@ export function checkPair(op: string, argument: string, value: unknown, low: num
   return [checkInteger(op, argument, pair[0], low), checkInteger(op, argument, pair[1], low)];
 }
 
+/** Options of {@link unfold}. */
 export interface WindowOptions {
   /** Default 1. */
   readonly stride?: Pair;

@@ -55,6 +55,11 @@ export class EMA {
     return Object.fromEntries(this.shadows.map((shadow, i) => [String(i), detach(shadow)]));
   }
 
+  /**
+   * Takes up saved averages.
+   *
+   * @throws StateError if one is missing
+   */
   loadStateDict(state: Readonly<Record<string, Tensor>>): void {
     noGrad(() =>
       this.shadows.forEach((shadow, i) => {
@@ -65,6 +70,7 @@ export class EMA {
     );
   }
 
+  /** Frees the averages. */
   dispose(): void {
     for (const tensor of this.shadows) tensor.dispose();
   }

@@ -26,6 +26,7 @@ export interface OptimizerOptions {
   lr: number;
 }
 
+/** Options of {@link Optimizer.step}. */
 export interface StepOptions {
   /** Multiplies every gradient first (loss scaling). Default 1. */
   readonly gradScale?: number;

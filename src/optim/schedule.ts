@@ -10,6 +10,7 @@ import { checkInteger, checkNumber } from '../util/assert.js';
 /** Factor of the base learning rate at `step` of a run of `total` steps. */
 export type Schedule = (step: number, total: number) => number;
 
+/** Options of schedules that only warm up. */
 export interface WarmupOptions {
   /** Steps over which the factor rises from 0 to 1. Default 0. */
   readonly warmup?: number;
@@ -23,6 +24,7 @@ export function constant(options: WarmupOptions = {}): Schedule {
   return (step) => (step < warmup ? step / Math.max(1, warmup) : 1);
 }
 
+/** Options of schedules that fall after warming up. */
 export interface DecayOptions extends WarmupOptions {
   /** Factor at the end. Default 0. */
   readonly end?: number;
@@ -62,6 +64,7 @@ export function cosineWarmRestarts(options: { readonly period: number; readonly 
   };
 }
 
+/** Options of {@link oneCycle}. */
 export interface OneCycleOptions {
   /** Share of the run in which the rate rises. Default 0.3. */
   readonly rise?: number;

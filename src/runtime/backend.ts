@@ -9,6 +9,7 @@ import { formatValue } from '../util/format.js';
 import { addon } from './addon.js';
 import { waitFor, whenDone } from './queue.js';
 
+/** What {@link backend} reports. */
 export interface BackendInfo {
   /** Instruction set in use. */
   readonly isa: string;

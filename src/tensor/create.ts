@@ -13,6 +13,7 @@ import { arrayConstructors, checkDType, getDefaultDType, isFloating, itemSize, t
 import { checkShape, contiguousStrides, sizeOf, type Shape } from './shape.js';
 import { Tensor, type Device } from './tensor.js';
 
+/** Options of every function that makes a tensor. */
 export interface TensorOptions {
   /** Default: the data's own, or `float32`. */
   readonly dtype?: DType;
@@ -22,6 +23,7 @@ export interface TensorOptions {
   readonly requiresGrad?: boolean;
 }
 
+/** Options of {@link tensor} and {@link fromTypedArray}. */
 export interface DataOptions extends TensorOptions {
   /** Shape of flat data. Default: its length, or the nesting of the arrays. */
   readonly shape?: Shape;

@@ -47,6 +47,7 @@ export interface DTypeArrays {
   int64: BigInt64Array;
   bool: Uint8Array;
 }
+/** A typed array that can hold elements of a tensor. */
 export type TensorData = DTypeArrays[DType];
 
 export const arrayConstructors = {

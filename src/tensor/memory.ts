@@ -8,6 +8,7 @@ import { resetPeak, storageCounters } from '../runtime/storage.js';
 import { formatBytes, formatShape } from '../util/format.js';
 import { liveTensors, onMake, type Device, type Tensor } from './tensor.js';
 
+/** What {@link memory} reports. */
 export interface MemoryReport {
   /** Bytes that tensors hold now. */
   readonly bytes: number;

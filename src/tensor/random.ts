@@ -30,14 +30,17 @@ export class Generator {
     this.seedValue = checkInteger('generator', 'seed', seed, 0);
   }
 
+  /** What the stream was started with. */
   get seed(): number {
     return this.seedValue;
   }
 
+  /** Where the stream stands; set it to draw the same numbers again. */
   get state(): GeneratorState {
     return { seed: this.seedValue, offset: this.offsetValue };
   }
 
+  /** @throws AttributeError unless seed and offset are integers of at least 0 */
   set state(state: GeneratorState) {
     this.seedValue = checkInteger('generator', 'state.seed', state?.seed, 0);
     this.offsetValue = checkInteger('generator', 'state.offset', state?.offset, 0);
@@ -92,6 +95,7 @@ export function manualSeed(seed: number): void {
   shared.state = { seed, offset: 0 };
 }
 
+/** Options of the random tensors. */
 export interface RandomOptions extends TensorOptions {
   /** Default: the shared stream, see {@link manualSeed}. */
   readonly generator?: Generator;

@@ -69,6 +69,7 @@ export class Scope {
     this.made.length = 0;
   }
 
+  /** Closes the scope, as the end of a `using` block does. */
   dispose(): void {
     this[Symbol.dispose]();
   }

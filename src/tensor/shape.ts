@@ -2,6 +2,7 @@
 import { AttributeError, ShapeError } from '../errors.js';
 import { formatShape, formatValue } from '../util/format.js';
 
+/** Lengths of the axes. */
 export type Shape = readonly number[];
 
 export const MAX_RANK = 8;

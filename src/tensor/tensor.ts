@@ -111,6 +111,7 @@ export class Tensor implements View {
     return this.shape.length;
   }
 
+  /** Where the elements are. */
   get device(): Device {
     return 'cpu';
   }
@@ -130,6 +131,7 @@ export class Tensor implements View {
     return isContiguous(this.shape, this.strides);
   }
 
+  /** Whether {@link dispose} was called. */
   get isDisposed(): boolean {
     return this.disposed;
   }
@@ -149,6 +151,7 @@ export class Tensor implements View {
     this.grad = null;
   }
 
+  /** {@link dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -63,7 +63,9 @@ export abstract class Tokenizer {
    * @throws `AttributeError` if an id is not in the vocabulary.
    */
   abstract decode(ids: Iterable<number>, options?: DecodeOptions): string;
+  /** Id of a token, or undefined if the vocabulary does not have it. */
   abstract tokenToId(token: string): number | undefined;
+  /** Token of an id, or undefined if the vocabulary does not have it. */
   abstract idToToken(id: number): string | undefined;
   /** The UTF-8 bytes a token stands for in the middle of a text. A character may be spread over several tokens. */
   abstract tokenBytes(id: number): Uint8Array;

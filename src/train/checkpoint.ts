@@ -36,6 +36,7 @@ export interface Checkpoint {
   readonly config?: unknown;
 }
 
+/** Where checkpoints go, how often, and how many are kept. */
 export interface CheckpointOptions {
   /** Folder of the checkpoints; made if it is not there. */
   readonly dir: string;

@@ -53,4 +53,5 @@ export interface DoneEvent {
   readonly elapsed: number;
 }
 
+/** Everything that `Trainer.run` yields. */
 export type TrainEvent = StepEvent | EvalEvent | CheckpointEvent | ResumeEvent | DoneEvent;

@@ -25,6 +25,7 @@ function makeBar(stream: NodeJS.WriteStream): Bars.SingleBar {
   return new SingleBar({ format, stream, hideCursor: true, barsize: 28, gracefulExit: false }, Presets.shades_classic);
 }
 
+/** Options of {@link TrainingProgress}. */
 export interface ProgressOptions {
   /** Default: standard error. */
   readonly stream?: NodeJS.WriteStream;
@@ -57,6 +58,7 @@ export class TrainingProgress {
     this.bar = this.stream.isTTY ? makeBar(this.stream) : null;
   }
 
+  /** Shows what an event changes. */
   show(event: TrainEvent): void {
     if (event.type === 'eval') {
       this.validation = `  valid ${event.loss.toFixed(3)} (perplexity ${event.perplexity.toFixed(2)})`;

@@ -15,6 +15,7 @@ export interface ReportRow {
   readonly cells: Readonly<Record<string, string>>;
 }
 
+/** What a report shows. */
 export interface ReportContent {
   readonly title: string;
   /** One or two sentences under the title. */

@@ -33,6 +33,7 @@ export interface Batch {
 /** What a loss function sees. */
 export type LossFunction<M> = (model: M, batch: Batch) => Tensor;
 
+/** Options of {@link Trainer}. */
 export interface TrainerOptions<M extends Module> {
   readonly train: Dataset<Batch>;
   /** Measured every `evalEvery` steps and at the end. */
@@ -42,6 +43,7 @@ export interface TrainerOptions<M extends Module> {
   readonly gradientAccumulation?: number;
   /** Steps of the run. Default: one epoch. */
   readonly steps?: number;
+  /** Makes the optimiser of the parameters that ask for a gradient. */
   readonly optimizer: (parameters: Tensor[]) => Optimizer<OptimizerOptions>;
   /** Factor of the optimiser's rates, step by step. Default: constant. */
   readonly schedule?: Schedule;
@@ -69,6 +71,7 @@ const optionKeys = [
   'loss', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
 ]; // prettier-ignore
 
+/** Options of {@link Trainer.run}. */
 export interface RunOptions {
   /** Stops after the step under way; a checkpoint is written if the run keeps any. */
   readonly signal?: AbortSignal;
