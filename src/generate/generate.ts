@@ -5,7 +5,10 @@
  */
 import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
+import { amax } from '../ops/reduce.js';
+import { isFinite } from '../ops/unary.js';
 import { reshape } from '../ops/views.js';
+import { where } from '../ops/where.js';
 import type { KvCache } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
 import { item } from '../tensor/read.js';
@@ -72,6 +75,7 @@ function promptIds(prompt: string | readonly number[], { tokenizer }: GenerateOp
  * When the context is full, the older half is dropped and the rest is read again, so generation goes on as long as asked.
  *
  * @throws AttributeError if an option is outside its domain
+ * @throws StateError if the model's logits are not finite
  */
 export async function* generateTokens(
   model: CausalModel,
@@ -95,7 +99,7 @@ export async function* generateTokens(
       }
       const next = step(model, pending, caches, options);
       const id = await item(next).finally(() => next.dispose());
-      if (Number.isNaN(id)) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN' });
+      if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
       ids.push(id);
       pending = [id];
@@ -109,14 +113,15 @@ export async function* generateTokens(
   }
 }
 
-/** Queues one forward pass and one draw. Synchronous, so that no other code runs inside its scope. */
+/** Queues one forward pass and one draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
 function step(model: CausalModel, pending: readonly number[], caches: readonly KvCache[], options: GenerateOptions): Tensor {
   if (model.training) model.eval();
   return scope(() =>
     noGrad(() => {
       const input = tensor(Int32Array.from(pending), { shape: [1, pending.length] });
-      const logits = model.forward(input, { cache: caches, lastOnly: true });
-      return keep(sample(reshape(logits, [1, -1]), options));
+      const logits = reshape(model.forward(input, { cache: caches, lastOnly: true }), [1, -1]);
+      // Nothing is read back for this: a draw from logits that are no numbers becomes -1.
+      return keep(where(isFinite(amax(logits, -1)), sample(logits, options), -1));
     }),
   );
 }

@@ -35,7 +35,7 @@ export interface SamplingOptions {
 
 /** @throws AttributeError if an option is outside its domain */
 export function checkSampling(options: SamplingOptions): void {
-  checkNumber('sample', 'temperature', options.temperature ?? 1, 0);
+  checkNumber('sample', 'temperature', options.temperature ?? 1, 0, Number.MAX_VALUE);
   checkInteger('sample', 'topK', options.topK ?? 1, 1);
   checkNumber('sample', 'topP', options.topP ?? 1, 0, 1);
   checkNumber('sample', 'minP', options.minP ?? 0, 0, 1);
