@@ -34,6 +34,7 @@ export function clone(x: Tensor): Tensor {
 
 /** The tensor itself if its elements lie in row-major order, else a copy that does. */
 export function contiguous(x: Tensor): Tensor {
+  checkTensor('contiguous', 'x', x);
   return x.isContiguous ? x : clone(x);
 }
 

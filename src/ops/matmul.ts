@@ -114,6 +114,7 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
     ['a', a],
     ['b', b],
   ] as const) {
+    checkTensor('matmul', name, x);
     if (x.rank === 0)
       throw new ShapeError({
         op: 'matmul',
@@ -201,6 +202,9 @@ const linearOp = defineOp<LinearAttrs>({
  * @cost 2·rows·in·out flops
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
+  checkTensor('linear', 'x', x);
+  checkTensor('linear', 'weight', weight);
+  if (bias) checkTensor('linear', 'bias', bias);
   if (weight.rank !== 2) {
     throw new ShapeError({
       op: 'linear',

@@ -225,6 +225,7 @@ export function layerNorm(
  * @source arXiv 1910.07467
  */
 export function rmsNorm(x: Tensor, normalizedShape: Shape | number, weight?: Tensor | null, eps = 1e-6): Tensor {
+  if (weight) checkTensor('rmsNorm', 'weight', weight);
   const shape = checkNormalized('rmsNorm', x, normalizedShape, { weight });
   checkNumber('rmsNorm', 'eps', eps, 0);
   const attrs = { eps, dtype: weight?.dtype ?? x.dtype };

@@ -8,7 +8,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import type { View } from '../runtime/queue.js';
 import { getDefaultDType, isFloating, type DType } from '../tensor/dtype.js';
 import { checkAxes, type Shape } from '../tensor/shape.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
@@ -93,6 +93,7 @@ function defineReduction(rule: ReduceRule): Op<ReduceAttrs> {
 }
 
 function reduce(op: Op<ReduceAttrs>, x: Tensor, axes: Axes, options: ReduceOptions, extra = 0): Tensor {
+  checkTensor(op.schema.name, 'x', x);
   const list = checkAxes(op.schema.name, axes, x.rank);
   const y = op.call([x], { axes: list, from: x.shape, extra });
   return options.keepDims ? restore(y, x.shape, list) : y;

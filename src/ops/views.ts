@@ -78,6 +78,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 
 /** All elements in one axis, or the axes from `start` to `end` (both included) merged. */
 export function flatten(x: Tensor, start = 0, end = -1): Tensor {
+  checkTensor('flatten', 'x', x);
   if (x.rank === 0) return reshape(x, [1]);
   const from = checkAxis('flatten', start, x.rank, 'start');
   const to = checkAxis('flatten', end, x.rank, 'end');
