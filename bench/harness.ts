@@ -70,14 +70,20 @@ interface Repetitions {
   readonly each: number;
 }
 
+/** Warm-up in units of the shortest sample. */
+const warmUp = 10;
+
 /** Repetitions that fill a sample, found by running ever more of them; the trials are the warm-up. */
 async function repetitions(subject: Timed, minSeconds: number): Promise<Repetitions> {
   await subject.run(1);
-  let [count, each] = [1, 0];
-  for (let trial = 0; trial < 20; trial++) {
+  let [count, each, spent] = [1, 0, 0];
+  for (let trial = 0; trial < 40; trial++) {
     const seconds = await subject.run(count);
     each = seconds / count;
-    if (seconds >= minSeconds) break;
+    spent += seconds;
+    const isLongEnough = seconds >= minSeconds;
+    if (isLongEnough && spent >= warmUp * minSeconds) break;
+    if (isLongEnough) continue; // compiled code may still replace interpreted code
     count = Math.ceil(count * Math.min(10, Math.max(1.2, (1.1 * minSeconds) / Math.max(seconds, 1e-9))));
   }
   return { count, each };
