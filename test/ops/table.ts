@@ -1,24 +1,26 @@
 /** The op table: a row for every operation, and a reason for each that has none. See checks.ts for what a row is put through. */
 import { arrayRows } from './rows/arrays.js';
 import { elementwiseRows } from './rows/elementwise.js';
+import { otherRows } from './rows/others.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
 
-export const table: readonly Row[] = [...elementwiseRows, ...reductionRows, ...arrayRows];
+export const table: readonly Row[] = [...elementwiseRows, ...reductionRows, ...arrayRows, ...otherRows];
 
 const elsewhere =
   'compared with reference vectors in test/reference; gradients and refusals in test/ops/*_gradients and nn_ops';
 const random = 'its result is random: streams and distributions are tested by themselves';
 const integerCodes = 'codes of integers, not numbers on the line: reference vectors in test/reference';
-const dynamicShape = 'the shape of the result is in the data: reference vectors and array_gradients.test.ts';
+const dynamicShape =
+  'asynchronous, or its shape is in the data: nonzeroSync has a row, maskedSelectSync array_gradients.test.ts';
 
 /** Operations without a row, each with the reason. */
 export const withoutRow: Readonly<Record<string, string>> = {
   ...Object.fromEntries(
     (
-      'adaptiveAvgPool1d adaptiveAvgPool2d alibiBias alibiSlopes avgPool1d avgPool2d batchNorm bceWithLogits ' +
-      'binaryCrossEntropy clipContrastive conv1d conv2d convTranspose1d convTranspose2d cosineSimilarity crossEntropy ' +
-      'distillationLoss fold glu groupNorm huberLoss indexAdd interpolate klDiv l1Loss maxPool1d maxPool2d meshgrid ' +
+      'adaptiveAvgPool2d alibiBias alibiSlopes avgPool2d batchNorm bceWithLogits ' +
+      'clipContrastive conv1d conv2d convTranspose1d convTranspose2d cosineSimilarity crossEntropy ' +
+      'distillationLoss fold groupNorm huberLoss indexAdd interpolate klDiv l1Loss maxPool2d ' +
       'mseLoss oneHot rope ropeTables scaledDotProductAttention scatter scatterAdd smoothL1Loss take takeAlongAxis ' +
       'tripletMarginLoss unfold'
     )
@@ -31,8 +33,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
       .split(' ')
       .map((name) => [name, integerCodes]),
   ),
-  ...Object.fromEntries(
-    'maskedSelect maskedSelectSync nonzero nonzeroSync'.split(' ').map((name) => [name, dynamicShape]),
-  ),
+  ...Object.fromEntries('maskedSelect maskedSelectSync nonzero'.split(' ').map((name) => [name, dynamicShape])),
   copy_: 'changes its first argument, which every row forbids: test/tensor',
 };
