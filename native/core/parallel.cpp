@@ -40,10 +40,14 @@ int64_t now_ns() {
       .count();
 }
 
-/** Helpers run a little below the JavaScript thread, so that on a full machine the event loop still turns. */
+/**
+ * Helpers run a little below the JavaScript thread, so that on a full machine the event loop still turns. Only a little: the
+ * executor waits for the chunks they hold, so on a machine busy with other work a low priority would stall every kernel.
+ */
+constexpr int kHelperNice = 1;
 void lower_priority() {
 #if defined(__linux__)
-  setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+  setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), kHelperNice);
 #endif
 }
 
