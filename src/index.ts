@@ -12,7 +12,15 @@ export * from './autograd/custom.js';
 export * from './autograd/grad.js';
 export * from './autograd/gradcheck.js';
 export { registerHook, type GradHook } from './autograd/hooks.js';
-export { backend, getThreads, setIsa, setThreads, synchronize, synchronizeSync, type BackendInfo } from './runtime/backend.js';
+export {
+  backend,
+  getThreads,
+  setIsa,
+  setThreads,
+  synchronize,
+  synchronizeSync,
+  type BackendInfo,
+} from './runtime/backend.js';
 export { emptyCache, setPoolLimit } from './runtime/storage.js';
 export {
   arange,
@@ -79,7 +87,13 @@ export { KvCache } from './nn/kv_cache.js';
 export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
 export { openTokens, saveTokens } from './data/tokens_file.js';
-export { generateTokens, type CausalModel, type GeneratedPiece, type GenerateOptions, type TextCodec } from './generate/generate.js';
+export {
+  generateTokens,
+  type CausalModel,
+  type GeneratedPiece,
+  type GenerateOptions,
+  type TextCodec,
+} from './generate/generate.js';
 export { sample, type SamplingOptions } from './generate/sampler.js';
 export {
   loadSafetensors,
@@ -95,6 +109,13 @@ export * from './train/checkpoint.js';
 export * from './train/events.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
-export { Trainer, type Batch, type LossFunction, type RunOptions, type TrainableModel, type TrainerOptions } from './train/trainer.js';
+export {
+  Trainer,
+  type Batch,
+  type LossFunction,
+  type RunOptions,
+  type TrainableModel,
+  type TrainerOptions,
+} from './train/trainer.js';
 export { writeFileAtomically } from './util/atomic_file.js';
 export { formatBytes } from './util/format.js';

@@ -19,7 +19,10 @@ function split(name: string, text: string): Corpus {
   const pieces = Math.max(every, Math.round(text.length / 20_000));
   let from = 0;
   for (let i = 0; i < pieces; i++) {
-    const target = i === pieces - 1 ? text.length : text.indexOf('\n', Math.round(((i + 1) * text.length) / pieces)) + 1 || text.length;
+    const target =
+      i === pieces - 1
+        ? text.length
+        : text.indexOf('\n', Math.round(((i + 1) * text.length) / pieces)) + 1 || text.length;
     parts[i % every === every - 1 ? 'valid' : 'train'].push(text.slice(from, target));
     from = target;
   }

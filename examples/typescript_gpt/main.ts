@@ -45,7 +45,9 @@ interface Plan {
 async function prepareTokens(): Promise<{ tokenizer: og.BpeTokenizer; train: og.Tensor; valid: og.Tensor }> {
   const corpus = await loadCorpus(options.text);
   const characters = corpus.train.length + corpus.valid.length;
-  say(`Text: ${corpus.name}, ${(characters / 1e6).toFixed(1)} million characters, ${((100 * corpus.valid.length) / characters).toFixed(0)} % held back.`);
+  say(
+    `Text: ${corpus.name}, ${(characters / 1e6).toFixed(1)} million characters, ${((100 * corpus.valid.length) / characters).toFixed(0)} % held back.`,
+  );
   if (!existsSync(file('tokenizer.json'))) {
     const begun = performance.now();
     const trained = await og.BpeTokenizer.train([corpus.train.slice(0, 2_000_000)], { vocabSize: VOCABULARY });
@@ -54,9 +56,14 @@ async function prepareTokens(): Promise<{ tokenizer: og.BpeTokenizer; train: og.
   }
   const tokenizer = await og.BpeTokenizer.fromFile(file('tokenizer.json'));
   for (const part of ['train', 'valid'] as const) {
-    if (!existsSync(file(`${part}.safetensors`))) await og.saveTokens(file(`${part}.safetensors`), tokenizer.encode(corpus[part]));
+    if (!existsSync(file(`${part}.safetensors`)))
+      await og.saveTokens(file(`${part}.safetensors`), tokenizer.encode(corpus[part]));
   }
-  return { tokenizer, train: await og.openTokens(file('train.safetensors')), valid: await og.openTokens(file('valid.safetensors')) };
+  return {
+    tokenizer,
+    train: await og.openTokens(file('train.safetensors')),
+    valid: await og.openTokens(file('valid.safetensors')),
+  };
 }
 
 function makeModel(vocabSize: number): og.GPT {
@@ -91,7 +98,8 @@ async function planSteps(vocabSize: number, train: og.TextDataset): Promise<numb
     clipGradNorm: 1,
   });
   const seconds: number[] = [];
-  for await (const event of trial.run()) if (event.type === 'step') seconds.push((BATCH * CONTEXT) / event.tokensPerSecond);
+  for await (const event of trial.run())
+    if (event.type === 'step') seconds.push((BATCH * CONTEXT) / event.tokensPerSecond);
   trial.optimizer.dispose();
   model.dispose();
   return Math.max(20, Math.min(6000, Math.round((minutes * 60 * 0.97) / median(seconds.slice(2)))));
@@ -129,7 +137,9 @@ async function main(): Promise<void> {
   await mkdir(options.out, { recursive: true });
   const previous = await readPlan();
   if (previous !== null && previous.text !== (options.text ?? null)) {
-    throw new Error(`${options.out} holds a run on ${previous.text ?? 'the declaration files'}: pass --fresh, or another --out`);
+    throw new Error(
+      `${options.out} holds a run on ${previous.text ?? 'the declaration files'}: pass --fresh, or another --out`,
+    );
   }
 
   const { tokenizer, train: trainTokens, valid: validTokens } = await prepareTokens();
@@ -140,7 +150,9 @@ async function main(): Promise<void> {
 
   const model = makeModel(tokenizer.vocabSize);
   const { isa, threads } = og.backend();
-  say(`Model: ${(model.parameterCount() / 1e6).toFixed(1)} million parameters; ${plan.steps} steps of ${BATCH * CONTEXT} tokens; ${threads} threads, ${isa}.`);
+  say(
+    `Model: ${(model.parameterCount() / 1e6).toFixed(1)} million parameters; ${plan.steps} steps of ${BATCH * CONTEXT} tokens; ${threads} threads, ${isa}.`,
+  );
   const trainer = makeTrainer(model, train, valid, plan.steps);
   const progress = new og.TrainingProgress();
   const steps: og.StepEvent[] = [];
@@ -163,11 +175,17 @@ async function main(): Promise<void> {
   for (const variant of variants) rows.push(await measure(variant, valid, BATCH));
   console.table(Object.fromEntries(rows.map((row) => [row.name, columns(row)])));
 
-  const prompts = options.text === undefined ? [PROMPT, 'declare function ', '/**\n * Returns'] : [(await loadCorpus(options.text)).valid.slice(0, 40)];
+  const prompts =
+    options.text === undefined
+      ? [PROMPT, 'declare function ', '/**\n * Returns']
+      : [(await loadCorpus(options.text)).valid.slice(0, 40)];
   const samples: { title: string; text: string }[] = [];
   for (const [i, prompt] of prompts.entries()) {
     const text = await sampleText(model, tokenizer, prompt, SEED + i);
-    const title = options.text === undefined ? `${JSON.stringify(prompt)} (${syntaxErrors(text)} syntax errors)` : JSON.stringify(prompt);
+    const title =
+      options.text === undefined
+        ? `${JSON.stringify(prompt)} (${syntaxErrors(text)} syntax errors)`
+        : JSON.stringify(prompt);
     samples.push({ title, text });
   }
   say(`\nWhat it writes after ${JSON.stringify(prompts[0])}:\n\n${samples[0]!.text}\n`);

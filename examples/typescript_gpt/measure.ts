@@ -47,7 +47,11 @@ async function perplexityOf(model: og.GPT, valid: og.TextDataset, batchSize: num
   return Math.exp(sum / loader.length);
 }
 
-export async function measure({ name, model }: Variant, valid: og.TextDataset, batchSize: number): Promise<Measurement> {
+export async function measure(
+  { name, model }: Variant,
+  valid: og.TextDataset,
+  batchSize: number,
+): Promise<Measurement> {
   model.eval();
   const perplexity = await perplexityOf(model, valid, batchSize);
   const { context, vocabSize } = model.config;

@@ -46,7 +46,8 @@ function nodesToVisit(roots: readonly Node[], walk: Walk): Node[] {
   const stack: { node: Node; next: number }[] = [];
   const isWantedNow = (node: Node): boolean =>
     (node.reachesHiddenLeaves && walk.leaves === null) ||
-    walk.captured.has(node) || node.edges.some((edge) => edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf)));
+    walk.captured.has(node) ||
+    node.edges.some((edge) => edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf)));
   for (const root of roots) {
     if (wanted.has(root)) continue;
     wanted.set(root, isWantedNow(root));
@@ -69,7 +70,10 @@ function nodesToVisit(roots: readonly Node[], walk: Walk): Node[] {
       }
     }
   }
-  return [...wanted].filter(([, is]) => is).map(([node]) => node).sort((a, b) => b.id - a.id);
+  return [...wanted]
+    .filter(([, is]) => is)
+    .map(([node]) => node)
+    .sort((a, b) => b.id - a.id);
 }
 
 /** Gradients that wait at a node, one per output. */
@@ -107,7 +111,10 @@ function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tenso
   const before = setRecording(walk.createGraph);
   const pending = new Pending(walk.createGraph);
   try {
-    const order = nodesToVisit(roots.map((root) => root.node), walk);
+    const order = nodesToVisit(
+      roots.map((root) => root.node),
+      walk,
+    );
     for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
     for (const node of order) {
       const grads = pending.take(node);
@@ -160,7 +167,12 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
   }
   if (grad) {
     if (!sameShape(grad.shape, output.shape)) {
-      throw new ShapeError({ op, argument: 'gradient', expected: formatShape(output.shape), actual: formatShape(grad.shape) });
+      throw new ShapeError({
+        op,
+        argument: 'gradient',
+        expected: formatShape(output.shape),
+        actual: formatShape(grad.shape),
+      });
     }
     return grad;
   }
@@ -199,7 +211,14 @@ export function backward(output: Tensor, gradient?: Tensor | null, options: Back
     const root = { node: output.node, outputIndex: output.outputIndex, grad: start };
     depositing++;
     try {
-      walkTape([root], { leaves: null, captured: new Map(), onLeaf: deposit, onCapture: () => {}, retainGraph, createGraph });
+      walkTape([root], {
+        leaves: null,
+        captured: new Map(),
+        onLeaf: deposit,
+        onCapture: () => {},
+        retainGraph,
+        createGraph,
+      });
     } finally {
       depositing--;
     }

@@ -82,7 +82,11 @@ export function checkpoint<A extends readonly Tensor[]>(f: (...inputs: A) => Ten
   const result = inputs.includes(output) ? detach(output) : output;
   const node = record('checkpoint', inputs, [result], inputs, (_node, grads) => {
     if (!isDepositing()) {
-      throw new StateError({ op: 'checkpoint', expected: 'a walk by backward()', actual: 'one by grad or gradientsOf' });
+      throw new StateError({
+        op: 'checkpoint',
+        expected: 'a walk by backward()',
+        actual: 'one by grad or gradientsOf',
+      });
     }
     const saved = node.unpack();
     const recorded = setRecording(true);
@@ -111,7 +115,12 @@ export function checkpoint<A extends readonly Tensor[]>(f: (...inputs: A) => Ten
   return result;
 }
 
-function recompute(again: Tensor, grad: Tensor, leaves: readonly Tensor[], node: { needs(index: number): boolean }): (Tensor | null)[] {
+function recompute(
+  again: Tensor,
+  grad: Tensor,
+  leaves: readonly Tensor[],
+  node: { needs(index: number): boolean },
+): (Tensor | null)[] {
   const wanted = leaves.filter((_, i) => node.needs(i));
   const found = gradients('checkpoint', [again], wanted, [grad], { depositLeaves: true });
   let next = 0;

@@ -64,7 +64,9 @@ export function gradientsOf(
 /** A function that can be differentiated. */
 export type TensorFunction<A extends readonly Tensor[]> = (...inputs: A) => Tensor;
 /** One gradient for a function of one tensor, else one for each, in their order. */
-export type GradientsOf<A extends readonly Tensor[]> = A extends readonly [Tensor] ? Tensor : { [K in keyof A]: Tensor };
+export type GradientsOf<A extends readonly Tensor[]> = A extends readonly [Tensor]
+  ? Tensor
+  : { [K in keyof A]: Tensor };
 
 /**
  * The function that gives both f(…) and the gradients of f with respect to its arguments: one tensor for one argument, else a
@@ -75,7 +77,9 @@ export type GradientsOf<A extends readonly Tensor[]> = A extends readonly [Tenso
  * const [value, gradient] = og.valueAndGrad((w: og.Tensor) => a.matmul(w).square().mean())(w);
  * ```
  */
-export function valueAndGrad<A extends readonly Tensor[]>(f: TensorFunction<A>): (...inputs: A) => [Tensor, GradientsOf<A>] {
+export function valueAndGrad<A extends readonly Tensor[]>(
+  f: TensorFunction<A>,
+): (...inputs: A) => [Tensor, GradientsOf<A>] {
   return (...inputs: A) => {
     const createGraph = inputs.some((input) => input.node !== null || input.leaf !== null);
     return scope(() =>
@@ -83,7 +87,12 @@ export function valueAndGrad<A extends readonly Tensor[]>(f: TensorFunction<A>):
         const leaves = createGraph ? inputs : (inputs.map((input) => detach(input).requiresGrad_()) as unknown as A);
         const value = f(...leaves);
         if (value.size !== 1) {
-          throw new ShapeError({ op: 'valueAndGrad', argument: 'f', expected: 'a result of one element', actual: formatShape(value.shape) });
+          throw new ShapeError({
+            op: 'valueAndGrad',
+            argument: 'f',
+            expected: 'a result of one element',
+            actual: formatShape(value.shape),
+          });
         }
         const found = gradients('valueAndGrad', [value], leaves, [undefined], { createGraph });
         const result = found.map((grad, i) => grad ?? zerosLike(inputs[i]!));

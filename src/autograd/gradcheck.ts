@@ -54,19 +54,32 @@ export function gradCheck(
   options: GradCheckOptions = {},
 ): GradCheckResult {
   const { step = 1e-6, atol = 1e-5, rtol = 1e-4, probes = 64 } = options;
-  if (!(step > 0)) throw new AttributeError({ op: 'gradCheck', argument: 'step', expected: 'a positive number', actual: String(step) });
+  if (!(step > 0))
+    throw new AttributeError({
+      op: 'gradCheck',
+      argument: 'step',
+      expected: 'a positive number',
+      actual: String(step),
+    });
   for (const [i, input] of inputs.entries()) {
     if (input.dtype !== 'float64') {
-      throw new DTypeError({ op: 'gradCheck', argument: `inputs[${i}]`, expected: 'float64', actual: input.dtype, hint: "Use x.to('float64')" });
+      throw new DTypeError({
+        op: 'gradCheck',
+        argument: `inputs[${i}]`,
+        expected: 'float64',
+        actual: input.dtype,
+        hint: "Use x.to('float64')",
+      });
     }
   }
   return scope(() => {
     const leaves = inputs.map((input) => detach(input).requiresGrad_());
     const output = f(...leaves);
     const weights = weightsFor(output);
-    const found = output.requiresGrad ? gradients('gradCheck', [output], leaves, [weights], {}) : leaves.map(() => null);
-    const evaluate = (at: readonly Tensor[]): number =>
-      noGrad(() => Number(dataSync(sum(mul(f(...at), weights)))[0]));
+    const found = output.requiresGrad
+      ? gradients('gradCheck', [output], leaves, [weights], {})
+      : leaves.map(() => null);
+    const evaluate = (at: readonly Tensor[]): number => noGrad(() => Number(dataSync(sum(mul(f(...at), weights)))[0]));
     let worst: GradCheckResult = { ok: true, input: 0, index: 0, analytic: 0, numeric: 0 };
     let worstExcess = -Infinity;
     for (const [i, input] of inputs.entries()) {

@@ -80,7 +80,12 @@ export class DataLoader<B> {
     const epoch = checkInteger('DataLoader', 'state.epoch', state?.epoch, 0);
     const batch = checkInteger('DataLoader', 'state.batch', state?.batch, 0);
     if (batch > this.length) {
-      throw new StateError({ op: 'DataLoader', argument: 'state', expected: `a batch of at most ${this.length}`, actual: String(batch) });
+      throw new StateError({
+        op: 'DataLoader',
+        argument: 'state',
+        expected: `a batch of at most ${this.length}`,
+        actual: String(batch),
+      });
     }
     this.epoch = epoch;
     this.position = batch;

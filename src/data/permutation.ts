@@ -19,7 +19,10 @@ export function hostRandom(seed: number, stream: number): () => number {
 }
 
 /** The numbers from 0 to count − 1, shuffled by (seed, epoch), or in order. Fisher–Yates. */
-export function permutationOf(count: number, by: { readonly seed: number; readonly epoch: number } | null): Uint32Array {
+export function permutationOf(
+  count: number,
+  by: { readonly seed: number; readonly epoch: number } | null,
+): Uint32Array {
   const order = Uint32Array.from({ length: count }, (_, i) => i);
   if (by === null) return order;
   const random = hostRandom(by.seed, by.epoch);

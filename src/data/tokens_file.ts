@@ -28,7 +28,12 @@ export async function openTokens(path: string): Promise<Tensor> {
   const file = await openSafetensors(path);
   const found = file.has('tokens') ? file.info('tokens') : null;
   if (found?.dtype !== 'I32' || found.shape.length !== 1) {
-    throw new FormatError({ op: 'openTokens', argument: path, expected: 'one int32 tensor "tokens"', actual: file.names.join(', ') || 'nothing' });
+    throw new FormatError({
+      op: 'openTokens',
+      argument: path,
+      expected: 'one int32 tensor "tokens"',
+      actual: file.names.join(', ') || 'nothing',
+    });
   }
   return keep(file.tensor('tokens'));
 }

@@ -60,11 +60,21 @@ export interface GeneratedPiece {
 
 function promptIds(prompt: string | readonly number[], { tokenizer }: GenerateOptions): number[] {
   if (typeof prompt === 'string' && tokenizer === undefined) {
-    throw new AttributeError({ op: 'generate', argument: 'tokenizer', expected: 'a tokenizer for a prompt of text', actual: 'none' });
+    throw new AttributeError({
+      op: 'generate',
+      argument: 'tokenizer',
+      expected: 'a tokenizer for a prompt of text',
+      actual: 'none',
+    });
   }
   const ids = typeof prompt === 'string' ? Array.from(tokenizer!.encode(prompt)) : [...prompt];
   if (ids.length === 0) {
-    throw new AttributeError({ op: 'generate', argument: 'prompt', expected: 'at least one token', actual: 'an empty prompt' });
+    throw new AttributeError({
+      op: 'generate',
+      argument: 'prompt',
+      expected: 'at least one token',
+      actual: 'an empty prompt',
+    });
   }
   return ids;
 }
@@ -114,7 +124,12 @@ export async function* generateTokens(
 }
 
 /** Queues one forward pass and one draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
-function step(model: CausalModel, pending: readonly number[], caches: readonly KvCache[], options: GenerateOptions): Tensor {
+function step(
+  model: CausalModel,
+  pending: readonly number[],
+  caches: readonly KvCache[],
+  options: GenerateOptions,
+): Tensor {
   if (model.training) model.eval();
   return scope(() =>
     noGrad(() => {

@@ -33,7 +33,10 @@ const fileDTypes: Readonly<Record<string, DType>> = {
   I64: 'int64',
   BOOL: 'bool',
 };
-const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) => [own, file])) as Record<DType, string>;
+const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) => [own, file])) as Record<
+  DType,
+  string
+>;
 const float8Formats: Readonly<Record<string, Float8Format>> = { F8_E4M3: 'e4m3fn', F8_E5M2: 'e5m2' };
 const copyKernel = kernelId('copy', 1, 1, 0);
 
@@ -80,7 +83,12 @@ export class SafetensorsFile {
   private entry(name: string): TensorEntry {
     const entry = this.header.tensors.get(name);
     if (entry !== undefined) return entry;
-    throw new AttributeError({ op: 'safetensors', argument: 'name', expected: `a tensor of ${this.path}`, actual: JSON.stringify(name) });
+    throw new AttributeError({
+      op: 'safetensors',
+      argument: 'name',
+      expected: `a tensor of ${this.path}`,
+      actual: JSON.stringify(name),
+    });
   }
 
   /**
@@ -92,7 +100,12 @@ export class SafetensorsFile {
   tensor(name: string): Tensor {
     const entry = this.entry(name);
     if (entry.shape.length > MAX_RANK) {
-      throw new FormatError({ op: 'safetensors', argument: name, expected: `at most ${MAX_RANK} axes`, actual: String(entry.shape.length) });
+      throw new FormatError({
+        op: 'safetensors',
+        argument: name,
+        expected: `at most ${MAX_RANK} axes`,
+        actual: String(entry.shape.length),
+      });
     }
     const dtype = fileDTypes[entry.dtype];
     if (dtype === undefined) return this.converted(name, entry);
@@ -123,7 +136,12 @@ export class SafetensorsFile {
     const arrays = { I16: Int16Array, U16: Uint16Array, U32: Uint32Array } as const;
     const View = arrays[entry.dtype as keyof typeof arrays] as typeof Uint16Array | undefined;
     if (View === undefined) {
-      throw new DTypeError({ op: 'safetensors', argument: name, expected: 'a dtype that tensors have', actual: entry.dtype });
+      throw new DTypeError({
+        op: 'safetensors',
+        argument: name,
+        expected: 'a dtype that tensors have',
+        actual: entry.dtype,
+      });
     }
     const bytes = scope(() => dataSync(this.copied(entry, 'uint8', [entry.end - entry.begin])) as Uint8Array);
     const values = Array.from(new View(bytes.buffer as ArrayBuffer, bytes.byteOffset, sizeOf(entry.shape)));
@@ -147,9 +165,15 @@ export async function openSafetensors(path: string, options: SafetensorsOptions 
     const { bytesRead } = await handle.read(start, 0, 8, 0);
     const length = headerLength(path, start.subarray(0, bytesRead), size);
     const json = new Uint8Array(length);
-    for (let done = 0; done < length; ) {
+    for (let done = 0; done < length;) {
       const read = (await handle.read(json, done, length - done, 8 + done)).bytesRead;
-      if (read === 0) throw new FormatError({ op: 'safetensors', argument: path, expected: 'a whole header', actual: 'the end of the file' });
+      if (read === 0)
+        throw new FormatError({
+          op: 'safetensors',
+          argument: path,
+          expected: 'a whole header',
+          actual: 'the end of the file',
+        });
       done += read;
     }
     header = parseHeader(path, json, size - 8 - length);
@@ -159,7 +183,12 @@ export async function openSafetensors(path: string, options: SafetensorsOptions 
   const mapped = (options.map ?? true) ? mapFile(path) : 'not asked for';
   const storage = typeof mapped === 'string' ? borrow(new Uint8Array(await readFile(path))) : mapped;
   if (storage.bytes !== size) {
-    throw new FormatError({ op: 'safetensors', argument: path, expected: `${size} bytes`, actual: `${storage.bytes}: it changed while opening` });
+    throw new FormatError({
+      op: 'safetensors',
+      argument: path,
+      expected: `${size} bytes`,
+      actual: `${storage.bytes}: it changed while opening`,
+    });
   }
   return new SafetensorsFile(path, header, storage);
 }
@@ -205,7 +234,10 @@ export async function loadAll(source: TensorSource, options: LoadSafetensorsOpti
  *
  * @throws FormatError if the file is malformed, or holds NaN or infinities and `checkFinite` is set
  */
-export async function loadSafetensors(path: string, options: LoadSafetensorsOptions = {}): Promise<Record<string, Tensor>> {
+export async function loadSafetensors(
+  path: string,
+  options: LoadSafetensorsOptions = {},
+): Promise<Record<string, Tensor>> {
   return loadAll(await openSafetensors(path, options), options);
 }
 
@@ -231,7 +263,13 @@ export async function saveSafetensors(
   const entries = Object.entries(tensors).sort(([a, x], [b, y]) => y.itemBytes - x.itemBytes || (a < b ? -1 : 1));
   let at = 0;
   const described = entries.map(([name, value]): [string, object] => {
-    if (name === '__metadata__') throw new AttributeError({ op: 'saveSafetensors', argument: 'tensors', expected: 'names of tensors', actual: name });
+    if (name === '__metadata__')
+      throw new AttributeError({
+        op: 'saveSafetensors',
+        argument: 'tensors',
+        expected: 'names of tensors',
+        actual: name,
+      });
     const begin = at;
     at += value.bytes;
     return [name, { dtype: namesOf[value.dtype], shape: value.shape, data_offsets: [begin, at] }];

@@ -57,9 +57,11 @@ function malformed(file: string, expected: string, actual: string): FormatError 
 export function headerLength(file: string, start: Uint8Array, fileBytes: number): number {
   if (start.byteLength < 8) throw malformed(file, 'an 8-byte header length', `${start.byteLength} bytes`);
   const claimed = new DataView(start.buffer, start.byteOffset, 8).getBigUint64(0, true);
-  if (claimed > BigInt(MAX_HEADER_BYTES)) throw malformed(file, `a header of at most ${MAX_HEADER_BYTES} bytes`, `${claimed}`);
+  if (claimed > BigInt(MAX_HEADER_BYTES))
+    throw malformed(file, `a header of at most ${MAX_HEADER_BYTES} bytes`, `${claimed}`);
   const length = Number(claimed);
-  if (length < 2 || 8 + length > fileBytes) throw malformed(file, `a header within the ${fileBytes} bytes of the file`, `${length} bytes`);
+  if (length < 2 || 8 + length > fileBytes)
+    throw malformed(file, `a header within the ${fileBytes} bytes of the file`, `${length} bytes`);
   return length;
 }
 
@@ -98,7 +100,8 @@ function parseObject(file: string, bytes: Uint8Array): Record<string, unknown> {
   } catch (cause) {
     throw malformed(file, 'a header in JSON', (cause as Error).message);
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw malformed(file, 'a JSON object', formatValue(parsed));
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
+    throw malformed(file, 'a JSON object', formatValue(parsed));
   if (Object.keys(parsed).length !== keys) throw malformed(file, 'distinct tensor names', 'a name that appears twice');
   return parsed as Record<string, unknown>;
 }
@@ -107,17 +110,21 @@ const isCount = (value: unknown): value is number => Number.isSafeInteger(value)
 
 function parseEntry(file: string, name: string, value: unknown): TensorEntry {
   const where = `${file}: ${formatValue(name)}`;
-  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed(where, 'an object', formatValue(value));
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw malformed(where, 'an object', formatValue(value));
   const { dtype, shape, data_offsets: offsets } = value as Record<string, unknown>;
-  if (typeof dtype !== 'string' || !Object.hasOwn(bitsOf, dtype)) throw malformed(where, `a dtype of ${Object.keys(bitsOf).join(', ')}`, formatValue(dtype));
-  if (!Array.isArray(shape) || !shape.every(isCount)) throw malformed(where, 'a shape of non-negative integers', formatValue(shape));
+  if (typeof dtype !== 'string' || !Object.hasOwn(bitsOf, dtype))
+    throw malformed(where, `a dtype of ${Object.keys(bitsOf).join(', ')}`, formatValue(dtype));
+  if (!Array.isArray(shape) || !shape.every(isCount))
+    throw malformed(where, 'a shape of non-negative integers', formatValue(shape));
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
     throw malformed(where, 'data_offsets of two non-negative integers', formatValue(offsets));
   }
   const [begin, end] = offsets as [number, number];
   const elements = (shape as number[]).reduce((product, length) => product * length, 1);
   const bytes = (elements * bitsOf[dtype]!) / 8;
-  if (!Number.isSafeInteger(bytes) || end - begin !== bytes) throw malformed(where, `${bytes} bytes for its shape`, `${end - begin}`);
+  if (!Number.isSafeInteger(bytes) || end - begin !== bytes)
+    throw malformed(where, `${bytes} bytes for its shape`, `${end - begin}`);
   return { dtype, shape: shape as number[], begin, end };
 }
 
@@ -134,9 +141,11 @@ export function parseHeader(file: string, bytes: Uint8Array, payloadBytes: numbe
   const tensors = new Map<string, TensorEntry>();
   for (const [name, value] of Object.entries(object)) {
     if (name === '__metadata__') {
-      if (typeof value !== 'object' || value === null || Array.isArray(value)) throw malformed(file, 'metadata as an object', formatValue(value));
+      if (typeof value !== 'object' || value === null || Array.isArray(value))
+        throw malformed(file, 'metadata as an object', formatValue(value));
       for (const [key, text] of Object.entries(value)) {
-        if (typeof text !== 'string') throw malformed(`${file}: metadata ${formatValue(key)}`, 'a string', formatValue(text));
+        if (typeof text !== 'string')
+          throw malformed(`${file}: metadata ${formatValue(key)}`, 'a string', formatValue(text));
         metadata.set(key, text);
       }
     } else {

@@ -69,14 +69,25 @@ export type ResolvedGPTConfig = Required<Omit<GPTConfig, 'hidden'>> & Pick<GPTCo
 /** @throws AttributeError naming the first entry that cannot be */
 function resolve(config: GPTConfig): ResolvedGPTConfig {
   checkKeys('GPT', config, configKeys);
-  const positive = (key: 'vocabSize' | 'context' | 'layers' | 'heads' | 'width'): number => checkInteger('GPT', key, config[key], 1);
+  const positive = (key: 'vocabSize' | 'context' | 'layers' | 'heads' | 'width'): number =>
+    checkInteger('GPT', key, config[key], 1);
   const [width, heads] = [positive('width'), positive('heads')];
   if (width % heads !== 0) {
-    throw new AttributeError({ op: 'GPT', argument: 'heads', expected: `a divisor of the width ${width}`, actual: String(heads) });
+    throw new AttributeError({
+      op: 'GPT',
+      argument: 'heads',
+      expected: `a divisor of the width ${width}`,
+      actual: String(heads),
+    });
   }
   const position = checkOneOf('GPT', 'position', config.position ?? 'learned', ['learned', 'rope']);
   if (position === 'rope' && (width / heads) % 2 !== 0) {
-    throw new AttributeError({ op: 'GPT', argument: 'heads', expected: 'an even head width for rope', actual: `${width / heads}` });
+    throw new AttributeError({
+      op: 'GPT',
+      argument: 'heads',
+      expected: 'an even head width for rope',
+      actual: `${width / heads}`,
+    });
   }
   return {
     vocabSize: positive('vocabSize'),
@@ -128,10 +139,14 @@ export class GPT extends Module {
     this.tokens = new Embedding(vocabSize, width, { std: 0.02, ...options });
     this.positions = position === 'learned' ? new Embedding(context, width, { std: 0.02, ...options }) : null;
     this.dropout = new Dropout(this.config.dropout, options);
-    this.blocks = Array.from({ length: layers }, () => new TransformerBlock(width, heads, { ...this.config, causal: true, ...options }));
+    this.blocks = Array.from(
+      { length: layers },
+      () => new TransformerBlock(width, heads, { ...this.config, causal: true, ...options }),
+    );
     this.norm = makeNorm(norm, width, normEps, bias);
     this.head = tieEmbeddings ? null : new Linear(width, vocabSize, { bias: false, ...options });
-    this.#rotary = position === 'rope' ? keep(ropeTables(context, width / heads, { theta: this.config.ropeTheta })) : null;
+    this.#rotary =
+      position === 'rope' ? keep(ropeTables(context, width / heads, { theta: this.config.ropeTheta })) : null;
     this.apply((module, path) => {
       if (!(module instanceof Linear)) return;
       const intoResidual = /\.(o|down)$/.test(path);
@@ -176,7 +191,9 @@ export class GPT extends Module {
       let x = this.positions === null ? vectors : add(vectors, this.positions.forward(arange(past, past + time)));
       x = this.dropout.forward(x);
       const rotary =
-        this.#rotary === null ? {} : { rotary: { cos: narrow(this.#rotary.cos, 0, past, time), sin: narrow(this.#rotary.sin, 0, past, time) } };
+        this.#rotary === null
+          ? {}
+          : { rotary: { cos: narrow(this.#rotary.cos, 0, past, time), sin: narrow(this.#rotary.sin, 0, past, time) } };
       for (const [i, block] of this.blocks.entries()) {
         const layerCache = cache?.[i];
         const next = block.forward(x, { ...rotary, ...(layerCache === undefined ? {} : { cache: layerCache }) });
@@ -218,7 +235,10 @@ export class GPT extends Module {
    * for await (const piece of gpt.generate('interface ', { tokenizer, maxNewTokens: 50 })) process.stdout.write(piece.text);
    * ```
    */
-  generate(prompt: string | readonly number[], options: GenerateOptions = {}): AsyncGenerator<GeneratedPiece, void, undefined> {
+  generate(
+    prompt: string | readonly number[],
+    options: GenerateOptions = {},
+  ): AsyncGenerator<GeneratedPiece, void, undefined> {
     return generateTokens(this, prompt, options);
   }
 }

@@ -60,7 +60,12 @@ export class MultiHeadAttention extends Module {
     this.causal = options.causal ?? false;
     this.window = options.window;
     if (heads % this.kvHeads !== 0) {
-      throw new AttributeError({ op: 'MultiHeadAttention', argument: 'kvHeads', expected: `a divisor of ${heads}`, actual: String(this.kvHeads) });
+      throw new AttributeError({
+        op: 'MultiHeadAttention',
+        argument: 'kvHeads',
+        expected: `a divisor of ${heads}`,
+        actual: String(this.kvHeads),
+      });
     }
     this.q = new Linear(width, heads * this.headWidth, options);
     this.k = new Linear(width, this.kvHeads * this.headWidth, options);
@@ -71,10 +76,16 @@ export class MultiHeadAttention extends Module {
   /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
     if (x.rank !== 3) {
-      throw new ShapeError({ op: 'MultiHeadAttention', argument: 'x', expected: '[batch, time, width]', actual: formatShape(x.shape) });
+      throw new ShapeError({
+        op: 'MultiHeadAttention',
+        argument: 'x',
+        expected: '[batch, time, width]',
+        actual: formatShape(x.shape),
+      });
     }
     const [batch, time] = [x.shape[0]!, x.shape[1]!];
-    const split = (y: Tensor, heads: number): Tensor => transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
+    const split = (y: Tensor, heads: number): Tensor =>
+      transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
     let q = split(this.q.forward(x), this.heads); // [B, H, T, D]
     let k = split(this.k.forward(x), this.kvHeads);
     let v = split(this.v.forward(x), this.kvHeads);

@@ -57,12 +57,17 @@ export class TransformerBlock extends Module {
     this.attention = new MultiHeadAttention(width, heads, options);
     this.mlpNorm = makeNorm(norm, width, options.normEps, bias);
     this.mlp = new Mlp(width, options.hidden ?? defaultHidden(width, activation), { ...options, activation });
-    this.dropout = new Dropout(options.dropout ?? 0, options.generator === undefined ? {} : { generator: options.generator });
+    this.dropout = new Dropout(
+      options.dropout ?? 0,
+      options.generator === undefined ? {} : { generator: options.generator },
+    );
   }
 
   /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
-    const attended = scope(() => add(x, this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context))));
+    const attended = scope(() =>
+      add(x, this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context))),
+    );
     const result = scope(() => add(attended, this.dropout.forward(this.mlp.forward(this.mlpNorm.forward(attended)))));
     attended.dispose();
     return result;

@@ -42,7 +42,12 @@ abstract class Conv extends Module {
 export class Conv1d extends Conv {
   readonly options: Conv1dOptions;
 
-  constructor(inChannels: number, outChannels: number, kernelSize: number, options: ConvLayerOptions & Conv1dOptions = {}) {
+  constructor(
+    inChannels: number,
+    outChannels: number,
+    kernelSize: number,
+    options: ConvLayerOptions & Conv1dOptions = {},
+  ) {
     super('Conv1d', inChannels, outChannels, [kernelSize], options);
     const { bias: _bias, generator: _generator, ...rest } = options;
     this.options = rest;
@@ -64,7 +69,13 @@ export class Conv2d extends Conv {
     kernelSize: number | readonly [number, number],
     options: ConvLayerOptions & Conv2dOptions = {},
   ) {
-    super('Conv2d', inChannels, outChannels, typeof kernelSize === 'number' ? [kernelSize, kernelSize] : kernelSize, options);
+    super(
+      'Conv2d',
+      inChannels,
+      outChannels,
+      typeof kernelSize === 'number' ? [kernelSize, kernelSize] : kernelSize,
+      options,
+    );
     const { bias: _bias, generator: _generator, ...rest } = options;
     this.options = rest;
   }

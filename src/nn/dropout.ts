@@ -18,6 +18,9 @@ export class Dropout extends Module {
   /** Same shape; `x` itself in evaluation mode. */
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;
-    return dropout(x, this.p, { training: true, ...(this.#generator === undefined ? {} : { generator: this.#generator }) });
+    return dropout(x, this.p, {
+      training: true,
+      ...(this.#generator === undefined ? {} : { generator: this.#generator }),
+    });
   }
 }

@@ -17,7 +17,10 @@ function overwrite(target: Tensor, make: () => Tensor): Tensor {
   return target;
 }
 
-const options = (target: Tensor, generator: Generator | undefined): { dtype: 'float32' | 'float64'; generator?: Generator } => ({
+const options = (
+  target: Tensor,
+  generator: Generator | undefined,
+): { dtype: 'float32' | 'float64'; generator?: Generator } => ({
   dtype: target.dtype === 'float64' ? 'float64' : 'float32',
   ...(generator === undefined ? {} : { generator }),
 });

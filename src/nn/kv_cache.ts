@@ -36,7 +36,12 @@ export class KvCache {
     const time = k.shape[2]!;
     const expected = [this.keys.shape[0], this.keys.shape[1], time, this.keys.shape[3]];
     if (k.rank !== 4 || k.shape.some((length, i) => length !== expected[i])) {
-      throw new ShapeError({ op: 'KvCache.append', argument: 'k', expected: formatShape(this.keys.shape), actual: formatShape(k.shape) });
+      throw new ShapeError({
+        op: 'KvCache.append',
+        argument: 'k',
+        expected: formatShape(this.keys.shape),
+        actual: formatShape(k.shape),
+      });
     }
     if (this.used + time > this.capacity) {
       throw new StateError({

@@ -35,7 +35,10 @@ export class Linear extends Module {
     const dtype = options.dtype === undefined ? {} : { dtype: options.dtype };
     this.weight = parameter(kaimingUniform_(empty([outFeatures, inFeatures], dtype), undefined, options.generator));
     const bound = inFeatures > 0 ? 1 / Math.sqrt(inFeatures) : 0;
-    this.bias = (options.bias ?? true) ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator)) : null;
+    this.bias =
+      (options.bias ?? true)
+        ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator))
+        : null;
   }
 
   /** `[…, in]` → `[…, out]`. */

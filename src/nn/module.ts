@@ -98,7 +98,9 @@ export abstract class Module {
 
   /** Parameters by path, frozen ones included; a shared one appears once, under its first name. */
   namedParameters(): [name: string, tensor: Tensor][] {
-    return [...this.namedTensors()].filter(([, tensor]) => parameters.has(tensor)).map(([name, tensor]) => [name, tensor]);
+    return [...this.namedTensors()]
+      .filter(([, tensor]) => parameters.has(tensor))
+      .map(([name, tensor]) => [name, tensor]);
   }
 
   /** All parameters, frozen ones included. */
@@ -108,7 +110,9 @@ export abstract class Module {
 
   /** Tensors that are not parameters: running statistics, tables. */
   namedBuffers(): [name: string, tensor: Tensor][] {
-    return [...this.namedTensors()].filter(([, tensor]) => !parameters.has(tensor)).map(([name, tensor]) => [name, tensor]);
+    return [...this.namedTensors()]
+      .filter(([, tensor]) => !parameters.has(tensor))
+      .map(([name, tensor]) => [name, tensor]);
   }
 
   /** Number of elements of all parameters. */
@@ -146,7 +150,8 @@ export abstract class Module {
     const missing = [...own.keys()].filter((name) => !Object.hasOwn(state, name));
     const unexpected = Object.keys(state).filter((name) => !own.has(name));
     if ((options.strict ?? true) && missing.length + unexpected.length > 0) {
-      const list = (names: string[]): string => names.slice(0, 8).join(', ') + (names.length > 8 ? `, … (${names.length})` : '');
+      const list = (names: string[]): string =>
+        names.slice(0, 8).join(', ') + (names.length > 8 ? `, … (${names.length})` : '');
       throw new StateError({
         op: 'loadStateDict',
         argument: 'state',
@@ -158,7 +163,12 @@ export abstract class Module {
     for (const [name, tensor] of own) {
       const value = state[name];
       if (value !== undefined && !sameShape(value.shape, tensor.shape)) {
-        throw new ShapeError({ op: 'loadStateDict', argument: name, expected: formatShape(tensor.shape), actual: formatShape(value.shape) });
+        throw new ShapeError({
+          op: 'loadStateDict',
+          argument: name,
+          expected: formatShape(tensor.shape),
+          actual: formatShape(value.shape),
+        });
       }
     }
     noGrad(() => {
@@ -214,7 +224,8 @@ export abstract class Module {
       const properties = module as unknown as Record<string, unknown>;
       for (const [key, value] of Object.entries(properties)) {
         if (value instanceof Tensor) properties[key] = cast(value);
-        else if (Array.isArray(value)) value.forEach((item: unknown, i) => (value[i] = item instanceof Tensor ? cast(item) : item));
+        else if (Array.isArray(value))
+          value.forEach((item: unknown, i) => (value[i] = item instanceof Tensor ? cast(item) : item));
       }
     }
     for (const tensor of replaced.keys()) tensor.dispose();

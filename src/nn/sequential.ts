@@ -14,7 +14,12 @@ export class Sequential extends Module {
     super();
     for (const layer of layers) {
       if (!(layer instanceof Module) && typeof layer !== 'function') {
-        throw new AttributeError({ op: 'Sequential', argument: 'layers', expected: 'modules or functions', actual: formatValue(layer) });
+        throw new AttributeError({
+          op: 'Sequential',
+          argument: 'layers',
+          expected: 'modules or functions',
+          actual: formatValue(layer),
+        });
       }
     }
     this.layers = layers;

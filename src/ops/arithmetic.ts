@@ -10,7 +10,10 @@ import { to } from './copy.js';
 import { eq, gt, lt } from './comparison.js';
 
 /** a + b. */
-export const add: (a: Operand, b: Operand) => Tensor = defineBinary({ name: 'add', gradient: ({ grad }) => [grad, grad] });
+export const add: (a: Operand, b: Operand) => Tensor = defineBinary({
+  name: 'add',
+  gradient: ({ grad }) => [grad, grad],
+});
 
 /** a − b. */
 export const sub: (a: Operand, b: Operand) => Tensor = defineBinary({

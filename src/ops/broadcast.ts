@@ -42,7 +42,14 @@ const sumToOp = defineOp<SumToAttrs>({
     const { kept } = splitAxes(x!, shape);
     const { storage, offset, dtypeId, itemBytes, strides } = y!;
     return [
-      { storage, offset, dtypeId, itemBytes, shape: kept.map((axis) => shape[axis]!), strides: kept.map((axis) => strides[axis]!) },
+      {
+        storage,
+        offset,
+        dtypeId,
+        itemBytes,
+        shape: kept.map((axis) => shape[axis]!),
+        strides: kept.map((axis) => strides[axis]!),
+      },
     ];
   },
   encode: ({ shape }, [x]) => [splitAxes(x!, shape).summed.length],
@@ -57,7 +64,9 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
   const reduced = sameShape(x.shape, aligned) ? x : sumToOp.call([x], { shape: aligned, from: x.shape });
   if (lead === 0) return reduced;
   return makeView('squeeze', reduced, reduced.offset, shape, reduced.strides.slice(lead), (grad) =>
-    makeView('unsqueeze', grad, grad.offset, aligned, [...new Array<number>(lead).fill(0), ...grad.strides], (g) => sumTo(g, shape)),
+    makeView('unsqueeze', grad, grad.offset, aligned, [...new Array<number>(lead).fill(0), ...grad.strides], (g) =>
+      sumTo(g, shape),
+    ),
   );
 }
 
@@ -69,12 +78,22 @@ export function sumTo(x: Tensor, shape: Shape): Tensor {
 export function expand(x: Tensor, shape: Shape): Tensor {
   checkTensor('expand', 'x', x);
   const lead = shape.length - x.rank;
-  const wanted = checkShape('expand', shape.map((length, i) => (length === -1 && i >= lead ? x.shape[i - lead]! : length)));
+  const wanted = checkShape(
+    'expand',
+    shape.map((length, i) => (length === -1 && i >= lead ? x.shape[i - lead]! : length)),
+  );
   if (lead < 0 || !sameShape(broadcastShapes('expand', x.shape, wanted), wanted)) {
-    throw new ShapeError({ op: 'expand', argument: 'shape', expected: `one that ${formatShape(x.shape)} broadcasts to`, actual: formatShape(wanted) });
+    throw new ShapeError({
+      op: 'expand',
+      argument: 'shape',
+      expected: `one that ${formatShape(x.shape)} broadcasts to`,
+      actual: formatShape(wanted),
+    });
   }
   const before = x.shape;
-  return makeView('expand', x, x.offset, wanted, broadcastStrides(x.shape, x.strides, wanted), (grad) => sumTo(grad, before));
+  return makeView('expand', x, x.offset, wanted, broadcastStrides(x.shape, x.strides, wanted), (grad) =>
+    sumTo(grad, before),
+  );
 }
 
 /** {@link expand} to whatever both shapes broadcast to. */

@@ -62,7 +62,13 @@ export function copy_(target: Tensor, source: Tensor): Tensor {
   checkTensor('copy_', 'source', source);
   checkInPlace('copy_', target);
   if (isFloating(source.dtype) !== isFloating(target.dtype) && isFloating(source.dtype) && target.dtype !== 'bool') {
-    throw new DTypeError({ op: 'copy_', argument: 'source', expected: target.dtype, actual: source.dtype, hint: 'Cast it with to()' });
+    throw new DTypeError({
+      op: 'copy_',
+      argument: 'source',
+      expected: target.dtype,
+      actual: source.dtype,
+      hint: 'Cast it with to()',
+    });
   }
   let from: Parameters<typeof submit>[1][number] = source;
   if (!sameShape(source.shape, target.shape)) {

@@ -93,7 +93,11 @@ export interface Op<A> {
 /** Every op with a kernel, by name: what the tests and the cost report walk over. */
 export const registry = new Map<string, Op<never>>();
 
-type DefinitionGradient = (outputs: readonly Tensor[], grads: readonly (Tensor | null)[], inputs: readonly Tensor[]) => Gradients;
+type DefinitionGradient = (
+  outputs: readonly Tensor[],
+  grads: readonly (Tensor | null)[],
+  inputs: readonly Tensor[],
+) => Gradients;
 let differentiate: DefinitionGradient | null = null;
 
 /** @internal autograd/ installs itself: it lies above this floor. */
@@ -128,11 +132,23 @@ function checkInput(op: string, spec: InputSpec, value: Tensor | null | undefine
     throw new DTypeError({ op, argument: spec.name, expected: kindNames[spec.kind], actual: String(value) });
   }
   if (!(value instanceof Tensor)) {
-    throw new DTypeError({ op, argument: spec.name, expected: kindNames[spec.kind], actual: formatValue(value), hint: 'Make one with og.tensor' });
+    throw new DTypeError({
+      op,
+      argument: spec.name,
+      expected: kindNames[spec.kind],
+      actual: formatValue(value),
+      hint: 'Make one with og.tensor',
+    });
   }
   value.check(op);
   if (!fitsKind(spec.kind, value.dtype)) {
-    throw new DTypeError({ op, argument: spec.name, expected: kindNames[spec.kind], actual: value.dtype, hint: 'Cast it with x.to(dtype)' });
+    throw new DTypeError({
+      op,
+      argument: spec.name,
+      expected: kindNames[spec.kind],
+      actual: value.dtype,
+      hint: 'Cast it with x.to(dtype)',
+    });
   }
 }
 
@@ -222,7 +238,12 @@ function definitionGradient<A>(
   attrs: A,
 ): Gradients {
   if (differentiate === null) {
-    throw new StateError({ op: node.op, expected: 'autograd to be loaded', actual: 'ops alone', hint: "Import 'omnigrad'" });
+    throw new StateError({
+      op: node.op,
+      expected: 'autograd to be loaded',
+      actual: 'ops alone',
+      hint: "Import 'omnigrad'",
+    });
   }
   const inputs = node.unpack();
   const higher = isGradEnabled();

@@ -74,7 +74,9 @@ export function defineBinary(rule: BinaryRule): (a: Operand, b: Operand) => Tens
       ? {}
       : {
           backward: (context) =>
-            gradient(context).map((grad, i) => (grad && context.needs(i) ? sumTo(grad, context.attrs.shapes[i]!) : null)),
+            gradient(context).map((grad, i) =>
+              grad && context.needs(i) ? sumTo(grad, context.attrs.shapes[i]!) : null,
+            ),
         }),
   });
   return (a, b) => {

@@ -6,7 +6,20 @@ export { expand, broadcastTo } from './broadcast.js';
 export * from './power.js';
 export * from './reduce.js';
 export * from './unary.js';
-export { detach, diagonal, flatten, flip, narrow, permute, reshape, select, slice, squeeze, transpose, unsqueeze } from './views.js';
+export {
+  detach,
+  diagonal,
+  flatten,
+  flip,
+  narrow,
+  permute,
+  reshape,
+  select,
+  slice,
+  squeeze,
+  transpose,
+  unsqueeze,
+} from './views.js';
 export * from './where.js';
 export * from './activation.js';
 export * from './alibi.js';

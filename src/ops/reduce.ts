@@ -49,7 +49,10 @@ const withoutAxes = (shape: Shape, axes: readonly number[]): number[] => shape.f
 
 /** A reduced tensor with length 1 where axes are gone. */
 function restore(y: Tensor, from: Shape, axes: readonly number[]): Tensor {
-  return reshape(y, from.map((length, i) => (axes.includes(i) ? 1 : length)));
+  return reshape(
+    y,
+    from.map((length, i) => (axes.includes(i) ? 1 : length)),
+  );
 }
 
 /** A reduced tensor repeated to the shape it came from. */
@@ -79,7 +82,12 @@ function defineReduction(rule: ReduceRule): Op<ReduceAttrs> {
     output: ([x], { axes }) => {
       const shape = withoutAxes(x!.shape, axes);
       if (rule.needsElements && x!.size === 0 && shape.every((length) => length > 0)) {
-        throw new ShapeError({ op: name, argument: 'x', expected: 'at least one element to reduce', actual: formatShape(x!.shape) });
+        throw new ShapeError({
+          op: name,
+          argument: 'x',
+          expected: 'at least one element to reduce',
+          actual: formatShape(x!.shape),
+        });
       }
       const spec = { shape, dtype: rule.result === undefined ? x!.dtype : rule.result(x!.dtype) };
       return rule.outputs === 2 ? [spec, spec] : spec;
@@ -235,7 +243,13 @@ const normOp = defineReduction({
  */
 export function norm(x: Tensor, p = 2, axes?: Axes, options: ReduceOptions = {}): Tensor {
   if (!isFloating(x.dtype)) {
-    throw new DTypeError({ op: 'norm', argument: 'x', expected: 'a floating-point tensor', actual: x.dtype, hint: 'Cast it with to()' });
+    throw new DTypeError({
+      op: 'norm',
+      argument: 'x',
+      expected: 'a floating-point tensor',
+      actual: x.dtype,
+      hint: 'Cast it with to()',
+    });
   }
   return reduce(normOp, x, axes, options, checkNumber('norm', 'p', p));
 }

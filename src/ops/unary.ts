@@ -87,7 +87,9 @@ export const cosh: Unary = analytic('cosh', 'x', (g, x) => mul(g, sinh(x)));
 /** Error function (2/√π)·∫₀ˣ e^(−t²) dt. */
 export const erf: Unary = analytic('erf', 'x', (g, x) => mul(mul(g, 2 / Math.sqrt(Math.PI)), exp(mul(mul(x, x), -1))));
 /** 1 − erf(x), exact for large x. */
-export const erfc: Unary = analytic('erfc', 'x', (g, x) => mul(mul(g, -2 / Math.sqrt(Math.PI)), exp(mul(mul(x, x), -1))));
+export const erfc: Unary = analytic('erfc', 'x', (g, x) =>
+  mul(mul(g, -2 / Math.sqrt(Math.PI)), exp(mul(mul(x, x), -1))),
+);
 
 /** −x. */
 export const neg: Unary = exact('neg', 'none', (g) => mul(g, -1));

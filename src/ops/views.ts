@@ -5,14 +5,7 @@
  */
 import { AttributeError, ShapeError } from '../errors.js';
 import { zeros } from '../tensor/create.js';
-import {
-  checkAxis,
-  checkAxes,
-  checkShape,
-  contiguousStrides,
-  sizeOf,
-  type Shape,
-} from '../tensor/shape.js';
+import { checkAxis, checkAxes, checkShape, contiguousStrides, sizeOf, type Shape } from '../tensor/shape.js';
 import { needsRecord, record } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
@@ -68,7 +61,12 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
   const wanted = checkShape('reshape', unknown < 0 ? shape : shape.map((length, i) => (i === unknown ? 1 : length)));
   if (unknown >= 0) wanted[unknown] = sizeOf(wanted) === 0 ? 0 : x.size / sizeOf(wanted);
   if (sizeOf(wanted) !== x.size || !wanted.every(Number.isInteger)) {
-    throw new ShapeError({ op: 'reshape', argument: 'shape', expected: `${x.size} elements`, actual: formatValue([...shape]) });
+    throw new ShapeError({
+      op: 'reshape',
+      argument: 'shape',
+      expected: `${x.size} elements`,
+      actual: formatValue([...shape]),
+    });
   }
   const strides = stridesFor(x, wanted);
   if (strides === null) return reshape(clone(x), wanted);
@@ -82,16 +80,25 @@ export function flatten(x: Tensor, start = 0, end = -1): Tensor {
   if (x.rank === 0) return reshape(x, [1]);
   const from = checkAxis('flatten', start, x.rank, 'start');
   const to = checkAxis('flatten', end, x.rank, 'end');
-  if (to < from) throw new AttributeError({ op: 'flatten', argument: 'end', expected: `at least ${from}`, actual: String(to) });
+  if (to < from)
+    throw new AttributeError({ op: 'flatten', argument: 'end', expected: `at least ${from}`, actual: String(to) });
   return reshape(x, [...x.shape.slice(0, from), sizeOf(x.shape.slice(from, to + 1)), ...x.shape.slice(to + 1)]);
 }
 
 /** Axes in another order: axis i of the result is axis `order[i]` of `x`. Default: reversed. */
-export function permute(x: Tensor, order: readonly number[] = Array.from({ length: x.rank }, (_, i) => x.rank - 1 - i)): Tensor {
+export function permute(
+  x: Tensor,
+  order: readonly number[] = Array.from({ length: x.rank }, (_, i) => x.rank - 1 - i),
+): Tensor {
   checkTensor('permute', 'x', x);
   const axes = order.map((axis) => checkAxis('permute', axis, x.rank, 'order'));
   if (axes.length !== x.rank || new Set(axes).size !== x.rank) {
-    throw new AttributeError({ op: 'permute', argument: 'order', expected: `each of ${x.rank} axes once`, actual: formatValue([...order]) });
+    throw new AttributeError({
+      op: 'permute',
+      argument: 'order',
+      expected: `each of ${x.rank} axes once`,
+      actual: formatValue([...order]),
+    });
   }
   const back = axes.map((_, i) => axes.indexOf(i));
   const pick = (values: readonly number[]): number[] => axes.map((axis) => values[axis]!);
@@ -115,18 +122,30 @@ export function transpose(x: Tensor, a = -2, b = -1): Tensor {
 /** Without the given axes of length 1 (default: without all of them). */
 export function squeeze(x: Tensor, axes?: number | readonly number[]): Tensor {
   checkTensor('squeeze', 'x', x);
-  const drop = axes === undefined ? x.shape.flatMap((length, i) => (length === 1 ? [i] : [])) : checkAxes('squeeze', axes, x.rank);
+  const drop =
+    axes === undefined ? x.shape.flatMap((length, i) => (length === 1 ? [i] : [])) : checkAxes('squeeze', axes, x.rank);
   const keep = x.shape.flatMap((length, i) => (drop.includes(i) && length === 1 ? [] : [i]));
   const before = x.shape;
   const shape = keep.map((i) => x.shape[i]!);
-  return makeView('squeeze', x, x.offset, shape, keep.map((i) => x.strides[i]!), (grad) => reshape(grad, before));
+  return makeView(
+    'squeeze',
+    x,
+    x.offset,
+    shape,
+    keep.map((i) => x.strides[i]!),
+    (grad) => reshape(grad, before),
+  );
 }
 
 /** With a new axis of length 1 before `axis` (-1: behind the last). */
 export function unsqueeze(x: Tensor, axis: number): Tensor {
   checkTensor('unsqueeze', 'x', x);
   const at = checkAxis('unsqueeze', axis, x.rank + 1);
-  const insert = (values: readonly number[], value: number): number[] => [...values.slice(0, at), value, ...values.slice(at)];
+  const insert = (values: readonly number[], value: number): number[] => [
+    ...values.slice(0, at),
+    value,
+    ...values.slice(at),
+  ];
   const before = x.shape;
   return makeView('unsqueeze', x, x.offset, insert(x.shape, 1), insert(x.strides, 0), (grad) => reshape(grad, before));
 }
@@ -158,9 +177,11 @@ export function slice(x: Tensor, axis: number, start?: number | null, end?: numb
   checkTensor('slice', 'x', x);
   const at = checkAxis('slice', axis, x.rank);
   checkInteger('slice', 'step', step);
-  if (step === 0) throw new AttributeError({ op: 'slice', argument: 'step', expected: 'a step other than 0', actual: '0' });
+  if (step === 0)
+    throw new AttributeError({ op: 'slice', argument: 'step', expected: 'a step other than 0', actual: '0' });
   const length = x.shape[at]!;
-  const first = step > 0 ? clampBound(start ?? 0, length, 0, length) : clampBound(start ?? length - 1, length, -1, length - 1);
+  const first =
+    step > 0 ? clampBound(start ?? 0, length, 0, length) : clampBound(start ?? length - 1, length, -1, length - 1);
   const limit =
     step > 0
       ? clampBound(end ?? length, length, 0, length)
@@ -174,7 +195,9 @@ export function slice(x: Tensor, axis: number, start?: number | null, end?: numb
   const strides = x.strides.map((n, i) => (i === at ? n * step : n));
   const offset = count === 0 ? x.offset : x.offset + first * x.strides[at]!;
   const before = x.shape;
-  return makeView('slice', x, offset, shape, strides, (grad) => embed(grad, before, (whole) => slice(whole, at, start, end, step)));
+  return makeView('slice', x, offset, shape, strides, (grad) =>
+    embed(grad, before, (whole) => slice(whole, at, start, end, step)),
+  );
 }
 
 /**
@@ -228,8 +251,13 @@ export function diagonal(x: Tensor, offset = 0): Tensor {
   const length = Math.max(0, offset >= 0 ? Math.min(rows, columns - offset) : Math.min(rows + offset, columns));
   const start = length === 0 ? x.offset : x.offset + (offset >= 0 ? offset * right : -offset * down);
   const before = x.shape;
-  return makeView('diagonal', x, start, [...x.shape.slice(0, -2), length], [...x.strides.slice(0, -2), down + right], (grad) =>
-    embed(grad, before, (whole) => diagonal(whole, offset)),
+  return makeView(
+    'diagonal',
+    x,
+    start,
+    [...x.shape.slice(0, -2), length],
+    [...x.strides.slice(0, -2), down + right],
+    (grad) => embed(grad, before, (whole) => diagonal(whole, offset)),
   );
 }
 

@@ -18,7 +18,10 @@ const whereOp = defineOp<ShapeAttrs>({
     { name: 'a', kind: 'any' },
     { name: 'b', kind: 'any' },
   ],
-  output: ([condition, a, b]) => ({ shape: broadcastShapes('where', condition!.shape, a!.shape, b!.shape), dtype: a!.dtype }),
+  output: ([condition, a, b]) => ({
+    shape: broadcastShapes('where', condition!.shape, a!.shape, b!.shape),
+    dtype: a!.dtype,
+  }),
   operands: (inputs, _attrs, [out]) => inputs.map((x) => broadcastView(x!, out!.shape)),
   saves: ([condition]) => [condition!],
   backward: ({ grad, saved: [condition], attrs, needs }) => {

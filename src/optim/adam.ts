@@ -39,7 +39,15 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
     submit(adamwStep, [grad], [param, m, v], attrs, param.size);
   }
 
-  private amsgradStep(param: Tensor, scaled: Tensor, m: Tensor, v: Tensor, c1: number, c2: number, options: AdamOptions): void {
+  private amsgradStep(
+    param: Tensor,
+    scaled: Tensor,
+    m: Tensor,
+    v: Tensor,
+    c1: number,
+    c2: number,
+    options: AdamOptions,
+  ): void {
     const { lr, betas, eps, weightDecay } = options;
     const largest = this.state(param, 'maxExpAvgSq');
     if (this.decoupled) copy_(param, mul(param, 1 - lr * weightDecay));

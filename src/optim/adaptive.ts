@@ -38,17 +38,37 @@ export interface RmsPropOptions extends OptimizerOptions {
 /** RMSprop (Hinton 2012; Graves, arXiv 1308.0850). Default lr 1e-2. */
 export class RMSprop extends Optimizer<RmsPropOptions> {
   constructor(params: OptimizedParameters<RmsPropOptions>, options: Partial<RmsPropOptions> = {}) {
-    super('RMSprop', params, { lr: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, momentum: 0, centered: false, ...options });
+    super('RMSprop', params, {
+      lr: 1e-2,
+      alpha: 0.99,
+      eps: 1e-8,
+      weightDecay: 0,
+      momentum: 0,
+      centered: false,
+      ...options,
+    });
   }
 
-  protected override update(param: Tensor, grad: Tensor, _step: number, options: RmsPropOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    _step: number,
+    options: RmsPropOptions,
+    gradScale: number,
+  ): void {
     const { lr, alpha, eps, weightDecay, momentum, centered } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const square = average_(this.state(param, 'squareAvg'), mul(g, g), 1 - alpha);
     const spread = centered ? average_(this.state(param, 'gradAvg'), g, 1 - alpha) : null;
     const root = sqrt(spread === null ? square : sub(square, mul(spread, spread)));
     const direction = div(g, add(root, eps));
-    const step = momentum === 0 ? direction : copy_(this.state(param, 'momentumBuffer'), add(mul(this.state(param, 'momentumBuffer'), momentum), direction));
+    const step =
+      momentum === 0
+        ? direction
+        : copy_(
+            this.state(param, 'momentumBuffer'),
+            add(mul(this.state(param, 'momentumBuffer'), momentum), direction),
+          );
     copy_(param, sub(param, mul(step, lr)));
   }
 }
@@ -68,7 +88,13 @@ export class Adagrad extends Optimizer<AdagradOptions> {
     super('Adagrad', params, { lr: 1e-2, lrDecay: 0, eps: 1e-10, weightDecay: 0, ...options });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: AdagradOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: AdagradOptions,
+    gradScale: number,
+  ): void {
     const { lr, lrDecay, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const sum = this.state(param, 'sum');
@@ -92,7 +118,13 @@ export class Adamax extends Optimizer<MomentOptions> {
     super('Adamax', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: MomentOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: MomentOptions,
+    gradScale: number,
+  ): void {
     const { lr, betas, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const m = average_(this.state(param, 'expAvg'), g, 1 - betas[0]);
@@ -113,7 +145,14 @@ export class NAdam extends Optimizer<NAdamOptions> {
   private readonly products: number[] = [1];
 
   constructor(params: OptimizedParameters<NAdamOptions>, options: Partial<NAdamOptions> = {}) {
-    super('NAdam', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, momentumDecay: 0.004, ...options });
+    super('NAdam', params, {
+      lr: 2e-3,
+      betas: [0.9, 0.999],
+      eps: 1e-8,
+      weightDecay: 0,
+      momentumDecay: 0.004,
+      ...options,
+    });
   }
 
   protected override update(param: Tensor, grad: Tensor, step: number, options: NAdamOptions, gradScale: number): void {
@@ -137,7 +176,13 @@ export class RAdam extends Optimizer<MomentOptions> {
     super('RAdam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: MomentOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: MomentOptions,
+    gradScale: number,
+  ): void {
     const { lr, betas, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const m = average_(this.state(param, 'expAvg'), g, 1 - betas[0]);
@@ -175,10 +220,23 @@ const rootMeanSquare = (x: Tensor): Tensor => mul(norm(x), 1 / Math.sqrt(x.size)
  */
 export class Adafactor extends Optimizer<AdafactorOptions> {
   constructor(params: OptimizedParameters<AdafactorOptions>, options: Partial<AdafactorOptions> = {}) {
-    super('Adafactor', params, { lr: 1e-2, beta2Decay: -0.8, eps: [null, 1e-3], clipThreshold: 1, weightDecay: 0, ...options });
+    super('Adafactor', params, {
+      lr: 1e-2,
+      beta2Decay: -0.8,
+      eps: [null, 1e-3],
+      clipThreshold: 1,
+      weightDecay: 0,
+      ...options,
+    });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: AdafactorOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: AdafactorOptions,
+    gradScale: number,
+  ): void {
     const { lr, beta2Decay, weightDecay, clipThreshold } = options;
     const eps = options.eps[0] ?? (param.dtype === 'float64' ? 2 ** -52 : 2 ** -23);
     const rate = step ** beta2Decay; // 1 − beta2

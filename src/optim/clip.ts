@@ -33,7 +33,14 @@ function part(grad: Tensor, p: number): Tensor {
   return result;
 }
 
-function viewOf({ storage, offset, shape, strides, dtypeId, itemBytes }: Tensor): Parameters<typeof submit>[2][number] & object {
+function viewOf({
+  storage,
+  offset,
+  shape,
+  strides,
+  dtypeId,
+  itemBytes,
+}: Tensor): Parameters<typeof submit>[2][number] & object {
   return { storage, offset, shape, strides, dtypeId, itemBytes };
 }
 

@@ -20,7 +20,12 @@ export class EMA {
   /** @param decay - in [0, 1). Default 0.999 */
   constructor(params: Iterable<Tensor>, decay = 0.999) {
     if (!(decay >= 0 && decay < 1)) {
-      throw new AttributeError({ op: 'EMA', argument: 'decay', expected: 'a number in [0, 1)', actual: formatValue(decay) });
+      throw new AttributeError({
+        op: 'EMA',
+        argument: 'decay',
+        expected: 'a number in [0, 1)',
+        actual: formatValue(decay),
+      });
     }
     this.decay = decay;
     this.params = [...params];
@@ -34,7 +39,8 @@ export class EMA {
 
   /** Puts the averages in the parameters' place until {@link restore}. */
   apply(): void {
-    if (this.backup !== null) throw new StateError({ op: 'EMA.apply', expected: 'the parameters in place', actual: 'the averages' });
+    if (this.backup !== null)
+      throw new StateError({ op: 'EMA.apply', expected: 'the parameters in place', actual: 'the averages' });
     noGrad(() => {
       this.backup = this.params.map((param) => keep(clone(param)));
       this.params.forEach((param, i) => copy_(param, this.shadows[i]!));
@@ -64,7 +70,12 @@ export class EMA {
     noGrad(() =>
       this.shadows.forEach((shadow, i) => {
         const value = state[String(i)];
-        if (value === undefined) throw new StateError({ op: 'EMA.loadStateDict', expected: `${this.shadows.length} tensors`, actual: `none for ${i}` });
+        if (value === undefined)
+          throw new StateError({
+            op: 'EMA.loadStateDict',
+            expected: `${this.shadows.length} tensors`,
+            actual: `none for ${i}`,
+          });
         copy_(shadow, value);
       }),
     );

@@ -51,7 +51,11 @@ export function cosine(options: DecayOptions = {}): Schedule {
 }
 
 /** Half cosines, restarting after `period` steps, each `multiplier` times as long as the one before (arXiv 1608.03983). */
-export function cosineWarmRestarts(options: { readonly period: number; readonly multiplier?: number; readonly end?: number }): Schedule {
+export function cosineWarmRestarts(options: {
+  readonly period: number;
+  readonly multiplier?: number;
+  readonly end?: number;
+}): Schedule {
   const first = checkInteger('cosineWarmRestarts', 'period', options.period, 1);
   const multiplier = checkNumber('cosineWarmRestarts', 'multiplier', options.multiplier ?? 1, 1);
   const end = checkNumber('cosineWarmRestarts', 'end', options.end ?? 0, 0);
@@ -110,7 +114,11 @@ export function exponential(options: { readonly gamma: number }): Schedule {
 }
 
 /** From factor `start` to factor `end` in a straight line over `steps` steps, then constant (torch's LinearLR). */
-export function linearRamp(options: { readonly start?: number; readonly end?: number; readonly steps: number }): Schedule {
+export function linearRamp(options: {
+  readonly start?: number;
+  readonly end?: number;
+  readonly steps: number;
+}): Schedule {
   const start = checkNumber('linearRamp', 'start', options.start ?? 1 / 3, 0);
   const end = checkNumber('linearRamp', 'end', options.end ?? 1, 0);
   const steps = checkInteger('linearRamp', 'steps', options.steps, 1);
@@ -126,7 +134,12 @@ export function polynomial(options: { readonly power?: number } = {}): Schedule 
 /** Schedules one after the other, the i-th from `starts[i]` on, each counting its own steps. `starts[0]` must be 0. */
 export function sequential(schedules: readonly Schedule[], starts: readonly number[]): Schedule {
   if (schedules.length === 0 || schedules.length !== starts.length || starts[0] !== 0) {
-    throw new AttributeError({ op: 'sequential', argument: 'starts', expected: 'one start a schedule, the first 0', actual: String(starts) });
+    throw new AttributeError({
+      op: 'sequential',
+      argument: 'starts',
+      expected: 'one start a schedule, the first 0',
+      actual: String(starts),
+    });
   }
   return (step, total) => {
     const i = starts.findLastIndex((start) => step >= start);

@@ -51,6 +51,12 @@ export class Lion extends Optimizer<LionOptions> {
 
   protected override update(param: Tensor, grad: Tensor, _step: number, options: LionOptions, gradScale: number): void {
     const { lr, betas, weightDecay } = options;
-    submit(lionStep, [grad], [param, this.state(param, 'expAvg')], [lr, betas[0], betas[1], weightDecay, gradScale], param.size);
+    submit(
+      lionStep,
+      [grad],
+      [param, this.state(param, 'expAvg')],
+      [lr, betas[0], betas[1], weightDecay, gradScale],
+      param.size,
+    );
   }
 }

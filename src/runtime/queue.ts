@@ -96,7 +96,11 @@ function writeFrame(
   return at - begin;
 }
 
-function frameWords(inputs: readonly (View | null)[], outputs: readonly (View | null)[], attrs: readonly number[]): number {
+function frameWords(
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+): number {
   let words = 5 + 4 * (inputs.length + outputs.length) + attrs.length;
   for (const view of inputs) if (view !== null) words += 2 * view.shape.length;
   for (const view of outputs) if (view !== null) words += 2 * view.shape.length;
@@ -151,7 +155,11 @@ export function submit(
   const words = frameWords(inputs, outputs, attrs);
   const padding = write + words > USABLE_WORDS ? USABLE_WORDS - write : 0;
   const fresh = takeFreshBytes();
-  if (((head - drained) & 31) === 0 || wordsInFlight + words + padding > USABLE_WORDS || freshInFlight + fresh > MAX_FRESH_BYTES) {
+  if (
+    ((head - drained) & 31) === 0 ||
+    wordsInFlight + words + padding > USABLE_WORDS ||
+    freshInFlight + fresh > MAX_FRESH_BYTES
+  ) {
     drain();
     makeRoom(words + padding, fresh);
   }
@@ -205,7 +213,8 @@ function toError(failure: NativeFailure, cause?: unknown): OmniError {
     cause,
   };
   if (failure.code === OUT_OF_MEMORY) return new ResourceError({ ...fields, expected: 'enough memory' });
-  if (failure.code === INDEX) return new AttributeError({ ...fields, argument: 'index', expected: 'indices within the axis' });
+  if (failure.code === INDEX)
+    return new AttributeError({ ...fields, argument: 'index', expected: 'indices within the axis' });
   return new BackendError(fields);
 }
 

@@ -9,7 +9,15 @@ import { submit } from '../runtime/queue.js';
 import { allocate, allocateForHostWrite, borrow } from '../runtime/storage.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
-import { arrayConstructors, checkDType, getDefaultDType, isFloating, itemSize, type DType, type TensorData } from './dtype.js';
+import {
+  arrayConstructors,
+  checkDType,
+  getDefaultDType,
+  isFloating,
+  itemSize,
+  type DType,
+  type TensorData,
+} from './dtype.js';
 import { checkShape, contiguousStrides, sizeOf, type Shape } from './shape.js';
 import { Tensor, type Device } from './tensor.js';
 
@@ -73,7 +81,11 @@ export function empty(shape: Shape, options: TensorOptions = {}): Tensor {
 export function full(shape: Shape, value: number | boolean, options: TensorOptions = {}): Tensor {
   checkOptions('full', options);
   const dtype =
-    options.dtype !== undefined ? checkDType('full', options.dtype) : typeof value === 'boolean' ? 'bool' : getDefaultDType();
+    options.dtype !== undefined
+      ? checkDType('full', options.dtype)
+      : typeof value === 'boolean'
+        ? 'bool'
+        : getDefaultDType();
   const result = uninitialised(checkShape('full', shape), dtype);
   submit(fillKernel, [], [result], [Number(value)], result.size);
   return finish(result, options);
@@ -109,7 +121,12 @@ export function arange(start: number, end?: number, step = 1, options: TensorOpt
   checkNumber('arange', 'step', step);
   const length = Math.max(0, Math.ceil((to - from) / step));
   if (step === 0 || !Number.isSafeInteger(length)) {
-    throw new AttributeError({ op: 'arange', argument: 'step', expected: 'a step that reaches the end', actual: formatValue(step) });
+    throw new AttributeError({
+      op: 'arange',
+      argument: 'step',
+      expected: 'a step that reaches the end',
+      actual: formatValue(step),
+    });
   }
   const integral = [from, to, step].every(Number.isInteger);
   const values = Float64Array.from({ length }, (_, i) => from + i * step);
@@ -122,7 +139,9 @@ export function linspace(start: number, end: number, count: number, options: Ten
   checkNumber('linspace', 'start', start);
   checkNumber('linspace', 'end', end);
   const step = count > 1 ? (end - start) / (count - 1) : 0;
-  const values = Float64Array.from({ length: count }, (_, i) => (i === count - 1 && count > 1 ? end : start + i * step));
+  const values = Float64Array.from({ length: count }, (_, i) =>
+    i === count - 1 && count > 1 ? end : start + i * step,
+  );
   return tensor(values, { dtype: getDefaultDType(), ...options });
 }
 
@@ -150,7 +169,11 @@ const arrayDTypes = new Map<string, DType>([
   ['BigUint64Array', 'int64'],
 ]);
 
-type AnyTypedArray = { readonly length: number; readonly [index: number]: number | bigint; readonly byteLength: number };
+type AnyTypedArray = {
+  readonly length: number;
+  readonly [index: number]: number | bigint;
+  readonly byteLength: number;
+};
 
 /**
  * A tensor with a copy of the data.
@@ -167,7 +190,8 @@ export function tensor(data: NestedArray | TensorData | ArrayLike<number>, optio
   if (ArrayBuffer.isView(data) && !(data instanceof DataView)) {
     const values = data as unknown as AnyTypedArray;
     const own = arrayDTypes.get(data.constructor.name);
-    if (own === undefined) throw new DTypeError({ op: 'tensor', argument: 'data', expected: 'a typed array', actual: formatValue(data) });
+    if (own === undefined)
+      throw new DTypeError({ op: 'tensor', argument: 'data', expected: 'a typed array', actual: formatValue(data) });
     return finish(fromFlat(values, own, flatShape(values.length, options.shape), options.dtype ?? own), options);
   }
   const flat: (number | bigint)[] = [];
@@ -180,7 +204,12 @@ function flatShape(length: number, shape: Shape | undefined): number[] {
   if (shape === undefined) return [length];
   const checked = checkShape('tensor', shape);
   if (sizeOf(checked) === length) return checked;
-  throw new ShapeError({ op: 'tensor', argument: 'shape', expected: `one of ${length} elements`, actual: formatShape(checked) });
+  throw new ShapeError({
+    op: 'tensor',
+    argument: 'shape',
+    expected: `one of ${length} elements`,
+    actual: formatShape(checked),
+  });
 }
 
 function flatten(data: NestedArray, flat: (number | bigint)[]): { shape: number[]; dtype: DType } {
@@ -192,18 +221,29 @@ function flatten(data: NestedArray, flat: (number | bigint)[]): { shape: number[
   const visit = (value: NestedArray, depth: number): void => {
     if (Array.isArray(value)) {
       if (depth >= shape.length || value.length !== shape[depth]) {
-        const expected = depth < shape.length ? `rows of ${shape[depth]} at depth ${depth}` : `numbers at depth ${depth}`;
+        const expected =
+          depth < shape.length ? `rows of ${shape[depth]} at depth ${depth}` : `numbers at depth ${depth}`;
         throw new ShapeError({ op: 'tensor', argument: 'data', expected, actual: formatValue(value) });
       }
       for (const item of value) visit(item as NestedArray, depth + 1);
       return;
     }
     if (depth !== shape.length) {
-      throw new ShapeError({ op: 'tensor', argument: 'data', expected: `an array at depth ${depth}`, actual: formatValue(value) });
+      throw new ShapeError({
+        op: 'tensor',
+        argument: 'data',
+        expected: `an array at depth ${depth}`,
+        actual: formatValue(value),
+      });
     }
     const kind = typeof value;
     if (kind !== 'number' && kind !== 'boolean' && kind !== 'bigint') {
-      throw new DTypeError({ op: 'tensor', argument: 'data', expected: 'numbers, booleans or bigints', actual: formatValue(value) });
+      throw new DTypeError({
+        op: 'tensor',
+        argument: 'data',
+        expected: 'numbers, booleans or bigints',
+        actual: formatValue(value),
+      });
     }
     const own: DType = kind === 'boolean' ? 'bool' : kind === 'bigint' ? 'int64' : getDefaultDType();
     if (dtype === undefined || dtype === 'bool') dtype = own;
@@ -263,7 +303,8 @@ export function fromTypedArray(array: TensorData, options: DataOptions = {}): Te
   checkOptions('fromTypedArray', options);
   const own = ArrayBuffer.isView(array) ? arrayDTypes.get((array as object).constructor.name) : undefined;
   const dtype = options.dtype === undefined ? own : checkDType('fromTypedArray', options.dtype);
-  const fits = own !== undefined && dtype !== undefined && arrayConstructors[dtype].name === (array as object).constructor.name;
+  const fits =
+    own !== undefined && dtype !== undefined && arrayConstructors[dtype].name === (array as object).constructor.name;
   if (!fits || (array.buffer as { resizable?: boolean }).resizable) {
     throw new DTypeError({
       op: 'fromTypedArray',

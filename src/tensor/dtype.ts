@@ -10,7 +10,17 @@ import { formatValue } from '../util/format.js';
 export type DType = 'float32' | 'float16' | 'bfloat16' | 'float64' | 'int8' | 'uint8' | 'int32' | 'int64' | 'bool';
 
 /** Numbers as in native/include/omnigrad/abi.h. */
-export const dtypes: readonly DType[] = ['float32', 'float16', 'bfloat16', 'float64', 'int8', 'uint8', 'int32', 'int64', 'bool'];
+export const dtypes: readonly DType[] = [
+  'float32',
+  'float16',
+  'bfloat16',
+  'float64',
+  'int8',
+  'uint8',
+  'int32',
+  'int64',
+  'bool',
+];
 
 const ids: Readonly<Record<DType, number>> = {
   float32: 0,
@@ -120,7 +130,12 @@ export function getDefaultDType(): DType {
  */
 export function setDefaultDType(dtype: DType): void {
   if (!isFloating(checkDType('setDefaultDType', dtype))) {
-    throw new DTypeError({ op: 'setDefaultDType', argument: 'dtype', expected: 'a floating-point dtype', actual: dtype });
+    throw new DTypeError({
+      op: 'setDefaultDType',
+      argument: 'dtype',
+      expected: 'a floating-point dtype',
+      actual: dtype,
+    });
   }
   defaultDType = dtype;
 }

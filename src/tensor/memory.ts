@@ -101,7 +101,12 @@ export function trackMemory<T>(body: () => T): T extends Promise<infer R> ? Prom
     const kept = returned(result);
     const leaks = [...made]
       .filter(([tensor]) => !tensor.isDisposed && !kept.has(tensor))
-      .map(([tensor, error]) => ({ shape: tensor.shape, dtype: tensor.dtype, bytes: tensor.bytes, stack: callerOf(error.stack) }));
+      .map(([tensor, error]) => ({
+        shape: tensor.shape,
+        dtype: tensor.dtype,
+        bytes: tensor.bytes,
+        stack: callerOf(error.stack),
+      }));
     if (leaks.length > 0) throw new LeakError(leaks);
     return result;
   };

@@ -16,7 +16,9 @@ function shown(length: number, shorten: boolean): number[] {
 
 function formatter(values: readonly (number | boolean)[], floating: boolean): (value: number | boolean) => string {
   if (!floating) return String;
-  const finite = values.filter((value): value is number => typeof value === 'number' && Number.isFinite(value) && value !== 0);
+  const finite = values.filter(
+    (value): value is number => typeof value === 'number' && Number.isFinite(value) && value !== 0,
+  );
   const magnitudes = finite.map(Math.abs);
   const largest = Math.max(0, ...magnitudes);
   const smallest = Math.min(...magnitudes, Infinity);

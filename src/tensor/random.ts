@@ -117,7 +117,12 @@ function draw(
   const result = uninitialised(checkShape(op, shape), checkDType(op, dtype));
   const stream = options.generator ?? shared;
   if (!(stream instanceof Generator)) {
-    throw new AttributeError({ op, argument: 'generator', expected: 'og.generator(seed)', actual: formatValue(stream) });
+    throw new AttributeError({
+      op,
+      argument: 'generator',
+      expected: 'og.generator(seed)',
+      actual: formatValue(stream),
+    });
   }
   submit(kernel, [], [result], [...stream.take(result.size), ...parameters], result.size * 4);
   return finish(result, options);
@@ -126,7 +131,13 @@ function draw(
 function floatDType(op: string, options: RandomOptions): DType {
   const dtype = options.dtype ?? getDefaultDType();
   if (isFloating(checkDType(op, dtype))) return dtype;
-  throw new AttributeError({ op, argument: 'dtype', expected: 'a floating-point dtype', actual: dtype, hint: 'Use og.randint' });
+  throw new AttributeError({
+    op,
+    argument: 'dtype',
+    expected: 'a floating-point dtype',
+    actual: dtype,
+    hint: 'Use og.randint',
+  });
 }
 
 /** Uniform numbers in [0, 1). */
@@ -159,7 +170,12 @@ export function randint(low: number, high: number, shape: Shape, options: Random
   checkInteger('randint', 'high', high, low + 1);
   const dtype = options.dtype ?? 'int64';
   if (high - low > 2 ** 32) {
-    throw new ShapeError({ op: 'randint', argument: 'high', expected: 'a range of at most 2^32', actual: String(high - low) });
+    throw new ShapeError({
+      op: 'randint',
+      argument: 'high',
+      expected: 'a range of at most 2^32',
+      actual: String(high - low),
+    });
   }
   return draw('randint', integerKernel, shape, [low, high], dtype, options);
 }

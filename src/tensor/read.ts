@@ -65,7 +65,12 @@ function numericDType(dtype: DType): DType {
 
 function checkOne(op: string, tensor: Tensor): void {
   if (tensor.size === 1) return;
-  throw new ShapeError({ op, expected: 'one element', actual: formatShape(tensor.shape), hint: 'Use data() or toArray()' });
+  throw new ShapeError({
+    op,
+    expected: 'one element',
+    actual: formatShape(tensor.shape),
+    hint: 'Use data() or toArray()',
+  });
 }
 
 /**

@@ -140,7 +140,11 @@ export function record(
 ): Node {
   const edges = inputs.map((tensor): Edge => {
     if (tensor === null || !tensor.requiresGrad) return nowhere;
-    return { node: tensor.node, outputIndex: tensor.outputIndex, leaf: tensor.node === null ? (tensor.leaf ?? tensor) : null };
+    return {
+      node: tensor.node,
+      outputIndex: tensor.outputIndex,
+      leaf: tensor.node === null ? (tensor.leaf ?? tensor) : null,
+    };
   });
   const kept = saved.map((tensor) => (tensor === null ? null : tensor.alias(true)));
   const node = new Node(op, edges, outputs, kept, backward);

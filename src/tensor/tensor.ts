@@ -163,10 +163,20 @@ export class Tensor implements View {
    */
   requiresGrad_(on = true): this {
     if (this.node !== null && !on) {
-      throw new StateError({ op: 'requiresGrad_', expected: 'a leaf', actual: `a result of ${this.node.op}`, hint: 'Use detach()' });
+      throw new StateError({
+        op: 'requiresGrad_',
+        expected: 'a leaf',
+        actual: `a result of ${this.node.op}`,
+        hint: 'Use detach()',
+      });
     }
     if (on && this.dtypeId > 3) {
-      throw new StateError({ op: 'requiresGrad_', expected: 'a floating-point tensor', actual: this.dtype, hint: 'Cast it first' });
+      throw new StateError({
+        op: 'requiresGrad_',
+        expected: 'a floating-point tensor',
+        actual: this.dtype,
+        hint: 'Cast it first',
+      });
     }
     this.requiresGrad = on;
     return this;
@@ -229,7 +239,13 @@ export class Tensor implements View {
  */
 export function checkTensor(op: string, argument: string, value: unknown): asserts value is Tensor {
   if (!(value instanceof Tensor)) {
-    throw new DTypeError({ op, argument, expected: 'a tensor', actual: formatValue(value), hint: 'Make one with og.tensor' });
+    throw new DTypeError({
+      op,
+      argument,
+      expected: 'a tensor',
+      actual: formatValue(value),
+      hint: 'Make one with og.tensor',
+    });
   }
   value.check(op);
 }

@@ -54,7 +54,9 @@ function withPrefix(prefix: string, tensors: Readonly<Record<string, Tensor>>): 
 
 function underPrefix(prefix: string, tensors: Readonly<Record<string, Tensor>>): Record<string, Tensor> {
   return Object.fromEntries(
-    Object.entries(tensors).flatMap(([name, value]) => (name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : [])),
+    Object.entries(tensors).flatMap(([name, value]) =>
+      name.startsWith(prefix) ? [[name.slice(prefix.length), value]] : [],
+    ),
   );
 }
 
@@ -85,7 +87,12 @@ export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Che
   ]);
   const target = path.join(options.dir, fileName(checkpoint.run.step));
   await saveSafetensors(target, tensors, {
-    omnigrad: JSON.stringify({ format: FORMAT, run: checkpoint.run, optimizer: { steps, lrs }, config: checkpoint.config ?? null }),
+    omnigrad: JSON.stringify({
+      format: FORMAT,
+      run: checkpoint.run,
+      optimizer: { steps, lrs },
+      config: checkpoint.config ?? null,
+    }),
   });
   for (const old of (await listCheckpoints(options.dir)).slice(keep)) await unlink(old).catch(() => {});
   return target;
@@ -135,7 +142,9 @@ export async function loadCheckpoint(file: string): Promise<Checkpoint> {
 }
 
 /** The newest checkpoint of a folder that is whole, passing over damaged ones; null if there is none. */
-export async function loadLatestCheckpoint(dir: string): Promise<{ readonly path: string; readonly checkpoint: Checkpoint } | null> {
+export async function loadLatestCheckpoint(
+  dir: string,
+): Promise<{ readonly path: string; readonly checkpoint: Checkpoint } | null> {
   for (const file of await listCheckpoints(dir)) {
     try {
       return { path: file, checkpoint: await loadCheckpoint(file) };

@@ -61,7 +61,15 @@ async function charts({ steps, evals }: ReportContent): Promise<{ title: string;
   const averaged = smooth(steps.map((event) => event.loss));
   const points = thin(steps.map((event, i) => ({ ...event, smoothed: averaged[i]! })));
   const draw = (label: string, marks: readonly object[], y: object = {}): string =>
-    plot.plot({ document, width: 720, height: 300, marginLeft: 60, x: { label: 'step' }, y: { label, grid: true, ...y }, marks }).outerHTML;
+    plot.plot({
+      document,
+      width: 720,
+      height: 300,
+      marginLeft: 60,
+      x: { label: 'step' },
+      y: { label, grid: true, ...y },
+      marks,
+    }).outerHTML;
   const result = [
     {
       title: 'Loss',
@@ -72,11 +80,20 @@ async function charts({ steps, evals }: ReportContent): Promise<{ title: string;
         plot.dot(evals, { x: 'step', y: 'loss', fill: '#c8501e', r: 4 }),
       ]),
     },
-    { title: 'Learning rate', svg: draw('learning rate', [plot.line(points, { x: 'step', y: 'lr', stroke: '#2458b3' })], { tickFormat: '.1e' }) },
-    { title: 'Gradient norm', svg: draw('norm', [plot.line(points, { x: 'step', y: 'gradNorm', stroke: '#2458b3' })], { type: 'log' }) },
+    {
+      title: 'Learning rate',
+      svg: draw('learning rate', [plot.line(points, { x: 'step', y: 'lr', stroke: '#2458b3' })], { tickFormat: '.1e' }),
+    },
+    {
+      title: 'Gradient norm',
+      svg: draw('norm', [plot.line(points, { x: 'step', y: 'gradNorm', stroke: '#2458b3' })], { type: 'log' }),
+    },
     {
       title: 'Throughput',
-      svg: draw('tokens/s', [plot.ruleY([0]), plot.line(points, { x: 'step', y: 'tokensPerSecond', stroke: '#2458b3' })]),
+      svg: draw('tokens/s', [
+        plot.ruleY([0]),
+        plot.line(points, { x: 'step', y: 'tokensPerSecond', stroke: '#2458b3' }),
+      ]),
     },
   ];
   return result;
@@ -111,7 +128,9 @@ export async function renderReport(content: ReportContent): Promise<string> {
   const legend =
     '<p class="key"><b style="color:#7d95bd">▬</b> every step &nbsp; <b style="color:#2458b3">▬</b> smoothed &nbsp; <b style="color:#c8501e">●</b> validation</p>';
   const samples = content.samples.map(({ title, text }) => `<h3>${escape(title)}</h3><pre>${escape(text)}</pre>`);
-  const facts = Object.entries(content.facts).map(([key, value]) => `<tr><td>${escape(key)}</td><td>${escape(value)}</td></tr>`);
+  const facts = Object.entries(content.facts).map(
+    ([key, value]) => `<tr><td>${escape(key)}</td><td>${escape(value)}</td></tr>`,
+  );
   return `<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -118,10 +118,20 @@ export class Trainer<M extends Module> {
     checkOneOf('Trainer', 'precision', options.precision ?? 'float32', ['float32']);
     if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
     this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
-    this.total = checkInteger('Trainer', 'steps', options.steps ?? Math.max(1, Math.floor(this.loader.length / this.accumulation)), 1);
+    this.total = checkInteger(
+      'Trainer',
+      'steps',
+      options.steps ?? Math.max(1, Math.floor(this.loader.length / this.accumulation)),
+      1,
+    );
     this.computeLoss = options.loss ?? defaultLoss;
     if (typeof options.optimizer !== 'function') {
-      throw new AttributeError({ op: 'Trainer', argument: 'optimizer', expected: 'a function from parameters to an optimizer', actual: formatValue(options.optimizer) });
+      throw new AttributeError({
+        op: 'Trainer',
+        argument: 'optimizer',
+        expected: 'a function from parameters to an optimizer',
+        actual: formatValue(options.optimizer),
+      });
     }
     this.optimizer = options.optimizer(model.parameters().filter((parameter) => parameter.requiresGrad));
     this.baseRates = this.optimizer.groups.map((group) => group.lr);
@@ -165,7 +175,8 @@ export class Trainer<M extends Module> {
       }
     }
     if (this.options.checkpoint !== undefined && saved !== this.step) yield await this.save();
-    if (reason !== 'aborted' && this.options.valid !== undefined && evaluated !== this.step) yield await this.evaluate();
+    if (reason !== 'aborted' && this.options.valid !== undefined && evaluated !== this.step)
+      yield await this.evaluate();
     yield { type: 'done', step: this.step, reason, elapsed: elapsed() };
   }
 
@@ -231,7 +242,12 @@ export class Trainer<M extends Module> {
   async evaluate(): Promise<EvalEvent> {
     const { valid } = this.options;
     if (valid === undefined) {
-      throw new StateError({ op: 'Trainer.evaluate', expected: 'a validation set', actual: 'none', hint: 'Pass { valid } to the Trainer' });
+      throw new StateError({
+        op: 'Trainer.evaluate',
+        expected: 'a validation set',
+        actual: 'none',
+        hint: 'Pass { valid } to the Trainer',
+      });
     }
     const batchSize = Math.min(this.options.batchSize, valid.length);
     const loader = new DataLoader(valid, { batchSize, shuffle: false });
@@ -278,7 +294,12 @@ export class Trainer<M extends Module> {
 function defaultLoss<M extends Module>(model: M, { x, y }: Batch): Tensor {
   const trainable = model as unknown as Partial<TrainableModel>;
   if (typeof trainable.loss !== 'function') {
-    throw new AttributeError({ op: 'Trainer', argument: 'loss', expected: 'a loss function, or a model with loss(x, y)', actual: 'neither' });
+    throw new AttributeError({
+      op: 'Trainer',
+      argument: 'loss',
+      expected: 'a loss function, or a model with loss(x, y)',
+      actual: 'neither',
+    });
   }
   return trainable.loss(x, y);
 }

@@ -12,7 +12,11 @@ export function checkInteger(
 ): number {
   if (Number.isSafeInteger(value) && (value as number) >= low && (value as number) <= high) return value as number;
   const range =
-    high === Number.MAX_SAFE_INTEGER ? (low === Number.MIN_SAFE_INTEGER ? '' : ` of at least ${low}`) : ` from ${low} to ${high}`;
+    high === Number.MAX_SAFE_INTEGER
+      ? low === Number.MIN_SAFE_INTEGER
+        ? ''
+        : ` of at least ${low}`
+      : ` from ${low} to ${high}`;
   throw new AttributeError({ op, argument, expected: `an integer${range}`, actual: formatValue(value) });
 }
 
@@ -20,7 +24,13 @@ export function checkInteger(
 export function checkNumber(op: string, argument: string, value: unknown, low = -Infinity, high = Infinity): number {
   if (typeof value === 'number' && !Number.isNaN(value) && value >= low && value <= high) return value;
   const range =
-    high === Infinity ? (low === -Infinity ? '' : ` of at least ${low}`) : low === -Infinity ? ` of at most ${high}` : ` from ${low} to ${high}`;
+    high === Infinity
+      ? low === -Infinity
+        ? ''
+        : ` of at least ${low}`
+      : low === -Infinity
+        ? ` of at most ${high}`
+        : ` from ${low} to ${high}`;
   throw new AttributeError({ op, argument, expected: `a number${range}`, actual: formatValue(value) });
 }
 
@@ -45,7 +55,12 @@ export function checkBoolean(op: string, argument: string, value: unknown): bool
 export function checkKeys(op: string, options: object, known: readonly string[]): void {
   for (const key of Object.keys(options)) {
     if (!known.includes(key)) {
-      throw new AttributeError({ op, argument: 'options', expected: known.join(', ') || 'no options', actual: JSON.stringify(key) });
+      throw new AttributeError({
+        op,
+        argument: 'options',
+        expected: known.join(', ') || 'no options',
+        actual: JSON.stringify(key),
+      });
     }
   }
 }

@@ -26,7 +26,10 @@ async function syncFolder(folder: string): Promise<void> {
  *
  * @throws ResourceError naming the path and the system's reason (disk full, read-only folder, …)
  */
-export async function writeFileAtomically(target: string, body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>): Promise<void> {
+export async function writeFileAtomically(
+  target: string,
+  body: (write: (bytes: Uint8Array) => Promise<void>) => Promise<void>,
+): Promise<void> {
   const temporary = `${target}.${process.pid}.${counter++}.tmp`;
   let handle: FileHandle | undefined;
   let ownError = false;
@@ -34,7 +37,7 @@ export async function writeFileAtomically(target: string, body: (write: (bytes: 
     handle = await open(temporary, 'wx');
     const file = handle;
     const write = async (bytes: Uint8Array): Promise<void> => {
-      for (let done = 0; done < bytes.byteLength; ) {
+      for (let done = 0; done < bytes.byteLength;) {
         done += (await file.write(bytes, done, Math.min(bytes.byteLength - done, 1 << 24))).bytesWritten;
       }
     };

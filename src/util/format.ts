@@ -18,9 +18,11 @@ export function formatShape(shape: readonly number[]): string {
 /** Any value, short, for an error message. */
 export function formatValue(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value.length > 60 ? `${value.slice(0, 57)}…` : value);
-  if (Array.isArray(value)) return value.length > 12 ? `an array of ${value.length}` : `[${value.map(formatValue).join(', ')}]`;
+  if (Array.isArray(value))
+    return value.length > 12 ? `an array of ${value.length}` : `[${value.map(formatValue).join(', ')}]`;
   if (typeof value === 'function') return 'a function';
   if (ArrayBuffer.isView(value)) return `${value.constructor.name} of ${value.byteLength} bytes`;
-  if (typeof value === 'object' && value !== null) return value.constructor?.name === 'Object' || !value.constructor ? 'an object' : value.constructor.name;
+  if (typeof value === 'object' && value !== null)
+    return value.constructor?.name === 'Object' || !value.constructor ? 'an object' : value.constructor.name;
   return String(value);
 }

@@ -13,7 +13,8 @@ export interface TinyRunOptions {
 /** Tokens with structure: each is a function of the two before it, now and then a surprise. */
 export function tinyTokens(count = 4000, vocabSize = 32): Int32Array {
   const ids = new Int32Array(count);
-  for (let i = 2; i < count; i++) ids[i] = i % 17 === 0 ? (i * 7) % vocabSize : (3 * ids[i - 1]! + ids[i - 2]! + 1) % vocabSize;
+  for (let i = 2; i < count; i++)
+    ids[i] = i % 17 === 0 ? (i * 7) % vocabSize : (3 * ids[i - 1]! + ids[i - 2]! + 1) % vocabSize;
   return ids;
 }
 
@@ -46,7 +47,10 @@ export function tinyTrainer({ dir, steps = 60, every = 5, dropout = 0.1 }: TinyR
 export async function fingerprint(trainer: og.Trainer<og.GPT>): Promise<Record<string, string>> {
   const tensors = { ...trainer.model.stateDict(), ...trainer.optimizer.stateDict().tensors };
   const entries = await Promise.all(
-    Object.entries(tensors).map(async ([name, value]) => [name, Buffer.from((await value.data()).buffer as ArrayBuffer).toString('base64')] as const),
+    Object.entries(tensors).map(
+      async ([name, value]) =>
+        [name, Buffer.from((await value.data()).buffer as ArrayBuffer).toString('base64')] as const,
+    ),
   );
   return Object.fromEntries(entries);
 }

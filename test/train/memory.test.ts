@@ -16,6 +16,9 @@ test('300 steps keep tensors, bytes and resident memory flat', async () => {
   const [before, after] = [settled[0]!, settled[1]!];
   assert.equal(after.tensors, before.tensors);
   assert.equal(after.bytes, before.bytes);
-  assert.ok(after.resident - before.resident < 24 * 2 ** 20, `resident memory grew by ${og.formatBytes(after.resident - before.resident)}`);
+  assert.ok(
+    after.resident - before.resident < 24 * 2 ** 20,
+    `resident memory grew by ${og.formatBytes(after.resident - before.resident)}`,
+  );
   assert.ok(og.memory().poolHitRate > 0.9, `pool hit rate ${og.memory().poolHitRate}`);
 });

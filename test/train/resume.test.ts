@@ -25,7 +25,9 @@ after(async () => {
 /** Runs the program; kills it once it has printed that many steps. Resolves with its last line. */
 function launch(dir: string, steps: number, killAfter = Infinity): Promise<string> {
   return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, ['--import', 'tsx', program, dir, String(steps)], { stdio: ['ignore', 'pipe', 'inherit'] });
+    const child = spawn(process.execPath, ['--import', 'tsx', program, dir, String(steps)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     let out = '';
     child.stdout.on('data', (chunk: Buffer) => {
       out += chunk.toString();
@@ -98,5 +100,8 @@ test('a checkpoint that cannot be written leaves the last good one and a clear e
     await chmod(dir, 0o700);
   }
   assert.deepEqual(await readFile(file), before);
-  assert.deepEqual((await readdir(dir)).filter((name) => name.endsWith('.tmp')), []);
+  assert.deepEqual(
+    (await readdir(dir)).filter((name) => name.endsWith('.tmp')),
+    [],
+  );
 });

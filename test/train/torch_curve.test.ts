@@ -8,7 +8,14 @@ import { optim, schedules } from '../../src/index.js';
 const folder = new URL('../fixtures/torch_curve/', import.meta.url);
 const curve = JSON.parse(readFileSync(new URL('curve.json', folder), 'utf8')) as {
   config: og.GPTConfig;
-  training: { lr: number; warmup: number; clipGradNorm: number; weightDecay: number; betas: [number, number]; steps: number };
+  training: {
+    lr: number;
+    warmup: number;
+    clipGradNorm: number;
+    weightDecay: number;
+    betas: [number, number];
+    steps: number;
+  };
   losses: number[];
   gradNorms: number[];
 };
@@ -30,7 +37,9 @@ test('100 steps stay within 1e-4 of the losses of PyTorch', async () => {
   const stored = await og.loadSafetensors(new URL('curve.safetensors', folder).pathname);
   const gpt = new og.GPT(curve.config);
   gpt.loadStateDict(
-    Object.fromEntries(Object.entries(stored).flatMap(([name, value]) => (name.startsWith('initial.') ? [[name.slice(8), value]] : []))),
+    Object.fromEntries(
+      Object.entries(stored).flatMap(([name, value]) => (name.startsWith('initial.') ? [[name.slice(8), value]] : [])),
+    ),
   );
   const { lr, warmup, clipGradNorm, weightDecay, betas, steps } = curve.training;
   const optimizer = new optim.AdamW(gpt.parameters(), { lr, weightDecay, betas });
@@ -49,7 +58,13 @@ test('100 steps stay within 1e-4 of the losses of PyTorch', async () => {
     });
     const [lossValue, normValue] = [await loss.item(), await norm.item()];
     const [wantLoss, wantNorm] = [curve.losses[step]!, curve.gradNorms[step]!];
-    assert.ok(Math.abs(lossValue - wantLoss) <= 1e-4 * wantLoss, `loss at step ${step}: ${lossValue}, PyTorch ${wantLoss}`);
-    assert.ok(Math.abs(normValue - wantNorm) <= 1e-3 * wantNorm, `gradient norm at step ${step}: ${normValue}, PyTorch ${wantNorm}`);
+    assert.ok(
+      Math.abs(lossValue - wantLoss) <= 1e-4 * wantLoss,
+      `loss at step ${step}: ${lossValue}, PyTorch ${wantLoss}`,
+    );
+    assert.ok(
+      Math.abs(normValue - wantNorm) <= 1e-3 * wantNorm,
+      `gradient norm at step ${step}: ${normValue}, PyTorch ${wantNorm}`,
+    );
   }
 });
