@@ -25,7 +25,7 @@ const PROMPT = 'interface HTML';
 
 const command = new Command('npm start --')
   .option('--text <file>', 'train on this text instead of the TypeScript declaration files')
-  .option('--minutes <number>', 'time for training', '3.5')
+  .option('--minutes <number>', 'time for training', '2.5')
   .option('--out <folder>', 'where tokeniser, checkpoints, model and report go', 'runs/typescript')
   .option('--fresh', 'forget an earlier run in that folder')
   .parse();

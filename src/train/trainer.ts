@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { setImmediate } from 'node:timers/promises';
 import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { DataLoader, type Dataset } from '../data/loader.js';
@@ -184,7 +185,7 @@ export class Trainer<M extends Module> {
     const begun = performance.now();
     const factor = this.schedule(this.step, this.total);
     this.optimizer.groups.forEach((group, i) => (group.lr = this.baseRates[i]! * factor));
-    const { loss, norm, tokens } = this.enqueueStep();
+    const { loss, norm, tokens } = await this.enqueueStep();
     const [lossValue, normValue] = [await loss.item(), await norm.item()];
     loss.dispose();
     norm.dispose();
@@ -212,30 +213,33 @@ export class Trainer<M extends Module> {
     };
   }
 
-  /** Queues forward, backward and update. Synchronous: no other code runs inside its scopes, and nothing waits. */
-  private enqueueStep(): { loss: Tensor; norm: Tensor; tokens: number } {
+  /**
+   * Queues forward, backward and update; nothing waits for a kernel. Each part is synchronous, so that no other code runs inside
+   * its scope, and the event loop turns between the parts.
+   */
+  private async enqueueStep(): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
     let tokens = 0;
-    const result = scope(() => {
-      let total: Tensor | null = null;
-      for (let i = 0; i < this.accumulation; i++) {
-        const loss = scope(() => {
-          const batch = this.loader.next();
-          tokens += batch.x.size;
-          const part = div(this.computeLoss(this.model, batch), this.accumulation);
-          part.backward();
-          return detach(part);
-        });
-        total = total === null ? loss : noGrad(() => add(total!, loss));
-      }
-      const parameters = this.optimizer.parameters();
-      const { clipGradNorm: limit } = this.options;
-      const norm = limit === undefined ? gradNorm(parameters) : clipGradNorm(parameters, limit);
-      this.optimizer.step();
-      this.optimizer.zeroGrad();
-      this.ema?.update();
-      return { loss: total!, norm };
-    });
-    return { ...result, tokens };
+    let total: Tensor | null = null;
+    for (let i = 0; i < this.accumulation; i++) {
+      const before: Tensor | null = total;
+      total = scope(() => {
+        const batch = this.loader.next();
+        tokens += batch.x.size;
+        const part = div(this.computeLoss(this.model, batch), this.accumulation);
+        part.backward();
+        return noGrad(() => (before === null ? detach(part) : add(before, part)));
+      });
+      before?.dispose();
+      await setImmediate();
+    }
+    const parameters = this.optimizer.parameters();
+    const { clipGradNorm: limit } = this.options;
+    const norm = limit === undefined ? gradNorm(parameters) : clipGradNorm(parameters, limit);
+    await setImmediate();
+    this.optimizer.step();
+    this.optimizer.zeroGrad();
+    this.ema?.update();
+    return { loss: total!, norm, tokens };
   }
 
   /** Mean loss over the validation set (at most `evalBatches` batches), in evaluation mode, with the averages if kept. */
