@@ -5,12 +5,18 @@ const path = require('node:path');
 
 const here = __dirname;
 const cppFiles = (folder, endings) =>
-  fs.readdirSync(path.join(here, folder)).filter((name) => endings.test(name)).sort();
+  fs
+    .readdirSync(path.join(here, folder))
+    .filter((name) => endings.test(name))
+    .sort();
 const definition = fs.readFileSync(path.join(here, 'kernels.def'), 'utf8');
 const kernelFiles = [...new Set([...definition.matchAll(/^OG_KERNEL\((\w+),/gm)].map((match) => match[1]))];
 
 const lists = {
-  core: () => cppFiles('core', /\.cpp$/).filter((name) => name !== 'registry_isa.cpp').map((name) => `native/core/${name}`),
+  core: () =>
+    cppFiles('core', /\.cpp$/)
+      .filter((name) => name !== 'registry_isa.cpp')
+      .map((name) => `native/core/${name}`),
   kernels: () => ['native/core/registry_isa.cpp', ...kernelFiles.map((name) => `native/cpu/${name}.cpp`)],
   binding: () => cppFiles('binding', /\.cc$/).map((name) => `native/binding/${name}`),
 };

@@ -1,10 +1,11 @@
 /**
- * What the machine can do at most: multiply-adds on registers, and copying memory. Speaks the protocol of bench/worker.ts
- * (setup, run, drop, peak; a line of JSON each) as far as it needs it, so that it takes part in a run like a peer.
+ * What the machine can do at most: multiply-adds on registers, and copying memory. Speaks the protocol of
+ * bench/worker.ts (setup, run, drop, peak; a line of JSON each) as far as it needs it, so that it takes part in a run
+ * like a peer.
  *
- * fma: 16 chains of vector multiply-adds on every thread; two chains a port hide the latency of four cycles on all known
- *      cores. One repetition is 16 × kLanes × 2 × kTurns floating-point operations on each thread.
- * copy: memcpy of 256 MiB, divided among the threads; one repetition reads and writes that much.
+ * fma: 16 chains of vector multiply-adds on every thread; two chains a port hide the latency of four cycles on all
+ * known cores. One repetition is 16 × kLanes × 2 × kTurns floating-point operations on each thread. copy: memcpy of 256
+ * MiB, divided among the threads; one repetition reads and writes that much.
  */
 #include <chrono>
 #include <cstdio>

@@ -19,30 +19,28 @@
 
 namespace {
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 #if defined(__x86_64__)
 /** Twelve independent FMA chains in registers. */
 __attribute__((target("avx2,fma"))) void fma256(int64_t turns) {
-  asm volatile(
-      "vxorps %%ymm14,%%ymm14,%%ymm14\n vxorps %%ymm15,%%ymm15,%%ymm15\n.p2align 5\n1:\n"
+  asm volatile("vxorps %%ymm14,%%ymm14,%%ymm14\n vxorps %%ymm15,%%ymm15,%%ymm15\n.p2align 5\n1:\n"
 #define X(i) "vfmadd231ps %%ymm14,%%ymm15,%%ymm" #i "\n"
-      X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) "dec %0\n jnz 1b\n vzeroupper\n"
-      : "+r"(turns)
-      :
-      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", "xmm15", "cc");
+               X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) "dec %0\n jnz 1b\n vzeroupper\n"
+               : "+r"(turns)
+               :
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                 "xmm14", "xmm15", "cc");
 }
 __attribute__((target("avx512f"))) void fma512(int64_t turns) {
-  asm volatile(
-      "vpxorq %%zmm14,%%zmm14,%%zmm14\n vpxorq %%zmm15,%%zmm15,%%zmm15\n.p2align 5\n1:\n"
+  asm volatile("vpxorq %%zmm14,%%zmm14,%%zmm14\n vpxorq %%zmm15,%%zmm15,%%zmm15\n.p2align 5\n1:\n"
 #undef X
 #define X(i) "vfmadd231ps %%zmm14,%%zmm15,%%zmm" #i "\n"
-      X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) "dec %0\n jnz 1b\n vzeroupper\n"
-      : "+r"(turns)
-      :
-      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14", "xmm15", "cc");
+               X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) "dec %0\n jnz 1b\n vzeroupper\n"
+               : "+r"(turns)
+               :
+               : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+                 "xmm14", "xmm15", "cc");
 #undef X
 }
 
@@ -74,18 +72,30 @@ struct Shape {
 
 // keep this list equal to that of the peer's script
 const Shape kShapes[] = {
-    {"square NN", 1, 1024, 1024, 1024, false, false}, {"square NT", 1, 1024, 1024, 1024, false, true},
-    {"qkv NT", 1, 512, 2304, 768, false, true},       {"mlp up NT", 1, 512, 3072, 768, false, true},
-    {"mlp up NN", 1, 512, 3072, 768, false, false},   {"mlp down NT", 1, 512, 768, 3072, false, true},
-    {"baby proj NT", 1, 3072, 384, 384, false, true}, {"baby up NT", 1, 3072, 1536, 384, false, true},
-    {"baby down NT", 1, 3072, 384, 1536, false, true},{"logits NT", 1, 256, 50257, 768, false, true},
-    {"baby dW TN", 1, 384, 1536, 3072, true, false},  {"baby dx NN", 1, 3072, 384, 1536, false, false},
-    {"gpt dW TN", 1, 768, 3072, 512, true, false},    {"row NT", 1, 1, 3072, 768, false, true},
-    {"row NN", 1, 1, 3072, 768, false, false},        {"8 rows NT", 1, 8, 2304, 768, false, true},
-    {"8 rows NN", 1, 8, 2304, 768, false, false},     {"row logits NT", 1, 1, 50257, 768, false, true},
-    {"64 NN", 1, 64, 64, 64, false, false},           {"64 NT", 1, 64, 64, 64, false, true},
-    {"scores NT", 48, 64, 64, 64, false, true},       {"scores 256 NT", 24, 256, 256, 64, false, true},
-    {"values NN", 24, 256, 64, 256, false, false},    {"128 NT", 1, 128, 128, 128, false, true},
+    {"square NN", 1, 1024, 1024, 1024, false, false},
+    {"square NT", 1, 1024, 1024, 1024, false, true},
+    {"qkv NT", 1, 512, 2304, 768, false, true},
+    {"mlp up NT", 1, 512, 3072, 768, false, true},
+    {"mlp up NN", 1, 512, 3072, 768, false, false},
+    {"mlp down NT", 1, 512, 768, 3072, false, true},
+    {"baby proj NT", 1, 3072, 384, 384, false, true},
+    {"baby up NT", 1, 3072, 1536, 384, false, true},
+    {"baby down NT", 1, 3072, 384, 1536, false, true},
+    {"logits NT", 1, 256, 50257, 768, false, true},
+    {"baby dW TN", 1, 384, 1536, 3072, true, false},
+    {"baby dx NN", 1, 3072, 384, 1536, false, false},
+    {"gpt dW TN", 1, 768, 3072, 512, true, false},
+    {"row NT", 1, 1, 3072, 768, false, true},
+    {"row NN", 1, 1, 3072, 768, false, false},
+    {"8 rows NT", 1, 8, 2304, 768, false, true},
+    {"8 rows NN", 1, 8, 2304, 768, false, false},
+    {"row logits NT", 1, 1, 50257, 768, false, true},
+    {"64 NN", 1, 64, 64, 64, false, false},
+    {"64 NT", 1, 64, 64, 64, false, true},
+    {"scores NT", 48, 64, 64, 64, false, true},
+    {"scores 256 NT", 24, 256, 256, 64, false, true},
+    {"values NN", 24, 256, 64, 256, false, false},
+    {"128 NT", 1, 128, 128, 128, false, true},
     {"256 NT", 1, 256, 256, 256, false, true},
 };
 
@@ -120,7 +130,8 @@ void bench(const Shape& s, const std::vector<og::Isa>& isas, const std::vector<i
       for (int64_t r = 0; r < repeats; r++) og::run_kernel_on(isa, id, call);
       if (sample >= 0) rates[w].push_back(flops * (double)repeats / (now() - start) * 1e-9);
     }
-  std::printf("%-14s %2lldx%5lldx%5lldx%5lld", s.what, (long long)s.batch, (long long)s.m, (long long)s.n, (long long)s.k);
+  std::printf("%-14s %2lldx%5lldx%5lldx%5lld", s.what, (long long)s.batch, (long long)s.m, (long long)s.n,
+              (long long)s.k);
   for (size_t w = 0; w < ways; w++) {
     std::sort(rates[w].begin(), rates[w].end());
     std::printf("  %s/%d %6.1f %6.1f", og::isa_name(isas[w / counts.size()]), counts[w % counts.size()],
@@ -137,14 +148,18 @@ int main(int argc, char** argv) {
   const int threads = argc > 2 ? std::atoi(argv[2]) : 0;
   std::vector<og::Isa> isas;
   for (int i = og::kIsaCount - 1; i >= og::kBaseline; i--)
-    if (og::isa_available((og::Isa)i) && (!std::strcmp(wanted, "all") || !std::strcmp(wanted, og::isa_name((og::Isa)i))))
+    if (og::isa_available((og::Isa)i) &&
+        (!std::strcmp(wanted, "all") || !std::strcmp(wanted, og::isa_name((og::Isa)i))))
       isas.push_back((og::Isa)i);
   std::vector<int> counts;
-  if (threads > 0) counts = {threads};
-  else counts = {1, og::hardware_threads()};
+  if (threads > 0)
+    counts = {threads};
+  else
+    counts = {1, og::hardware_threads()};
   for (og::Isa isa : isas)
     for (int count : counts)
-      if (const double limit = ceiling(isa, count)) std::printf("ceiling %s, %d threads: %.1f GFLOP/s\n", og::isa_name(isa), count, limit);
+      if (const double limit = ceiling(isa, count))
+        std::printf("ceiling %s, %d threads: %.1f GFLOP/s\n", og::isa_name(isa), count, limit);
   for (const Shape& shape : kShapes) {
     char text[80];
     std::snprintf(text, sizeof text, "%lldx%lldx%lld", (long long)shape.m, (long long)shape.n, (long long)shape.k);

@@ -4,14 +4,14 @@
 // Shapes are named for 16384 rows; few rows (and 4 × 50257 logits) show what stays in the caches.
 // Instruction sets are interleaved; best and median of the samples. With one thread the clock is the CPU time of the
 // process, which neighbours on the machine disturb less than wall time.
+#include <time.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
-
-#include <time.h>
 
 #include "core/parallel.h"
 #include "core/registry.h"
@@ -68,7 +68,8 @@ double run_once(og::Isa isa, const Case& c) {
   std::vector<og_view> in, out;
   for (Operand* o : c.in) in.push_back(o->view), in.back().data = o->memory.data();
   for (Operand* o : c.out) out.push_back(o->view), out.back().data = o->memory.data();
-  const og_call call = {in.data(), out.data(), c.attrs.data(), (int32_t)in.size(), (int32_t)out.size(), (int32_t)c.attrs.size()};
+  const og_call call = {in.data(),          out.data(),          c.attrs.data(),
+                        (int32_t)in.size(), (int32_t)out.size(), (int32_t)c.attrs.size()};
   const double start = now();
   if (og::run_kernel_on(isa, og::kernel_id(c.name), call) != OG_OK) {
     std::printf("%s: %s\n", c.name, og::last_message());
@@ -82,11 +83,15 @@ double run_once(og::Isa isa, const Case& c) {
 int main(int argc, char** argv) {
   const std::string isa_wanted = argc > 1 ? argv[1] : "all", only = argc > 3 ? argv[3] : "";
   og::set_threads(argc > 2 ? std::atoi(argv[2]) : 1);
-  const int64_t rows = argc > 4 ? std::atoll(argv[4]) : 16384, width = 768, n = rows * width, tokens = argc > 4 ? 4 : 512, vocabulary = 50257;
-  Operand none({}, -1), a({rows, width}), b({rows, width}), c({rows, width}), d({rows, width}), positive({rows, width}, OG_F32, 1);
-  Operand weight({width}), bias({width}), dweight({width}), dbias({width}), mean({rows}), rstd({rows}, OG_F32, 1), scalar;
+  const int64_t rows = argc > 4 ? std::atoll(argv[4]) : 16384, width = 768, n = rows * width,
+                tokens = argc > 4 ? 4 : 512, vocabulary = 50257;
+  Operand none({}, -1), a({rows, width}), b({rows, width}), c({rows, width}), d({rows, width}),
+      positive({rows, width}, OG_F32, 1);
+  Operand weight({width}), bias({width}), dweight({width}), dbias({width}), mean({rows}), rstd({rows}, OG_F32, 1),
+      scalar;
   Operand attention_in({rows * 3 / 2, 512}), attention_out({rows * 3 / 2, 512});
-  Operand logits({tokens, vocabulary}), dlogits({tokens, vocabulary}), target({tokens}, OG_I32, vocabulary), loss({tokens}), lse({tokens}), grad({tokens});
+  Operand logits({tokens, vocabulary}), dlogits({tokens, vocabulary}), target({tokens}, OG_I32, vocabulary),
+      loss({tokens}), lse({tokens}), grad({tokens});
   for (float& x : lse.memory) x = 11;
   const double one = 4. * (double)n, wide = 4. * (double)(tokens * vocabulary);
   const std::vector<double> adam = {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.5, 1, 1};
@@ -121,7 +126,8 @@ int main(int argc, char** argv) {
   };
   std::vector<og::Isa> sets;
   for (int i = og::kBaseline; i < og::kIsaCount; i++)
-    if (og::isa_available((og::Isa)i) && (isa_wanted == "all" ? i != og::kBaseline : isa_wanted == og::isa_name((og::Isa)i)))
+    if (og::isa_available((og::Isa)i) &&
+        (isa_wanted == "all" ? i != og::kBaseline : isa_wanted == og::isa_name((og::Isa)i)))
       sets.push_back((og::Isa)i);
   std::printf("%-24s %-20s", "GB/s, best (median)", "");
   for (og::Isa isa : sets) std::printf("%18s", og::isa_name(isa));

@@ -19,7 +19,8 @@ namespace {
 
 using namespace og;
 
-/** What belongs to one environment (the main thread or one worker). attach() makes the queue; its slot table comes with it. */
+/** What belongs to one environment (the main thread or one worker). attach() makes the queue; its slot table comes with
+ * it. */
 struct Environment {
   Queue* queue = nullptr;
   int64_t ring_words = 0;
@@ -38,9 +39,7 @@ template <size_t N>
 struct Arguments {
   napi_value at[N];
   size_t count = N;
-  Arguments(napi_env env, napi_callback_info info) {
-    napi_get_cb_info(env, info, &count, at, nullptr, nullptr);
-  }
+  Arguments(napi_env env, napi_callback_info info) { napi_get_cb_info(env, info, &count, at, nullptr, nullptr); }
 };
 
 napi_value refuse(napi_env env, const char* message) {
@@ -64,7 +63,9 @@ void set(napi_env env, napi_value object, const char* key, napi_value value) {
   napi_set_named_property(env, object, key, value);
 }
 
-bool to_number(napi_env env, napi_value value, double* out) { return napi_get_value_double(env, value, out) == napi_ok; }
+bool to_number(napi_env env, napi_value value, double* out) {
+  return napi_get_value_double(env, value, out) == napi_ok;
+}
 
 /** An integer in [0, 2^53), or false. */
 bool to_handle(napi_env env, napi_value value, int64_t* out) {
@@ -116,14 +117,14 @@ napi_value attach(napi_env env, napi_callback_info info) {
   self->ring = static_cast<const double*>(ring);
   self->ring_words = (int64_t)ring_words;
   // The last quarter of the ring is staging space for inline calls; the executor never reads there.
-  self->queue = new (std::nothrow) Queue(static_cast<double*>(ring), (int64_t)ring_words / 4 * 3,
-                                         static_cast<int32_t*>(control), on_reached, self);
+  self->queue = new (std::nothrow)
+      Queue(static_cast<double*>(ring), (int64_t)ring_words / 4 * 3, static_cast<int32_t*>(control), on_reached, self);
   if (!self->queue) return refuse(env, "no memory for the queue");
   return nullptr;
 }
 
-#define OG_NEED_QUEUE()                  \
-  Environment* self = environment(env);  \
+#define OG_NEED_QUEUE()                 \
+  Environment* self = environment(env); \
   if (!self || !self->queue) return refuse(env, "attach has not been called")
 
 napi_value wake(napi_env env, napi_callback_info) {
@@ -132,7 +133,8 @@ napi_value wake(napi_env env, napi_callback_info) {
   return nullptr;
 }
 
-/** runInline(word: number): undefined, or the status; runs the frame that starts at that word of the ring on this thread. */
+/** runInline(word: number): undefined, or the status; runs the frame that starts at that word of the ring on this
+ * thread. */
 napi_value run_inline(napi_env env, napi_callback_info info) {
   Arguments<1> args(env, info);
   OG_NEED_QUEUE();
@@ -159,7 +161,8 @@ napi_value hold_open(napi_env env, napi_callback_info info) {
   Arguments<1> args(env, info);
   OG_NEED_QUEUE();
   bool hold = false;
-  if (args.count < 1 || napi_get_value_bool(env, args.at[0], &hold) != napi_ok) return refuse(env, "holdOpen(hold: boolean)");
+  if (args.count < 1 || napi_get_value_bool(env, args.at[0], &hold) != napi_ok)
+    return refuse(env, "holdOpen(hold: boolean)");
   if (hold)
     napi_ref_threadsafe_function(env, self->notify);
   else
@@ -167,7 +170,8 @@ napi_value hold_open(napi_env env, napi_callback_info info) {
   return nullptr;
 }
 
-/** register(buffer: ArrayBuffer | Uint8Array): handle, or -1. The caller keeps the buffer alive, attached and unresized. */
+/** register(buffer: ArrayBuffer | Uint8Array): handle, or -1. The caller keeps the buffer alive, attached and
+ * unresized. */
 napi_value register_memory(napi_env env, napi_callback_info info) {
   Arguments<1> args(env, info);
   OG_NEED_QUEUE();
@@ -176,7 +180,8 @@ napi_value register_memory(napi_env env, napi_callback_info info) {
   bool is_buffer = false;
   if (args.count >= 1) napi_is_arraybuffer(env, args.at[0], &is_buffer);
   if (is_buffer) {
-    if (napi_get_arraybuffer_info(env, args.at[0], &data, &bytes) != napi_ok) return refuse(env, "register: not readable");
+    if (napi_get_arraybuffer_info(env, args.at[0], &data, &bytes) != napi_ok)
+      return refuse(env, "register: not readable");
   } else if (args.count < 1 || !typed_array(env, args.at[0], napi_uint8_array, &data, &bytes)) {
     return refuse(env, "register(buffer: ArrayBuffer | Uint8Array)");
   }
@@ -239,7 +244,8 @@ napi_value failure(napi_env env, int32_t code, int32_t sequence, int32_t kernel,
   return object;
 }
 
-/** takeError(ofInline: boolean): what the queue (or the last inline call) failed with, and forgets it; undefined if nothing. */
+/** takeError(ofInline: boolean): what the queue (or the last inline call) failed with, and forgets it; undefined if
+ * nothing. */
 napi_value take_error(napi_env env, napi_callback_info info) {
   Arguments<1> args(env, info);
   OG_NEED_QUEUE();
@@ -247,7 +253,8 @@ napi_value take_error(napi_env env, napi_callback_info info) {
   if (args.count >= 1) napi_get_value_bool(env, args.at[0], &of_inline);
   if (of_inline) return failure(env, 0, 0, -1, last_message());
   QueueError error;
-  return self->queue->take_error(&error) ? failure(env, error.code, error.sequence, error.kernel, error.message) : nullptr;
+  return self->queue->take_error(&error) ? failure(env, error.code, error.sequence, error.kernel, error.message)
+                                         : nullptr;
 }
 
 /** configure({threads?, isa?}): sets what is given; returns what is in force. An unavailable isa changes nothing. */
@@ -260,7 +267,8 @@ napi_value configure(napi_env env, napi_callback_info info) {
     double count;
     char name[32];
     size_t length;
-    if (napi_get_named_property(env, args.at[0], "threads", &value) == napi_ok && to_number(env, value, &count) && count >= 1)
+    if (napi_get_named_property(env, args.at[0], "threads", &value) == napi_ok && to_number(env, value, &count) &&
+        count >= 1)
       set_threads(count > 256 ? 256 : (int)count);
     if (napi_get_named_property(env, args.at[0], "isa", &value) == napi_ok &&
         napi_get_value_string_utf8(env, value, name, sizeof name, &length) == napi_ok) {
@@ -299,7 +307,8 @@ napi_value kernels(napi_env env, napi_callback_info) {
   return list;
 }
 
-/** shutdown(): skips what is queued and ends the executor. The environment's clean-up does the same if this was not called. */
+/** shutdown(): skips what is queued and ends the executor. The environment's clean-up does the same if this was not
+ * called. */
 napi_value shutdown(napi_env env, napi_callback_info) {
   Environment* self = environment(env);
   if (self && self->queue) self->queue->stop();
@@ -327,18 +336,10 @@ NAPI_MODULE_INIT() {
   const struct {
     const char* name;
     napi_callback function;
-  } functions[] = {{"attach", attach},
-                   {"wake", wake},
-                   {"runInline", run_inline},
-                   {"waitFor", wait_for},
-                   {"holdOpen", hold_open},
-                   {"register", register_memory},
-                   {"release", release},
-                   {"alignment", alignment},
-                   {"mapFile", map_file_into_slot},
-                   {"takeError", take_error},
-                   {"configure", configure},
-                   {"kernels", kernels},
+  } functions[] = {{"attach", attach},        {"wake", wake},           {"runInline", run_inline},
+                   {"waitFor", wait_for},     {"holdOpen", hold_open},  {"register", register_memory},
+                   {"release", release},      {"alignment", alignment}, {"mapFile", map_file_into_slot},
+                   {"takeError", take_error}, {"configure", configure}, {"kernels", kernels},
                    {"shutdown", shutdown}};
   for (const auto& entry : functions) {
     napi_value function;

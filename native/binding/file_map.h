@@ -6,7 +6,8 @@
 
 namespace og {
 
-/** Maps a whole regular file. On failure returns false and `message` (256 bytes) says why; an empty file has base nullptr. */
+/** Maps a whole regular file. On failure returns false and `message` (256 bytes) says why; an empty file has base
+ * nullptr. */
 bool map_file(const char* path, void** base, int64_t* bytes, char* message);
 void unmap_file(void* base, int64_t bytes);
 

@@ -22,14 +22,17 @@ const char* isa_name(Isa isa) { return isa >= 0 && isa < kIsaCount ? kNames[isa]
 bool isa_available(Isa isa) {
   switch (isa) {
     case kReference:
-    case kBaseline: return true;
+    case kBaseline:
+      return true;
 #if defined(__x86_64__)
-    case kAvx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    case kAvx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     case kAvx512:
       return isa_available(kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
-    default: return false;
+    default:
+      return false;
   }
 }
 

@@ -12,12 +12,16 @@ namespace og {
 inline int64_t dtype_size(int32_t dtype) {
   switch (dtype) {
     case OG_F64:
-    case OG_I64: return 8;
+    case OG_I64:
+      return 8;
     case OG_F32:
-    case OG_I32: return 4;
+    case OG_I32:
+      return 4;
     case OG_F16:
-    case OG_BF16: return 2;
-    default: return 1;
+    case OG_BF16:
+      return 2;
+    default:
+      return 1;
   }
 }
 

@@ -51,9 +51,9 @@ int32_t decode_view(const double*& at, const double* end, const SlotTable& slots
   OG_REQUIRE(offset % size == 0, "view is not aligned to its dtype");
   OG_REQUIRE(offset <= block_bytes, "view starts outside its memory");
   if (!empty) {
-    OG_REQUIRE((double)offset + low * (double)size >= 0 &&
-                   (double)offset + (high + 1) * (double)size <= (double)block_bytes,
-               "view reaches outside its memory of %lld bytes", (long long)block_bytes);
+    OG_REQUIRE(
+        (double)offset + low * (double)size >= 0 && (double)offset + (high + 1) * (double)size <= (double)block_bytes,
+        "view reaches outside its memory of %lld bytes", (long long)block_bytes);
   }
   view->data = static_cast<char*>(base) + offset;
   return OG_OK;
@@ -72,7 +72,8 @@ int32_t decode_frame(const double* words, int64_t available, const SlotTable& sl
   const double* at = words + kFrameHeader;
   const double* end = words + total;
   for (int64_t i = 0; i < inputs + outputs; i++) OG_TRY(decode_view(at, end, slots, &out->views[i]));
-  OG_REQUIRE(end - at == attrs, "frame has %lld attribute words, expected %lld", (long long)(end - at), (long long)attrs);
+  OG_REQUIRE(end - at == attrs, "frame has %lld attribute words, expected %lld", (long long)(end - at),
+             (long long)attrs);
   for (int64_t i = 0; i < attrs; i++) out->attrs[i] = at[i];
   out->kernel = (int32_t)kernel;
   out->call = {out->views, out->views + inputs, out->attrs, (int32_t)inputs, (int32_t)outputs, (int32_t)attrs};

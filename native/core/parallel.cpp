@@ -35,14 +35,14 @@ thread_local const std::atomic<bool>* cancel_flag = nullptr;
 thread_local bool inside_job = false;  // nested parallelism runs in line
 
 int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 
 /**
- * Helpers run a little below the JavaScript thread, so that on a full machine the event loop still turns. Only a little: the
- * executor waits for the chunks they hold, so on a machine busy with other work a low priority would stall every kernel.
+ * Helpers run a little below the JavaScript thread, so that on a full machine the event loop still turns. Only a
+ * little: the executor waits for the chunks they hold, so on a machine busy with other work a low priority would stall
+ * every kernel.
  */
 constexpr int kHelperNice = 1;
 void lower_priority() {

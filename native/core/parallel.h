@@ -12,7 +12,8 @@ namespace og {
 
 typedef void (*ChunkFn)(void* context, int64_t chunk);
 
-/** Runs fn(context, 0 … chunks-1), each once, and returns when all are done (or skipped, when the job was cancelled). */
+/** Runs fn(context, 0 … chunks-1), each once, and returns when all are done (or skipped, when the job was cancelled).
+ */
 void parallel_run(int64_t chunks, ChunkFn fn, void* context);
 
 /** Threads that work on one job, the caller included. 1 ≤ count ≤ 256; takes effect with the next job. */
@@ -38,8 +39,9 @@ inline void parallel_for(int64_t chunks, const F& body) {
     body(0);
     return;
   }
-  parallel_run(chunks, [](void* context, int64_t chunk) { (*static_cast<const F*>(context))(chunk); },
-               const_cast<void*>(static_cast<const void*>(&body)));
+  parallel_run(
+      chunks, [](void* context, int64_t chunk) { (*static_cast<const F*>(context))(chunk); },
+      const_cast<void*>(static_cast<const void*>(&body)));
 }
 
 /** Cuts [0, count) into pieces of `grain` and calls body(begin, end) for each. */

@@ -50,11 +50,13 @@ void Queue::run_next(int32_t sequence) {
   const double* words = ring_ + read_;
   const double total = words[1];
   // A malformed length would lose the ring's rhythm for good; such a frame can only be written by hand.
-  const bool sane = read_ + kFrameHeader <= ring_words_ && total >= kFrameHeader && total <= (double)(ring_words_ - read_);
+  const bool sane =
+      read_ + kFrameHeader <= ring_words_ && total >= kFrameHeader && total <= (double)(ring_words_ - read_);
   int32_t status = OG_OK;
   if (!cancel_.load(std::memory_order_relaxed) && word(kError).load(std::memory_order_relaxed) == OG_OK) {
     frame_.kernel = -1;
-    status = sane ? decode_frame(words, ring_words_ - read_, slots_, &frame_) : fail(OG_INVALID, "frame lies about its length");
+    status = sane ? decode_frame(words, ring_words_ - read_, slots_, &frame_)
+                  : fail(OG_INVALID, "frame lies about its length");
     if (status == OG_OK) status = run_kernel(frame_.kernel, frame_.call);
     if (cancel_.load(std::memory_order_relaxed)) status = OG_OK;
   }

@@ -19,12 +19,12 @@ namespace og {
 
 /** Control words, a cache line apart. Equal to those of src/runtime/queue.ts. */
 enum ControlWord {
-  kHead = 0,      // frames submitted (wraps)
-  kTail = 16,     // frames completed or skipped (wraps)
-  kParked = 32,   // 1 while the executor sleeps and needs wake()
-  kWakeAt = 48,   // when ARMED: call `notify` once TAIL has reached this
+  kHead = 0,     // frames submitted (wraps)
+  kTail = 16,    // frames completed or skipped (wraps)
+  kParked = 32,  // 1 while the executor sleeps and needs wake()
+  kWakeAt = 48,  // when ARMED: call `notify` once TAIL has reached this
   kArmed = 64,
-  kError = 80,    // status of the first failed frame; frames are skipped until it is taken
+  kError = 80,  // status of the first failed frame; frames are skipped until it is taken
   kControlWords = 96
 };
 

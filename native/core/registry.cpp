@@ -61,12 +61,16 @@ constexpr KernelInfo kInfo[] = {
 
 const og_kernel* table_of(Isa isa) {
   switch (isa) {
-    case kBaseline: return baseline::kTable;
+    case kBaseline:
+      return baseline::kTable;
 #if defined(__x86_64__)
-    case kAvx2: return avx2::kTable;
-    case kAvx512: return avx512::kTable;
+    case kAvx2:
+      return avx2::kTable;
+    case kAvx512:
+      return avx512::kTable;
 #endif
-    default: return reference::kTable;
+    default:
+      return reference::kTable;
   }
 }
 

@@ -12,7 +12,7 @@ namespace og {
 struct KernelInfo {
   const char* name;
   const char* file;
-  int32_t inputs;   // operands expected; absent optional ones count
+  int32_t inputs;  // operands expected; absent optional ones count
   int32_t outputs;
   int32_t attrs;
   uint32_t optional;  // bit i: operand i may be absent, inputs first
@@ -23,7 +23,8 @@ const KernelInfo& kernel_info(int32_t id);
 /** Id of an entry, or -1. Linear search: for tests and start-up. */
 int32_t kernel_id(const char* name);
 
-/** Checks the operand counts and runs the kernel on the instruction set in use; any float64 operand selects `reference`. */
+/** Checks the operand counts and runs the kernel on the instruction set in use; any float64 operand selects
+ * `reference`. */
 int32_t run_kernel(int32_t id, const og_call& call);
 /** The same on a given set. */
 int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call);

@@ -36,9 +36,9 @@ class ScratchFrame {
 
 }  // namespace og
 
-#define OG_SCRATCH(pointer, what)                                                                   \
-  do {                                                                                              \
-    if ((pointer) == nullptr) return ::og::fail(OG_OUT_OF_MEMORY, "no memory for %s", what);        \
+#define OG_SCRATCH(pointer, what)                                                            \
+  do {                                                                                       \
+    if ((pointer) == nullptr) return ::og::fail(OG_OUT_OF_MEMORY, "no memory for %s", what); \
   } while (0)
 
 #endif

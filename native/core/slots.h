@@ -21,7 +21,8 @@ class SlotTable {
   /** Called with the block's address and size when its slot is released. */
   typedef void (*Release)(void* base, int64_t bytes);
 
-  /** A handle (never negative, exact as a double), or -1 when the table is full. `release` may be null: the memory is borrowed. */
+  /** A handle (never negative, exact as a double), or -1 when the table is full. `release` may be null: the memory is
+   * borrowed. */
   int64_t add(void* base, int64_t bytes, Release release);
   /** False if the handle is not in use. */
   bool remove(int64_t handle);

@@ -1,4 +1,5 @@
-/** How a kernel fails: it fills one fixed message buffer of its thread and returns a code. Nothing throws, prints or aborts. */
+/** How a kernel fails: it fills one fixed message buffer of its thread and returns a code. Nothing throws, prints or
+ * aborts. */
 #ifndef OMNIGRAD_CORE_STATUS_H
 #define OMNIGRAD_CORE_STATUS_H
 
@@ -21,20 +22,20 @@ const char* last_message();
 }  // namespace og
 
 /** Contract checks at the head of a kernel. */
-#define OG_REQUIRE(condition, ...) \
-  do {                             \
+#define OG_REQUIRE(condition, ...)                                \
+  do {                                                            \
     if (!(condition)) return ::og::fail(OG_INVALID, __VA_ARGS__); \
   } while (0)
 
-#define OG_SUPPORTED(condition, ...) \
-  do {                               \
+#define OG_SUPPORTED(condition, ...)                                  \
+  do {                                                                \
     if (!(condition)) return ::og::fail(OG_UNSUPPORTED, __VA_ARGS__); \
   } while (0)
 
-#define OG_TRY(expression)                 \
-  do {                                     \
-    const int32_t og_try_ = (expression);  \
-    if (og_try_ != OG_OK) return og_try_;  \
+#define OG_TRY(expression)                \
+  do {                                    \
+    const int32_t og_try_ = (expression); \
+    if (og_try_ != OG_OK) return og_try_; \
   } while (0)
 
 #endif

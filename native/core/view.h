@@ -96,7 +96,8 @@ struct Loop {
     return true;
   }
 
-  /** Calls run(offset, length, stride) for the pieces of [begin, begin+n) that lie on one innermost line of operand k. */
+  /** Calls run(offset, length, stride) for the pieces of [begin, begin+n) that lie on one innermost line of operand k.
+   */
   template <class F>
   void lines(int k, int64_t begin, int64_t n, const F& run) const {
     if (rank == 0) {

@@ -1,12 +1,11 @@
 /**
  * Activations and their gradients, one pass over memory each: gelu, gelu_backward, silu, silu_backward,
  * sigmoid_backward, tanh_backward (these two take the forward result y), relu_backward (x or y).
- * Layout: operands of one shape, any strides, see elementwise.h. float32, float16, bfloat16 compute in float, float64 in
- * double on `reference`.
- * gelu: attribute 0 is 0 for x·Φ(x), 1 for the tanh form (Hendrycks and Gimelshein 2016, arXiv:1606.08415), computed as
- * x·σ(2u), u = √(2/π)(x + 0.044715x³): one exponential and one division. The gradient of the exact form needs Φ and φ,
- * which share their exponential (math.h: normal).
- * Error: at most 4 ulp of the result plus 1e-7·|x|. NaN passes through; ±∞ follow the formula, as in PyTorch.
+ * Layout: operands of one shape, any strides, see elementwise.h. float32, float16, bfloat16 compute in float, float64
+ * in double on `reference`. gelu: attribute 0 is 0 for x·Φ(x), 1 for the tanh form (Hendrycks and Gimelshein 2016,
+ * arXiv:1606.08415), computed as x·σ(2u), u = √(2/π)(x + 0.044715x³): one exponential and one division. The gradient of
+ * the exact form needs Φ and φ, which share their exponential (math.h: normal). Error: at most 4 ulp of the result plus
+ * 1e-7·|x|. NaN passes through; ±∞ follow the formula, as in PyTorch.
  */
 #include "elementwise.h"
 #ifndef OG_IS_REFERENCE
@@ -113,7 +112,8 @@ struct ReluBackward {
 template <class F>
 int32_t map1(const og_call* call, const F& f) {
   const og_view* const inputs[1] = {&call->inputs[0]};
-  OG_SUPPORTED(dtype_is_float(inputs[0]->dtype) && dtype_is_float(call->outputs[0].dtype), "activation: expected floats");
+  OG_SUPPORTED(dtype_is_float(inputs[0]->dtype) && dtype_is_float(call->outputs[0].dtype),
+               "activation: expected floats");
   return with_float_compute(inputs[0]->dtype, [&](auto type) {
     typedef decltype(type) C;
     return map_blocks<C>(inputs, call->outputs[0], [&](const C* const* in, C* out, int64_t n) {
@@ -129,8 +129,9 @@ int32_t map1(const og_call* call, const F& f) {
 template <class F>
 int32_t map2(const og_call* call, const F& f) {
   const og_view* const inputs[2] = {&call->inputs[0], &call->inputs[1]};
-  OG_SUPPORTED(dtype_is_float(inputs[0]->dtype) && dtype_is_float(inputs[1]->dtype) && dtype_is_float(call->outputs[0].dtype),
-               "activation: expected floats");
+  OG_SUPPORTED(
+      dtype_is_float(inputs[0]->dtype) && dtype_is_float(inputs[1]->dtype) && dtype_is_float(call->outputs[0].dtype),
+      "activation: expected floats");
   return with_float_compute(inputs[0]->dtype, [&](auto type) {
     typedef decltype(type) C;
     return map_blocks<C>(inputs, call->outputs[0], [&](const C* const* in, C* out, int64_t n) {

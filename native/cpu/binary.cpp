@@ -24,24 +24,37 @@ int32_t binary(const og_call* call, const F& f) {
 inline int64_t wrap(uint64_t x) { return (int64_t)x; }
 
 struct Add {
-  template <class C> C operator()(C a, C b) const { return a + b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a + b;
+  }
   int64_t operator()(int64_t a, int64_t b) const { return wrap((uint64_t)a + (uint64_t)b); }
 };
 struct Sub {
-  template <class C> C operator()(C a, C b) const { return a - b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a - b;
+  }
   int64_t operator()(int64_t a, int64_t b) const { return wrap((uint64_t)a - (uint64_t)b); }
 };
 struct Mul {
-  template <class C> C operator()(C a, C b) const { return a * b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a * b;
+  }
   int64_t operator()(int64_t a, int64_t b) const { return wrap((uint64_t)a * (uint64_t)b); }
 };
 struct Div {
-  template <class C> C operator()(C a, C b) const { return a / b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a / b;
+  }
   int64_t operator()(int64_t a, int64_t b) const { return b == 0 ? 0 : b == -1 ? wrap(0 - (uint64_t)a) : a / b; }
 };
 /** Result has the sign of the divisor, as Python's %. */
 struct Remainder {
-  template <class C> C operator()(C a, C b) const {
+  template <class C>
+  C operator()(C a, C b) const {
     const C r = std::fmod(a, b);
     return r != 0 && (r < 0) != (b < 0) ? r + b : r;
   }
@@ -53,11 +66,17 @@ struct Remainder {
 };
 /** Result has the sign of the dividend, as C's fmod. */
 struct Fmod {
-  template <class C> C operator()(C a, C b) const { return std::fmod(a, b); }
+  template <class C>
+  C operator()(C a, C b) const {
+    return std::fmod(a, b);
+  }
   int64_t operator()(int64_t a, int64_t b) const { return b == 0 || b == -1 ? 0 : a % b; }
 };
 struct Pow {
-  template <class C> C operator()(C a, C b) const { return std::pow(a, b); }
+  template <class C>
+  C operator()(C a, C b) const {
+    return std::pow(a, b);
+  }
   int64_t operator()(int64_t a, int64_t b) const {
     if (b < 0) return a == 1 ? 1 : a == -1 ? (b % 2 ? -1 : 1) : 0;
     uint64_t result = 1, base = (uint64_t)a;
@@ -67,20 +86,32 @@ struct Pow {
   }
 };
 struct Atan2 {
-  template <class C> C operator()(C a, C b) const { return std::atan2(a, b); }
+  template <class C>
+  C operator()(C a, C b) const {
+    return std::atan2(a, b);
+  }
   int64_t operator()(int64_t a, int64_t b) const { return (int64_t)std::atan2((double)a, (double)b); }
 };
 /** NaN in either operand gives NaN. */
 struct Maximum {
-  template <class C> C operator()(C a, C b) const { return a > b || a != a ? a : b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a > b || a != a ? a : b;
+  }
 };
 struct Minimum {
-  template <class C> C operator()(C a, C b) const { return a < b || a != a ? a : b; }
+  template <class C>
+  C operator()(C a, C b) const {
+    return a < b || a != a ? a : b;
+  }
 };
 
-#define OG_COMPARISON(name, expression) \
-  struct name {                         \
-    template <class C> C operator()(C a, C b) const { return (expression) ? C(1) : C(0); } \
+#define OG_COMPARISON(name, expression)  \
+  struct name {                          \
+    template <class C>                   \
+    C operator()(C a, C b) const {       \
+      return (expression) ? C(1) : C(0); \
+    }                                    \
   };
 OG_COMPARISON(Equal, a == b)
 OG_COMPARISON(NotEqual, a != b)

@@ -94,10 +94,17 @@ int32_t kernel_copy(const og_call* call) {
   if (count_of(to) == 0) return OG_OK;
   if (from.dtype == to.dtype) {
     switch (dtype_size(to.dtype)) {
-      case 8: copy_bits<uint64_t>(from, to); break;
-      case 4: copy_bits<uint32_t>(from, to); break;
-      case 2: copy_bits<uint16_t>(from, to); break;
-      default: copy_bits<uint8_t>(from, to);
+      case 8:
+        copy_bits<uint64_t>(from, to);
+        break;
+      case 4:
+        copy_bits<uint32_t>(from, to);
+        break;
+      case 2:
+        copy_bits<uint16_t>(from, to);
+        break;
+      default:
+        copy_bits<uint8_t>(from, to);
     }
     return OG_OK;
   }

@@ -1,12 +1,12 @@
 /**
  * cross_entropy: F.cross_entropy(reduction='none') of logits [N, V] and class indices [N], and its gradient.
- *   loss = (1−ε)·w_t·(lse − x_t) + ε/V·Σ_c w_c·(lse − x_c),  lse = ln Σ_c e^{x_c},  ε = label_smoothing, w absent: all 1
- *   dlogits = grad·(A·p − ε/V·w − (1−ε)·w_t·[c = t]),  p = e^{x − lse},  A = (1−ε)·w_t + ε/V·Σ w
- * Rows whose target is ignore_index give loss 0, lse 0 and gradient 0 and are not read. Any other target outside [0, V)
- * fails with OG_INDEX before anything is written. Attributes of both calls: ignore_index, label_smoothing.
- * Layout: rows.h; weight [V] float or absent; loss, lse float32 (float64 for float64); dlogits may be logits itself.
- * Algorithm: forward reads a row once, block by block (Milakov and Gimelshein 2018, arXiv:1805.02867); backward reads and
- * writes it once. Accumulation: float vectors over 2048 elements, double beyond. Error: loss 4 ulp of |x − max|
+ *   loss = (1−ε)·w_t·(lse − x_t) + ε/V·Σ_c w_c·(lse − x_c),  lse = ln Σ_c e^{x_c},  ε = label_smoothing, w absent: all
+ * 1 dlogits = grad·(A·p − ε/V·w − (1−ε)·w_t·[c = t]),  p = e^{x − lse},  A = (1−ε)·w_t + ε/V·Σ w Rows whose target is
+ * ignore_index give loss 0, lse 0 and gradient 0 and are not read. Any other target outside [0, V) fails with OG_INDEX
+ * before anything is written. Attributes of both calls: ignore_index, label_smoothing. Layout: rows.h; weight [V] float
+ * or absent; loss, lse float32 (float64 for float64); dlogits may be logits itself. Algorithm: forward reads a row
+ * once, block by block (Milakov and Gimelshein 2018, arXiv:1805.02867); backward reads and writes it once.
+ * Accumulation: float vectors over 2048 elements, double beyond. Error: loss 4 ulp of |x − max|
  * + |ln V|; p is off by the rounding of lse, |lse|·2^-24 relative. A row with +∞ or NaN gives NaN, as in PyTorch.
  */
 #include "rows.h"
@@ -61,9 +61,12 @@ OG_INLINE void gradient_vectors(const float* x, const float* w, float* out, int6
 }
 void gradient_block(const float* x, const float* w, double lse, double a, double b, float* out, int64_t n) {
   const Vf shift = set1((float)lse), scale = set1((float)a), offset = set1((float)b);
-  if (w) gradient_vectors(x, w, out, n, [&](Vf v, Vf c) { return scale * exp_nonpositive(v - shift) - c * offset; });
-  else if (b != 0) gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift) - offset; });
-  else gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift); });
+  if (w)
+    gradient_vectors(x, w, out, n, [&](Vf v, Vf c) { return scale * exp_nonpositive(v - shift) - c * offset; });
+  else if (b != 0)
+    gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift) - offset; });
+  else
+    gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift); });
 }
 
 #endif
@@ -71,13 +74,19 @@ void gradient_block(const float* x, const float* w, double lse, double a, double
 constexpr int64_t kIgnored = -1;
 
 /** Target of each row, kIgnored where it is ignore_index. */
-int32_t read_targets(const char* name, const og_view& view, int64_t rows, int64_t classes, double ignore_index, int64_t* out) {
+int32_t read_targets(const char* name, const og_view& view, int64_t rows, int64_t classes, double ignore_index,
+                     int64_t* out) {
   const RowOffsets offset(view, 1);
   for (int64_t r = 0; r < rows; r++) {
-    const int64_t t = view.dtype == OG_I64 ? data_of<const int64_t>(view)[offset(r)] : data_of<const int32_t>(view)[offset(r)];
-    if ((double)t == ignore_index) out[r] = kIgnored;
-    else if (t >= 0 && t < classes) out[r] = t;
-    else return fail(OG_INDEX, "%s: target %lld at position %lld is outside [0, %lld)", name, (long long)t, (long long)r, (long long)classes);
+    const int64_t t =
+        view.dtype == OG_I64 ? data_of<const int64_t>(view)[offset(r)] : data_of<const int32_t>(view)[offset(r)];
+    if ((double)t == ignore_index)
+      out[r] = kIgnored;
+    else if (t >= 0 && t < classes)
+      out[r] = t;
+    else
+      return fail(OG_INDEX, "%s: target %lld at position %lld is outside [0, %lld)", name, (long long)t, (long long)r,
+                  (long long)classes);
   }
   return OG_OK;
 }
@@ -198,7 +207,8 @@ int32_t backward(const og_call* call) {
           const bool here = t >= at && t < at + count;
           const double x_t = here ? (double)block[t - at] : 0;
           gradient_block(block, s.weight && b != 0 ? s.weight + at : nullptr, lse, a, b, target, count);
-          if (here) target[t - at] = (C)(a * std::exp(x_t - lse) - b * (s.weight ? (double)s.weight[t] : 1.) - grad * hit);
+          if (here)
+            target[t - at] = (C)(a * std::exp(x_t - lse) - b * (s.weight ? (double)s.weight[t] : 1.) - grad * hit);
         }
         out.commit(r, at, count, target);
       }
@@ -212,7 +222,8 @@ int32_t backward(const og_call* call) {
 int32_t kernel_cross_entropy(const og_call* call) {
   OG_TRY(check("cross_entropy", call));
   for (int i = 0; i < 2; i++) {
-    OG_REQUIRE(is_leading_shape(call->outputs[i], call->inputs[0]), "cross_entropy: expected loss and lse of shape [N]");
+    OG_REQUIRE(is_leading_shape(call->outputs[i], call->inputs[0]),
+               "cross_entropy: expected loss and lse of shape [N]");
     OG_SUPPORTED(dtype_is_float(call->outputs[i].dtype), "cross_entropy: expected float loss and lse");
   }
   return with_float_compute(call->inputs[0].dtype, [&](auto type) { return forward<decltype(type)>(call); });
@@ -221,10 +232,12 @@ int32_t kernel_cross_entropy(const og_call* call) {
 int32_t kernel_cross_entropy_backward(const og_call* call) {
   OG_TRY(check("cross_entropy_backward", call));
   for (int i = 3; i < 5; i++) {
-    OG_REQUIRE(is_leading_shape(call->inputs[i], call->inputs[0]), "cross_entropy_backward: expected lse and grad of shape [N]");
+    OG_REQUIRE(is_leading_shape(call->inputs[i], call->inputs[0]),
+               "cross_entropy_backward: expected lse and grad of shape [N]");
     OG_SUPPORTED(dtype_is_float(call->inputs[i].dtype), "cross_entropy_backward: expected float lse and grad");
   }
-  OG_REQUIRE(same_shape(call->outputs[0], call->inputs[0]), "cross_entropy_backward: expected dlogits of the shape of logits");
+  OG_REQUIRE(same_shape(call->outputs[0], call->inputs[0]),
+             "cross_entropy_backward: expected dlogits of the shape of logits");
   OG_SUPPORTED(dtype_is_float(call->outputs[0].dtype), "cross_entropy_backward: expected float dlogits");
   return with_float_compute(call->inputs[0].dtype, [&](auto type) { return backward<decltype(type)>(call); });
 }

@@ -20,7 +20,8 @@ constexpr int64_t kBlock = 1024;
 constexpr int64_t kBlocksPerChunk = 32;
 
 template <class C, int N>
-__attribute__((noinline)) const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, C* buffer) {
+__attribute__((noinline)) const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n,
+                                            C* buffer) {
   if (is_native<C>(view.dtype) && loop.linear(k)) return data_of<const C>(view) + begin;
   with_storage(view.dtype, [&](auto type) {
     typedef decltype(type) T;
@@ -34,7 +35,8 @@ __attribute__((noinline)) const C* stage_in(const Loop<N>& loop, int k, const og
 }
 
 template <class C, int N>
-__attribute__((noinline)) void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, const C* buffer) {
+__attribute__((noinline)) void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n,
+                                         const C* buffer) {
   if (view.dtype == OG_BOOL) {
     loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
       store_bool_run(buffer, length, data_of<uint8_t>(view) + offset, stride);

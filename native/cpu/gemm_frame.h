@@ -28,7 +28,8 @@ struct MatrixView {
   int64_t row, column;
 };
 
-/** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense. */
+/** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
+ */
 struct GemmCall {
   int64_t m, n, k;
   MatrixView a, b, c;
@@ -72,22 +73,28 @@ inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, co
       for (int64_t i = i0; i < i1; i += kMR) {
         const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
         const int64_t rows = m - i;
-        if (rows >= kMR) tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
-        else tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
+        if (rows >= kMR)
+          tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
+        else
+          tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
       }
     }
   }
 }
 
 /** Stores a float32 block [m × n], leading dimension ld, into C at (row, column). */
-inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const MatrixView& c, int64_t row, int64_t column) {
+inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const MatrixView& c, int64_t row,
+                 int64_t column) {
   const int64_t size = dtype_size(c.dtype);
   for (int64_t i = 0; i < m; i++) {
     char* to = static_cast<char*>(c.data) + ((row + i) * c.row + column * c.column) * size;
     const float* from = block + i * ld;
-    if (c.dtype == OG_F32) store_run(from, n, reinterpret_cast<float*>(to), c.column);
-    else if (c.dtype == OG_F16) store_run(from, n, reinterpret_cast<f16*>(to), c.column);
-    else store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
+    if (c.dtype == OG_F32)
+      store_run(from, n, reinterpret_cast<float*>(to), c.column);
+    else if (c.dtype == OG_F16)
+      store_run(from, n, reinterpret_cast<f16*>(to), c.column);
+    else
+      store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
   }
 }
 
@@ -116,8 +123,10 @@ struct Round {
     for (int64_t k = k0; k < k1; k += kc) {
       const int64_t depth = least(kc, k1 - k);
       float* target = to + (k - k0) * padded + begin * depth;
-      if (columns_first) pack<kMR>(a_at(m0 + begin, k), end - begin, depth, target);
-      else pack<kNR>(b_at(n0 + begin, k), end - begin, depth, target);
+      if (columns_first)
+        pack<kMR>(a_at(m0 + begin, k), end - begin, depth, target);
+      else
+        pack<kNR>(b_at(n0 + begin, k), end - begin, depth, target);
     }
   }
 
@@ -128,12 +137,14 @@ struct Round {
     const int64_t shared_padded = ceil_div(shared_total, shared_unit) * shared_unit;
     const int64_t begin = task * length, end = least(total, begin + length);
     const int64_t row = columns_first ? m0 : m0 + begin, column = columns_first ? n0 + begin : n0;
-    const int64_t rows = columns_first ? shared_total : end - begin, columns = columns_first ? end - begin : shared_total;
+    const int64_t rows = columns_first ? shared_total : end - begin,
+                  columns = columns_first ? end - begin : shared_total;
 
     ScratchFrame scratch;
     float* own = scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * kc);
     const bool direct = is_direct(call->c);
-    float* block = direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
+    float* block =
+        direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
     if (!own || !block) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
@@ -142,7 +153,8 @@ struct Round {
     for (int64_t k = k0; k < k1 && !cancelled(); k += kc) {
       const int64_t depth = least(kc, k1 - k);
       TileOut out{block, ldc, block, ldc};
-      if (k == 0) out.init = call->init ? call->init + row * call->init_row + column : nullptr, out.ldi = call->init_row;
+      if (k == 0)
+        out.init = call->init ? call->init + row * call->init_row + column : nullptr, out.ldi = call->init_row;
       const float* other = shared + (k - k0) * shared_padded;
       if (columns_first) {
         pack<kNR>(b_at(column, k), columns, depth, own);

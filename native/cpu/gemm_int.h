@@ -1,7 +1,7 @@
 /**
- * Integer products: exact modulo 2^64 (2^32 when the output is no wider), as an int64 accumulator that wraps would give.
- * B is staged as 32- or 64-bit words in blocks that stay in L2; four rows of A run over a block together, and the inner
- * loop over columns is left to the compiler to vectorise. No instruction set is assumed.
+ * Integer products: exact modulo 2^64 (2^32 when the output is no wider), as an int64 accumulator that wraps would
+ * give. B is staged as 32- or 64-bit words in blocks that stay in L2; four rows of A run over a block together, and the
+ * inner loop over columns is left to the compiler to vectorise. No instruction set is assumed.
  */
 #ifndef OMNIGRAD_CPU_GEMM_INT_H
 #define OMNIGRAD_CPU_GEMM_INT_H
@@ -58,8 +58,10 @@ void int_block(const IntCall& call, int64_t m0, int64_t m1, int64_t n0, int64_t 
   const int64_t n = n1 - n0;
   for (int64_t i = m0; i < m1; i++) {
     W* to = sums + (i - m0) * kIntColumns;
-    if (call.bias.data) stage_words(call.bias, i, n0, call.bias.column, n, to);
-    else std::memset(to, 0, sizeof(W) * (size_t)n);
+    if (call.bias.data)
+      stage_words(call.bias, i, n0, call.bias.column, n, to);
+    else
+      std::memset(to, 0, sizeof(W) * (size_t)n);
   }
   for (int64_t k0 = 0; k0 < call.k; k0 += kIntDepth) {
     const int64_t depth = call.k - k0 < kIntDepth ? call.k - k0 : kIntDepth;
@@ -137,7 +139,8 @@ template <class W>
 inline int32_t int_multiply(const IntCall& call) {
   if (call.m <= kIntFewRows && call.b.row == 1) return int_few_rows<W>(call);
   constexpr int64_t kTaskRows = 64;
-  const int64_t row_tasks = (call.m + kTaskRows - 1) / kTaskRows, column_tasks = (call.n + kIntColumns - 1) / kIntColumns;
+  const int64_t row_tasks = (call.m + kTaskRows - 1) / kTaskRows,
+                column_tasks = (call.n + kIntColumns - 1) / kIntColumns;
   int failed = 0;
   parallel_for(row_tasks * column_tasks, [&](int64_t task) {
     const int64_t m0 = task / column_tasks * kTaskRows, n0 = task % column_tasks * kIntColumns;

@@ -15,7 +15,8 @@
 namespace og {
 namespace {
 
-/** A matrix operand seen from packing: `row` strides along the panel's width, `k` along the sum. Strides count elements. */
+/** A matrix operand seen from packing: `row` strides along the panel's width, `k` along the sum. Strides count
+ * elements. */
 struct Operand {
   const void* data;
   int32_t dtype;
@@ -30,12 +31,16 @@ inline Operand advance(const Operand& from, int64_t rows, int64_t k) {
 
 /** n elements of an operand, `stride` apart, as floats. */
 inline void stage_floats(const void* data, int32_t dtype, int64_t stride, int64_t n, float* to) {
-  if (dtype == OG_F32) load_run(static_cast<const float*>(data), stride, n, to);
-  else if (dtype == OG_F16) load_run(static_cast<const f16*>(data), stride, n, to);
-  else load_run(static_cast<const bf16*>(data), stride, n, to);
+  if (dtype == OG_F32)
+    load_run(static_cast<const float*>(data), stride, n, to);
+  else if (dtype == OG_F16)
+    load_run(static_cast<const f16*>(data), stride, n, to);
+  else
+    load_run(static_cast<const bf16*>(data), stride, n, to);
 }
 
-/** Steps of k that one register transpose yields: whole cache lines where rows may share an L1 set (strides of 4 KiB). */
+/** Steps of k that one register transpose yields: whole cache lines where rows may share an L1 set (strides of 4 KiB).
+ */
 constexpr int kBlockK = kLanes;
 
 /** rows[i] points at n ≤ kBlockK floats of row i < count; lane i of to[j] receives the j-th of them. */
@@ -60,7 +65,8 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
 #pragma GCC unroll 4
   for (int c = 0; c < 4; c++) {
     const __m512 u0 = _mm512_shuffle_f32x4(s[c], s[c + 4], 0x44), u1 = _mm512_shuffle_f32x4(s[c], s[c + 4], 0xEE);
-    const __m512 u2 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0x44), u3 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0xEE);
+    const __m512 u2 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0x44),
+                 u3 = _mm512_shuffle_f32x4(s[c + 8], s[c + 12], 0xEE);
     to[c] = (Vf)_mm512_shuffle_f32x4(u0, u2, 0x88);
     to[c + 4] = (Vf)_mm512_shuffle_f32x4(u0, u2, 0xDD);
     to[c + 8] = (Vf)_mm512_shuffle_f32x4(u1, u3, 0x88);
@@ -69,7 +75,8 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
 #elif OG_LANES == 8
   __m256 r[8];
 #pragma GCC unroll 8
-  for (int i = 0; i < 8; i++) r[i] = i < count ? (n == 8 ? _mm256_loadu_ps(rows[i]) : (__m256)load_first(rows[i], n)) : _mm256_setzero_ps();
+  for (int i = 0; i < 8; i++)
+    r[i] = i < count ? (n == 8 ? _mm256_loadu_ps(rows[i]) : (__m256)load_first(rows[i], n)) : _mm256_setzero_ps();
   __m256 t[8], s[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
@@ -101,7 +108,8 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
 #endif
 }
 
-/** `count` ≤ kLanes rows whose k is dense go to lanes [lane, lane+count) of a panel; further lanes up to P become zero. */
+/** `count` ≤ kLanes rows whose k is dense go to lanes [lane, lane+count) of a panel; further lanes up to P become zero.
+ */
 template <int P>
 OG_INLINE void pack_group(const float* const* rows, int count, int64_t kc, int lane, float* to) {
   const int width = P - lane < kLanes ? P - lane : kLanes;
@@ -110,8 +118,10 @@ OG_INLINE void pack_group(const float* const* rows, int count, int64_t kc, int l
   for (int64_t k = 0; k < kc; k += kBlockK) {
     const int n = kc - k < kBlockK ? (int)(kc - k) : kBlockK;
     Vf column[kBlockK];
-    if (n == kBlockK && count >= width) transpose_block(at, width, kBlockK, column);
-    else transpose_block(at, count, n, column);
+    if (n == kBlockK && count >= width)
+      transpose_block(at, width, kBlockK, column);
+    else
+      transpose_block(at, count, n, column);
     float* target = to + k * P + lane;
     if (width == kLanes) {
 #pragma GCC unroll 16
@@ -148,9 +158,12 @@ OG_INLINE void spread_row(const float* from, int64_t rows, int64_t panel_size, f
   for (; rows >= P; rows -= P, from += P, to += panel_size) {
 #pragma GCC unroll 8
     for (int j = 0; j < P; j += kLanes) {
-      if (P - j >= kLanes) store(to + j, load(from + j));
-      else if (P < kLanes && !last) store(to + j, load_first(from + j, P - j));
-      else store_first(to + j, load_first(from + j, P - j), P - j);
+      if (P - j >= kLanes)
+        store(to + j, load(from + j));
+      else if (P < kLanes && !last)
+        store(to + j, load_first(from + j, P - j));
+      else
+        store_first(to + j, load_first(from + j, P - j), P - j);
     }
   }
   if (rows == 0) return;

@@ -91,7 +91,8 @@ struct FewRows {
     dot_block<R, kStreams, R == 1 ? 2 : 1>(call->k, a + i * call->k, call->k, b, out);
     for (int r = 0; r < R; r++)
       for (int s = 0; s < count; s++) {
-        const float* init = call->init ? call->init + (i + r) * call->init_row + columns[s] * call->init_column : nullptr;
+        const float* init =
+            call->init ? call->init + (i + r) * call->init_row + columns[s] * call->init_column : nullptr;
         sums[(i + r) * call->n + columns[s]] = init ? out[r][s] + *init : out[r][s];
       }
   }
@@ -154,7 +155,8 @@ inline bool is_few_rows(const GemmCall& call) { return call.m <= kFewRows && cal
 
 /** c[r][0 … n) += Σ_s a[r][s] · b[s][0 … n) for R rows and S weight rows. */
 template <int R, int S, class T>
-OG_INLINE void axpy_block(int64_t n, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, float* c, int64_t ldc) {
+OG_INLINE void axpy_block(int64_t n, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, float* c,
+                          int64_t ldc) {
   Vf v[R][S];
 #pragma GCC unroll 8
   for (int i = 0; i < R; i++)
@@ -194,8 +196,8 @@ constexpr int kAxpyStreams = 8;  // of a single row
 
 /** Steps [p, p+S) of k for all rows. */
 template <int S, class T>
-OG_INLINE void axpy_rows(const GemmCall& call, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t n, float* c,
-                         int64_t ldc) {
+OG_INLINE void axpy_rows(const GemmCall& call, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t n,
+                         float* c, int64_t ldc) {
   int64_t i = 0;
   for (; i + kAxpyRows <= call.m; i += kAxpyRows)
     axpy_block<kAxpyRows, S>(n, a + i * a_row, a_row, a_k, b, call.b.row, c + i * ldc, ldc);
@@ -210,8 +212,7 @@ inline void axpy_columns(const GemmCall& call, const float* a, int64_t a_row, in
   const int64_t n = end - begin;
   const T* b = static_cast<const T*>(call.b.data) + begin;
   for (int64_t i = 0; i < call.m; i++)
-    for (int64_t j = 0; j < n; j++)
-      c[i * ldc + begin + j] = call.init ? call.init[i * call.init_row + begin + j] : 0.f;
+    for (int64_t j = 0; j < n; j++) c[i * ldc + begin + j] = call.init ? call.init[i * call.init_row + begin + j] : 0.f;
   int64_t p = 0;
   if (call.m == 1)
     for (; p + kAxpyStreams <= call.k; p += kAxpyStreams)
@@ -223,8 +224,8 @@ inline void axpy_columns(const GemmCall& call, const float* a, int64_t a_row, in
 
 /** R rows × V vectors of C from an A of any strides and a B with dense columns, nothing packed. */
 template <int R, int V, class T>
-OG_INLINE void direct_tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb, const TileOut& out,
-                           int64_t n) {
+OG_INLINE void direct_tile(int64_t k, const float* a, int64_t a_row, int64_t a_k, const T* b, int64_t ldb,
+                           const TileOut& out, int64_t n) {
   Vf x[R][V];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++)
@@ -325,13 +326,16 @@ inline int32_t direct(const GemmCall& call) {
   } else {
     const bool wide = wants_wide(call.n);
     const int64_t strip = (wide ? kWideVectors : kDirectVectors) * kLanes;
-    parallel_ranges(ceil_div(call.n, strip), grain_for(call.m * call.k * strip, 1 << 18), [&](int64_t begin, int64_t end) {
-      const int64_t n0 = begin * strip, n1 = least(call.n, end * strip);
-      if (call.n <= kNarrowVectors * kLanes)
-        direct_columns<kNarrowRows, kNarrowVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
-      else if (wide) direct_columns<kWideRows, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
-      else direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
-    });
+    parallel_ranges(ceil_div(call.n, strip), grain_for(call.m * call.k * strip, 1 << 18),
+                    [&](int64_t begin, int64_t end) {
+                      const int64_t n0 = begin * strip, n1 = least(call.n, end * strip);
+                      if (call.n <= kNarrowVectors * kLanes)
+                        direct_columns<kNarrowRows, kNarrowVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+                      else if (wide)
+                        direct_columns<kWideRows, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+                      else
+                        direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+                    });
   }
   if (!dense) emit(c, ldc, call.m, call.n, call.c, 0, 0);
   return OG_OK;
@@ -341,7 +345,8 @@ constexpr int64_t kSmallWork = 64 * 64 * 128;
 
 /** Whether `direct` takes this call: few rows, or a product small enough for its operands to stay in L1/L2 unpacked. */
 inline bool is_direct_call(const GemmCall& call) {
-  return call.b.column == 1 && (!call.init || call.init_column == 1) && (call.m <= kFewRows || call.m * call.n * call.k <= kSmallWork);
+  return call.b.column == 1 && (!call.init || call.init_column == 1) &&
+         (call.m <= kFewRows || call.m * call.n * call.k <= kSmallWork);
 }
 
 template <class F>
@@ -354,16 +359,22 @@ inline int32_t with_float_storage(int32_t dtype, const F& f) {
 /** The product by the way that suits its shape and layout. m, n, k > 0. */
 inline int32_t multiply(const GemmCall& call) {
   if (call.n <= kFewRows && call.m > call.n) {  // few columns: the transposed product has few rows
-    const GemmCall turned{call.n, call.m, call.k, {call.b.data, call.b.dtype, call.b.column, call.b.row},
+    const GemmCall turned{call.n,
+                          call.m,
+                          call.k,
+                          {call.b.data, call.b.dtype, call.b.column, call.b.row},
                           {call.a.data, call.a.dtype, call.a.column, call.a.row},
                           {call.c.data, call.c.dtype, call.c.column, call.c.row},
-                          call.init, call.init_column, call.init_row};
+                          call.init,
+                          call.init_column,
+                          call.init_row};
     if (is_few_rows(turned))
       return with_float_storage(turned.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(turned); });
     if (is_direct_call(turned))
       return with_float_storage(turned.b.dtype, [&](auto t) { return direct<decltype(t)>(turned); });
   }
-  if (is_few_rows(call)) return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
+  if (is_few_rows(call))
+    return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
   if (is_direct_call(call)) return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
   return gemm(call);
 }

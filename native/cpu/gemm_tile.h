@@ -56,7 +56,8 @@ OG_INLINE void store_first(float* p, Vf v, int n) {
 #endif
 }
 
-/** Where a finished tile goes, and what it starts from: init may be C itself, a bias (row stride 0), or null for zero. */
+/** Where a finished tile goes, and what it starts from: init may be C itself, a bias (row stride 0), or null for zero.
+ */
 struct TileOut {
   float* c;
   int64_t ldc;
@@ -91,21 +92,21 @@ OG_INLINE void finish_tile(Vf (&x)[R][V], const TileOut& out, int64_t n) {
 }
 
 #if OG_LANES == 8 && defined(__x86_64__)
-#define OG_ROW(offset, t, p, q)                                                 \
+#define OG_ROW(offset, t, p, q)                                                       \
   "vbroadcastss " #offset "(%[a]),%%ymm" #t "\n vfmadd231ps %%ymm12,%%ymm" #t ",%" #p \
   "\n vfmadd231ps %%ymm13,%%ymm" #t ",%" #q "\n"
-#define OG_STEP(o0, o1, o2, o3, o4, o5, b0, b1)                                                             \
+#define OG_STEP(o0, o1, o2, o3, o4, o5, b0, b1)                                                               \
   "vmovaps " #b0 "(%[b]),%%ymm12\n vmovaps " #b1 "(%[b]),%%ymm13\n" OG_ROW(o0, 14, 0, 1) OG_ROW(o1, 15, 2, 3) \
       OG_ROW(o2, 14, 4, 5) OG_ROW(o3, 15, 6, 7) OG_ROW(o4, 14, 8, 9) OG_ROW(o5, 15, 10, 11)
 /** Four steps of k per turn; b is biased by 128 bytes so that every displacement fits in one byte. */
 OG_INLINE void accumulate_6x16(int64_t turns, const float*& a, const float*& b, Vf (&x)[6][2]) {
   const float* biased = b + 32;
   asm volatile(".p2align 5\n1:\n" OG_STEP(0, 4, 8, 12, 16, 20, -128, -96) OG_STEP(24, 28, 32, 36, 40, 44, -64, -32)
-                   OG_STEP(48, 52, 56, 60, 64, 68, 0, 32) OG_STEP(72, 76, 80, 84, 88, 92, 64, 96)
-               "add $96,%[a]\n add $256,%[b]\n dec %[turns]\n jnz 1b\n"
+                   OG_STEP(48, 52, 56, 60, 64, 68, 0, 32)
+                       OG_STEP(72, 76, 80, 84, 88, 92, 64, 96) "add $96,%[a]\n add $256,%[b]\n dec %[turns]\n jnz 1b\n"
                : "+x"(x[0][0]), "+x"(x[0][1]), "+x"(x[1][0]), "+x"(x[1][1]), "+x"(x[2][0]), "+x"(x[2][1]),
-                 "+x"(x[3][0]), "+x"(x[3][1]), "+x"(x[4][0]), "+x"(x[4][1]), "+x"(x[5][0]), "+x"(x[5][1]),
-                 [a] "+r"(a), [b] "+r"(biased), [turns] "+r"(turns)
+                 "+x"(x[3][0]), "+x"(x[3][1]), "+x"(x[4][0]), "+x"(x[4][1]), "+x"(x[5][0]),
+                 "+x"(x[5][1]), [a] "+r"(a), [b] "+r"(biased), [turns] "+r"(turns)
                :
                : "xmm12", "xmm13", "xmm14", "xmm15", "cc", "memory");
   b = biased - 32;
@@ -152,12 +153,23 @@ typedef void (*TileFn)(int64_t kc, const float* a, const float* b, const TileOut
 /** tile<m>, for the rows at the lower edge: they cost what they hold. */
 inline TileFn tile_of(int64_t m) {
   static const TileFn fns[] = {
-      tile<1>, tile<2>, tile<3>, tile<4>, tile<5>, tile<6>,
+    tile<1>,
+    tile<2>,
+    tile<3>,
+    tile<4>,
+    tile<5>,
+    tile<6>,
 #if OG_LANES == 16 || defined(__aarch64__)
-      tile<7>, tile<8>,
+    tile<7>,
+    tile<8>,
 #endif
 #if OG_LANES == 16
-      tile<9>, tile<10>, tile<11>, tile<12>, tile<13>, tile<14>,
+    tile<9>,
+    tile<10>,
+    tile<11>,
+    tile<12>,
+    tile<13>,
+    tile<14>,
 #endif
   };
   return fns[(m < kMR ? m : kMR) - 1];

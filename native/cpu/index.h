@@ -32,8 +32,8 @@ inline bool spans_meet(const og_view& a, const og_view& b) {
 }
 
 /**
- * Every index lies in [0, length), or OG_INDEX with the first that does not. Before anything is written; and nothing that is
- * written may change an index after this look at it.
+ * Every index lies in [0, length), or OG_INDEX with the first that does not. Before anything is written; and nothing
+ * that is written may change an index after this look at it.
  */
 inline int32_t check_indices(const char* op, const og_view& index, int axis, int64_t length, const og_view& written) {
   OG_REQUIRE(index.dtype == OG_I32 || index.dtype == OG_I64, "%s: the index must be int32 or int64", op);

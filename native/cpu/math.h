@@ -43,15 +43,16 @@ OG_INLINE Vf exp(Vf x) {
 #endif
 }
 
-/** e^x for x ≤ 0 (softmax, attention; up to 88 by contract); 0 below -87.68, where n = -127 makes the factor 0. At most 1 ulp. */
+/** e^x for x ≤ 0 (softmax, attention; up to 88 by contract); 0 below -87.68, where n = -127 makes the factor 0. At most
+ * 1 ulp. */
 OG_INLINE Vf exp_nonpositive(Vf x) {
   const Exponent e = reduce_exp(max_second(set1(-88.f), x));  // NaN is the second operand and passes
   return e.mantissa * as_float((bits(e.magic) << 23) + 0x3f800000);
 }
 
 /**
- * ln x. Mantissa in [√½, √2), degree-8 polynomial (Cephes logf). At most 1 ulp; ln 0 = -∞, ln of a negative number is NaN.
- * Subnormals are scaled first.
+ * ln x. Mantissa in [√½, √2), degree-8 polynomial (Cephes logf). At most 1 ulp; ln 0 = -∞, ln of a negative number is
+ * NaN. Subnormals are scaled first.
  */
 OG_INLINE Vf log(Vf x) {
   const Vi tiny = x < 1.17549435e-38f;
@@ -82,7 +83,8 @@ OG_INLINE Vf log(Vf x) {
   return select((x < 0.f) | (x != x), nan, r);
 }
 
-/** tanh x = sign(x)·(1 − 2/(e^{2|x|}+1)); below 0.625 an odd polynomial (Cephes tanhf) keeps the relative error. At most 1.5 ulp. */
+/** tanh x = sign(x)·(1 − 2/(e^{2|x|}+1)); below 0.625 an odd polynomial (Cephes tanhf) keeps the relative error. At
+ * most 1.5 ulp. */
 OG_INLINE Vf tanh(Vf x) {
   const Vf a = abs(x);
   const Vf z = x * x;
@@ -104,8 +106,8 @@ OG_INLINE Vf sigmoid(Vf x) {
 }
 
 /**
- * erf x. |x| < 1: x·P(x²) (Cephes erff); beyond: 1 − e^{-x²}·Q(1/|x|) in the form of Abramowitz–Stegun 7.1.26 refined by
- * Cephes' erfcf rational fits. Absolute error at most 1.2e-7, below 1 also at most 2 ulp.
+ * erf x. |x| < 1: x·P(x²) (Cephes erff); beyond: 1 − e^{-x²}·Q(1/|x|) in the form of Abramowitz–Stegun 7.1.26 refined
+ * by Cephes' erfcf rational fits. Absolute error at most 1.2e-7, below 1 also at most 2 ulp.
  */
 OG_INLINE Vf erf(Vf x) {
   const Vf a = abs(x), z = x * x;
@@ -146,8 +148,8 @@ struct Normal {
   Vf cdf, density;
 };
 /**
- * Φ(-|x|) = e^{-x²/2}·t·P(t), t = 1/(1 + 0.265|x|), with P fitted (degree 8, minimax of the relative error, 1.2e-8 before
- * rounding). Relative error at most 1.5e-6 for |x| ≤ 6, in the lower tail too, where 1 + erf would cancel.
+ * Φ(-|x|) = e^{-x²/2}·t·P(t), t = 1/(1 + 0.265|x|), with P fitted (degree 8, minimax of the relative error, 1.2e-8
+ * before rounding). Relative error at most 1.5e-6 for |x| ≤ 6, in the lower tail too, where 1 + erf would cancel.
  */
 OG_INLINE Normal normal(Vf x) {
   const Vf t = 1.f / fma(abs(x), set1(0.26499998569488525f), set1(1.f));

@@ -87,13 +87,16 @@ Product::Side side_of(const og_view& v, int batch_rank) {
 template <class C>
 C element(const Product::Side& side, int64_t offset) {
   C value{};
-  with_storage(side.dtype, [&](auto type) { value = widen<C>(static_cast<const decltype(type)*>(side.at(0))[offset]); });
+  with_storage(side.dtype,
+               [&](auto type) { value = widen<C>(static_cast<const decltype(type)*>(side.at(0))[offset]); });
   return value;
 }
 
 inline double times_plus(double a, double b, double sum) { return sum + a * b; }
 inline float times_plus(float a, float b, float sum) { return sum + a * b; }
-inline int64_t times_plus(int64_t a, int64_t b, int64_t sum) { return (int64_t)((uint64_t)sum + (uint64_t)a * (uint64_t)b); }
+inline int64_t times_plus(int64_t a, int64_t b, int64_t sum) {
+  return (int64_t)((uint64_t)sum + (uint64_t)a * (uint64_t)b);
+}
 
 template <class C>
 int32_t multiply_batch(const Product& p) {
@@ -208,7 +211,8 @@ int32_t multiply_integers(const Product& p) {
 
 int32_t kernel_matmul(const og_call* call) {
   const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &c = call->outputs[0];
-  OG_REQUIRE(c.rank >= 2 && a.rank == c.rank && b.rank == c.rank, "matmul: operands must have the output's rank, at least 2");
+  OG_REQUIRE(c.rank >= 2 && a.rank == c.rank && b.rank == c.rank,
+             "matmul: operands must have the output's rank, at least 2");
   const int batch_rank = c.rank - 2;
   for (int i = 0; i < batch_rank; i++)
     OG_REQUIRE(a.shape[i] == c.shape[i] && b.shape[i] == c.shape[i], "matmul: batch axis %d differs", i);
@@ -217,8 +221,9 @@ int32_t kernel_matmul(const og_call* call) {
   p.n = c.shape[batch_rank + 1];
   p.k = a.shape[batch_rank + 1];
   OG_REQUIRE(a.shape[batch_rank] == p.m && b.shape[batch_rank] == p.k && b.shape[batch_rank + 1] == p.n,
-             "matmul: (%lld, %lld) · (%lld, %lld) does not give (%lld, %lld)", (long long)a.shape[batch_rank], (long long)p.k,
-             (long long)b.shape[batch_rank], (long long)b.shape[batch_rank + 1], (long long)p.m, (long long)p.n);
+             "matmul: (%lld, %lld) · (%lld, %lld) does not give (%lld, %lld)", (long long)a.shape[batch_rank],
+             (long long)p.k, (long long)b.shape[batch_rank], (long long)b.shape[batch_rank + 1], (long long)p.m,
+             (long long)p.n);
   if (is_present(bias))
     OG_REQUIRE(bias.rank == 1 ? bias.shape[0] == p.n || bias.shape[0] == 1 : same_shape(bias, c),
                "matmul: bias must be [N] or of the output's shape");

@@ -1,14 +1,13 @@
 /**
- * layer_norm (Ba, Kiros and Hinton 2016, arXiv:1607.06450) and rms_norm (Zhang and Sennrich 2019, arXiv:1910.07467) along
- * the last axis, length D, with their gradients. Layout: rows.h; weight and bias have shape [D] or are absent; mean and
- * rstd have the shape of the leading axes (float32, float64 for float64) and may be absent in the forward call.
- *   layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D in a second pass.
- *   rms_norm:   y = x·rstd·weight, rstd = 1/√(mean(x²) + eps).
- * Gradients, x̂ = (x − mean)·rstd, h = grad·weight: dx = rstd·(h − mean(h) − x̂·mean(h·x̂)), for rms_norm without the mean(h);
- * dweight = Σ grad·x̂ and dbias = Σ grad over all rows; each output may be absent.
- * Accumulation: float vectors over 2048 elements of a row, double beyond; dweight and dbias float over 128 rows, double
- * beyond. Error: y at most 8 ulp of |x̂·weight| plus 1 ulp of |y|.
- * Parallel split: by rows. dweight and dbias: at most 64 pieces of rows, fixed by the shape, added in order.
+ * layer_norm (Ba, Kiros and Hinton 2016, arXiv:1607.06450) and rms_norm (Zhang and Sennrich 2019, arXiv:1910.07467)
+ * along the last axis, length D, with their gradients. Layout: rows.h; weight and bias have shape [D] or are absent;
+ * mean and rstd have the shape of the leading axes (float32, float64 for float64) and may be absent in the forward
+ * call. layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D in a second pass. rms_norm: y
+ * = x·rstd·weight, rstd = 1/√(mean(x²) + eps). Gradients, x̂ = (x − mean)·rstd, h = grad·weight: dx = rstd·(h − mean(h)
+ * − x̂·mean(h·x̂)), for rms_norm without the mean(h); dweight = Σ grad·x̂ and dbias = Σ grad over all rows; each output
+ * may be absent. Accumulation: float vectors over 2048 elements of a row, double beyond; dweight and dbias float over
+ * 128 rows, double beyond. Error: y at most 8 ulp of |x̂·weight| plus 1 ulp of |y|. Parallel split: by rows. dweight and
+ * dbias: at most 64 pieces of rows, fixed by the shape, added in order.
  */
 #include "rows.h"
 
@@ -40,8 +39,8 @@ void normalize_row(const C* x, double mean, double rstd, const C* weight, const 
 }
 /** dweight += grad·x̂, dbias += grad (where not NULL); sums[0] = Σ h, sums[1] = Σ h·x̂. */
 template <class C>
-void gradient_sums(const C* x, const C* grad, const C* weight, double mean, double rstd, C* dweight, C* dbias, double* sums,
-                   int64_t n) {
+void gradient_sums(const C* x, const C* grad, const C* weight, double mean, double rstd, C* dweight, C* dbias,
+                   double* sums, int64_t n) {
   sums[0] = sums[1] = 0;
   for (int64_t i = 0; i < n; i++) {
     const double normal = ((double)x[i] - mean) * rstd, g = (double)grad[i], h = weight ? g * (double)weight[i] : g;
@@ -53,8 +52,8 @@ void gradient_sums(const C* x, const C* grad, const C* weight, double mean, doub
 }
 /** dx = rstd·(h − first − x̂·second) */
 template <class C>
-void gradient_row(const C* x, const C* grad, const C* weight, double mean, double rstd, double first, double second, C* dx,
-                  int64_t n) {
+void gradient_row(const C* x, const C* grad, const C* weight, double mean, double rstd, double first, double second,
+                  C* dx, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     const double normal = ((double)x[i] - mean) * rstd, h = (double)grad[i] * (weight ? (double)weight[i] : 1.);
     dx[i] = (C)(rstd * (h - first - normal * second));
@@ -78,14 +77,18 @@ template <class F>
 OG_INLINE void each_vector(int64_t n, const F& body) {
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes)
-    body(i, [](const float* p) { return load(p); }, [](float* p, Vf v) { store(p, v); });
+    body(
+        i, [](const float* p) { return load(p); }, [](float* p, Vf v) { store(p, v); });
   if (i < n) {
     const int64_t rest = n - i;
-    body(i, [rest](const float* p) { return load_partial(p, rest); }, [rest](float* p, Vf v) { store_partial(p, v, rest); });
+    body(
+        i, [rest](const float* p) { return load_partial(p, rest); },
+        [rest](float* p, Vf v) { store_partial(p, v, rest); });
   }
 }
 
-void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y, int64_t n) {
+void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y,
+                   int64_t n) {
   const Vf center = set1((float)mean), scale = set1((float)rstd);
   if (weight && bias)
     each_vector(n, [&](int64_t i, auto get, auto put) {
@@ -100,8 +103,8 @@ void normalize_row(const float* x, double mean, double rstd, const float* weight
 }
 
 template <bool kWeight, bool kDWeight, bool kDBias>
-void sums_of(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight, float* dbias,
-             double* sums, int64_t n) {
+void sums_of(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight,
+             float* dbias, double* sums, int64_t n) {
   const Vf center = set1((float)mean), scale = set1((float)rstd);
   sums[0] = sums[1] = 0;
   for (int64_t at = 0; at < n; at += kSumBlock) {
@@ -124,13 +127,19 @@ void gradient_sums(const float* x, const float* grad, const float* weight, doubl
                    float* dbias, double* sums, int64_t n) {
   const auto pick = [&](auto with_weight) {
     constexpr bool w = decltype(with_weight)::value;
-    if (dweight && dbias) sums_of<w, true, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
-    else if (dweight) sums_of<w, true, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
-    else if (dbias) sums_of<w, false, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
-    else sums_of<w, false, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    if (dweight && dbias)
+      sums_of<w, true, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else if (dweight)
+      sums_of<w, true, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else if (dbias)
+      sums_of<w, false, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+    else
+      sums_of<w, false, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
   };
-  if (weight) pick(std::true_type{});
-  else pick(std::false_type{});
+  if (weight)
+    pick(std::true_type{});
+  else
+    pick(std::false_type{});
 }
 
 void gradient_row(const float* x, const float* grad, const float* weight, double mean, double rstd, double first,
@@ -143,8 +152,10 @@ void gradient_row(const float* x, const float* grad, const float* weight, double
       put(dx + i, scale * ((h - a) - normal * b));
     });
   };
-  if (weight) run(std::true_type{});
-  else run(std::false_type{});
+  if (weight)
+    run(std::true_type{});
+  else
+    run(std::false_type{});
 }
 
 #endif
@@ -173,8 +184,8 @@ int32_t stage_vector(const og_view& v, int64_t n, ScratchFrame& frame, const C**
 }
 
 template <class C>
-int32_t forward(const char* name, bool centered, const og_view& x, const og_view& weight, const og_view* bias, const og_view& y,
-                const og_view* mean_out, const og_view& rstd_out, double eps) {
+int32_t forward(const char* name, bool centered, const og_view& x, const og_view& weight, const og_view* bias,
+                const og_view& y, const og_view* mean_out, const og_view& rstd_out, double eps) {
   const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
   ScratchFrame frame;
   const C *w, *b = nullptr;
@@ -200,8 +211,9 @@ int32_t forward(const char* name, bool centered, const og_view& x, const og_view
 }
 
 template <class C>
-int32_t backward(const char* name, const og_view& x, const og_view& weight, const og_view* mean_in, const og_view& rstd_in,
-                 const og_view& grad, const og_view& dx, const og_view& dweight, const og_view* dbias) {
+int32_t backward(const char* name, const og_view& x, const og_view& weight, const og_view* mean_in,
+                 const og_view& rstd_in, const og_view& grad, const og_view& dx, const og_view& dweight,
+                 const og_view* dbias) {
   const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
   const bool wants_dx = is_present(dx), wants_dw = is_present(dweight), wants_db = dbias && is_present(*dbias);
   ScratchFrame frame;

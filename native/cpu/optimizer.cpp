@@ -9,10 +9,10 @@
  *   lion_step   grad → param, exp_avg; lr, beta1, beta2, weight_decay, grad_scale (Chen et al. 2023, arXiv:2302.06675)
  *   sum_squares x → float scalar Σ x²
  *   lerp_       x → out += weight·(x − out); weight
- * The order of operations is that of torch.optim. Layout: one shape, any strides (elementwise.h); param and grad any float
- * dtype, state float32 or float64. Arithmetic in float (float64: double): each result within 3 ulp of its operands' size.
- * Parallel split: by blocks; sum_squares adds float vectors over 1024 elements and doubles beyond, in fixed order, and
- * NaN and ∞ reach the result.
+ * The order of operations is that of torch.optim. Layout: one shape, any strides (elementwise.h); param and grad any
+ * float dtype, state float32 or float64. Arithmetic in float (float64: double): each result within 3 ulp of its
+ * operands' size. Parallel split: by blocks; sum_squares adds float vectors over 1024 elements and doubles beyond, in
+ * fixed order, and NaN and ∞ reach the result.
  */
 #include "../core/scratch.h"
 #include "elementwise.h"
@@ -261,8 +261,10 @@ int32_t kernel_sum_squares(const og_call* call) {
     });
     double total = 0;
     for (int64_t i = 0; i < chunks; i++) total += partial[i];
-    if (out.dtype == OG_F64) *data_of<double>(out) = total;
-    else *data_of<float>(out) = (float)total;
+    if (out.dtype == OG_F64)
+      *data_of<double>(out) = total;
+    else
+      *data_of<float>(out) = (float)total;
     return (int32_t)OG_OK;
   });
 }

@@ -229,18 +229,18 @@ __attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& spl
       }
       for (int64_t r = begin; r < end; r += kChainRows) {
         for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.identity;
-        loop.lines(
-            0, r, end - r < kChainRows ? end - r : kChainRows, [&](int64_t offset, int64_t length, int64_t stride) {
-              for (int64_t i = 0; i < length; i++) {
-                const int64_t at = offset + i * stride;
-                if (is_native<C>(base.dtype)) {
-                  accumulate_row(rule, data_of<const C>(base) + at, shift, acc, n);
-                } else {
-                  load_dense(base, at, n, row);
-                  accumulate_row(rule, row, shift, acc, n);
-                }
-              }
-            });
+        loop.lines(0, r, end - r < kChainRows ? end - r : kChainRows,
+                   [&](int64_t offset, int64_t length, int64_t stride) {
+                     for (int64_t i = 0; i < length; i++) {
+                       const int64_t at = offset + i * stride;
+                       if (is_native<C>(base.dtype)) {
+                         accumulate_row(rule, data_of<const C>(base) + at, shift, acc, n);
+                       } else {
+                         load_dense(base, at, n, row);
+                         accumulate_row(rule, row, shift, acc, n);
+                       }
+                     }
+                   });
         for (int64_t j = 0; j < n; j++) total[j] = rule.combine(total[j], (P)acc[j]);
       }
       if (pieces > 1) {

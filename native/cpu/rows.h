@@ -29,8 +29,10 @@ struct RowOffsets {
     bool first = true;
     for (int i = axes - 1; i >= 0; i--) {
       if (v.shape[i] == 1) continue;
-      if (first) step = v.strides[i];
-      else if (v.strides[i] != expected) uniform = false;
+      if (first)
+        step = v.strides[i];
+      else if (v.strides[i] != expected)
+        uniform = false;
       first = false;
       expected = v.strides[i] * v.shape[i];
     }
@@ -46,7 +48,8 @@ __attribute__((noinline)) void read_run(const og_view& view, int64_t offset, int
   });
 }
 template <class C>
-__attribute__((noinline)) void write_run(const og_view& view, int64_t offset, int64_t stride, int64_t n, const C* from) {
+__attribute__((noinline)) void write_run(const og_view& view, int64_t offset, int64_t stride, int64_t n,
+                                         const C* from) {
   with_storage(view.dtype, [&](auto type) {
     typedef decltype(type) T;
     store_run(from, n, data_of<T>(view) + offset, stride);
@@ -188,7 +191,8 @@ inline double exp_sum_max(const C* x, C shift, int64_t n, C* max) {
 
 #else
 
-/** Σ f(loads of a and b) over n ≤ kSumBlock elements, four running sums so that additions overlap; f(0, 0) must be 0. */
+/** Σ f(loads of a and b) over n ≤ kSumBlock elements, four running sums so that additions overlap; f(0, 0) must be 0.
+ */
 template <class F>
 OG_INLINE float sum_vectors(const float* a, const float* b, int64_t n, const F& f) {
   Vf s0{}, s1{}, s2{}, s3{};
@@ -219,7 +223,8 @@ OG_INLINE float sum_vectors(const float* a, int64_t n, float fill, const F& f) {
   return sum((s0 + s1) + (s2 + s3));
 }
 inline double sum_row(const float* x, int64_t n) {
-  return sum_blocks(n, [&](int64_t at, int64_t count) { return sum_vectors(x + at, count, 0.f, [](Vf v) { return v; }); });
+  return sum_blocks(n,
+                    [&](int64_t at, int64_t count) { return sum_vectors(x + at, count, 0.f, [](Vf v) { return v; }); });
 }
 inline double dot_row(const float* a, const float* b, int64_t n) {
   return sum_blocks(n, [&](int64_t at, int64_t count) {
@@ -300,8 +305,8 @@ inline double exp_sum_max(const float* x, float shift, int64_t n, float* max) {
 #endif
 
 /**
- * Σ e^{x − shift} of a row that comes in blocks, each read once. The shift is the largest element of the first block and
- * moves only when it is passed by more than kSlack: then the block, still in L1, is summed again.
+ * Σ e^{x − shift} of a row that comes in blocks, each read once. The shift is the largest element of the first block
+ * and moves only when it is passed by more than kSlack: then the block, still in L1, is summed again.
  */
 template <class C>
 struct OnlineSum {
@@ -326,7 +331,9 @@ struct OnlineSum {
       sum += s;
     }
   }
-  double value() const { return shift == -std::numeric_limits<C>::infinity() ? std::log(sum) : (double)shift + std::log(sum); }
+  double value() const {
+    return shift == -std::numeric_limits<C>::infinity() ? std::log(sum) : (double)shift + std::log(sum);
+  }
 };
 
 }  // namespace

@@ -107,7 +107,9 @@ OG_INLINE Vf min_second(Vf a, Vf b) { return select(a < b, a, b); }
 OG_INLINE Vf max_nan(Vf a, Vf b) { return select((a > b) | (a != a), a, b); }
 OG_INLINE Vf min_nan(Vf a, Vf b) { return select((a < b) | (a != a), a, b); }
 OG_INLINE Vf abs(Vf a) { return (Vf)((Vi)a & 0x7fffffff); }
-OG_INLINE Vf copysign(Vf magnitude, Vf sign) { return (Vf)(((Vi)magnitude & 0x7fffffff) | ((Vi)sign & (Vi)(Vu{} + 0x80000000u))); }
+OG_INLINE Vf copysign(Vf magnitude, Vf sign) {
+  return (Vf)(((Vi)magnitude & 0x7fffffff) | ((Vi)sign & (Vi)(Vu{} + 0x80000000u)));
+}
 
 OG_INLINE Vf sqrt(Vf a) {
 #if defined(__AVX512F__)

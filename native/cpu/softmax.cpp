@@ -97,13 +97,14 @@ int32_t rows1(const char* name, const og_call* call, const Row& row_function) {
     typedef decltype(type) C;
     const Rows<C> from(x), to(y);
     const int64_t scratch = from.direct && to.direct ? 0 : padded(n);
-    return parallel_rows<C>(leading_count(y), grain_for(n * kExpWork), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
-      for (int64_t r = begin; r < end; r++) {
-        C* target = to.target(r, 0, buffer);
-        row_function(from.read(r, 0, n, buffer), target, n);
-        to.commit(r, 0, n, target);
-      }
-    });
+    return parallel_rows<C>(leading_count(y), grain_for(n * kExpWork), scratch, name,
+                            [&](int64_t begin, int64_t end, C* buffer) {
+                              for (int64_t r = begin; r < end; r++) {
+                                C* target = to.target(r, 0, buffer);
+                                row_function(from.read(r, 0, n, buffer), target, n);
+                                to.commit(r, 0, n, target);
+                              }
+                            });
   });
 }
 
@@ -117,13 +118,14 @@ int32_t rows2(const char* name, const og_call* call, const Row& row_function) {
     typedef decltype(type) C;
     const Rows<C> value(y), slope(grad), to(dx);
     const int64_t size = padded(n), scratch = value.direct && slope.direct && to.direct ? 0 : 2 * size;
-    return parallel_rows<C>(leading_count(dx), grain_for(n * 2), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
-      for (int64_t r = begin; r < end; r++) {
-        C* target = to.target(r, 0, buffer);
-        row_function(value.read(r, 0, n, buffer), slope.read(r, 0, n, scratch ? buffer + size : buffer), target, n);
-        to.commit(r, 0, n, target);
-      }
-    });
+    return parallel_rows<C>(
+        leading_count(dx), grain_for(n * 2), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
+          for (int64_t r = begin; r < end; r++) {
+            C* target = to.target(r, 0, buffer);
+            row_function(value.read(r, 0, n, buffer), slope.read(r, 0, n, scratch ? buffer + size : buffer), target, n);
+            to.commit(r, 0, n, target);
+          }
+        });
   });
 }
 
@@ -162,9 +164,11 @@ int32_t kernel_logsumexp(const og_call* call) {
           const int64_t count = n - at < kSumBlock ? n - at : kSumBlock;
           const C* block = from.read(r, at, count, buffer);
           total.add(block, count);
-          if (total.shift == std::numeric_limits<C>::infinity())  // the sum is NaN now; only a NaN in the row makes the result so
+          if (total.shift ==
+              std::numeric_limits<C>::infinity())  // the sum is NaN now; only a NaN in the row makes the result so
             for (int64_t i = 0; i < count; i++) nan = nan || block[i] != block[i];
-          else nan = total.sum != total.sum;
+          else
+            nan = total.sum != total.sum;
         }
         to.set(r, total.shift == std::numeric_limits<C>::infinity() && !nan ? total.shift : (C)total.value());
       }

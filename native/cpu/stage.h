@@ -23,24 +23,46 @@ namespace {
 template <class F>
 inline void with_storage(int32_t dtype, const F& f) {
   switch (dtype) {
-    case OG_F32: f(float{}); break;
-    case OG_F16: f(f16{}); break;
-    case OG_BF16: f(bf16{}); break;
-    case OG_F64: f(double{}); break;
-    case OG_I8: f(int8_t{}); break;
+    case OG_F32:
+      f(float{});
+      break;
+    case OG_F16:
+      f(f16{});
+      break;
+    case OG_BF16:
+      f(bf16{});
+      break;
+    case OG_F64:
+      f(double{});
+      break;
+    case OG_I8:
+      f(int8_t{});
+      break;
     case OG_U8:
-    case OG_BOOL: f(uint8_t{}); break;
-    case OG_I32: f(int32_t{}); break;
-    default: f(int64_t{}); break;
+    case OG_BOOL:
+      f(uint8_t{});
+      break;
+    case OG_I32:
+      f(int32_t{});
+      break;
+    default:
+      f(int64_t{});
+      break;
   }
 }
 
 template <class C, class T>
-inline C widen(T x) { return (C)x; }
+inline C widen(T x) {
+  return (C)x;
+}
 template <class C>
-inline C widen(f16 x) { return (C)to_float(x); }
+inline C widen(f16 x) {
+  return (C)to_float(x);
+}
 template <class C>
-inline C widen(bf16 x) { return (C)to_float(x); }
+inline C widen(bf16 x) {
+  return (C)to_float(x);
+}
 
 /** Conversion to storage: floats round to nearest even; float to integer truncates, saturates, and sends NaN to 0. */
 template <class T, class C>
@@ -50,7 +72,8 @@ struct Narrow {
       if (!(x == x)) return 0;
       // 2^63 is not representable in T; comparing against the exact power of two keeps the cast defined
       const C above = -(C)std::numeric_limits<T>::min();
-      if (std::numeric_limits<T>::is_signed ? x >= above : x >= (C)std::numeric_limits<T>::max()) return std::numeric_limits<T>::max();
+      if (std::numeric_limits<T>::is_signed ? x >= above : x >= (C)std::numeric_limits<T>::max())
+        return std::numeric_limits<T>::max();
       if (x <= (C)std::numeric_limits<T>::min()) return std::numeric_limits<T>::min();
       return (T)x;
     } else {
@@ -119,7 +142,8 @@ inline bool is_native(int32_t dtype) {
   return dtype == OG_I64;
 }
 
-/** Calls f(C{}) with the compute type of a dtype. Only `reference` holds the double path; dispatch sends float64 there. */
+/** Calls f(C{}) with the compute type of a dtype. Only `reference` holds the double path; dispatch sends float64 there.
+ */
 template <class F>
 inline int32_t with_compute(int32_t dtype, const F& f) {
   if (dtype == OG_F32 || dtype == OG_F16 || dtype == OG_BF16) return f(float{});

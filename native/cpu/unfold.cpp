@@ -1,11 +1,11 @@
 /**
- * unfold (im2col): x [B, C, H, W] → y [B, C·kh·kw, oh·ow], every window as a column, zeros for what lies in the padding.
- * fold (col2im): its adjoint, columns summed up where their windows lie. Attributes: kernel, stride, padding, dilation,
- * each as rows, columns. The number of window positions follows from the image and these.
+ * unfold (im2col): x [B, C, H, W] → y [B, C·kh·kw, oh·ow], every window as a column, zeros for what lies in the
+ * padding. fold (col2im): its adjoint, columns summed up where their windows lie. Attributes: kernel, stride, padding,
+ * dilation, each as rows, columns. The number of window positions follows from the image and these.
  *
- * Any strides; unfold moves bits (every dtype), fold sums floats in float (float64 in double, integers in int64_t), per element
- * in the order of the kernel's elements: at most kh·kw additions, error below kh·kw·2^-24·Σ|x|. Both are gathers, so no two
- * tasks write one element. Parallel split: unfold by rows of y, fold by rows of the image.
+ * Any strides; unfold moves bits (every dtype), fold sums floats in float (float64 in double, integers in int64_t), per
+ * element in the order of the kernel's elements: at most kh·kw additions, error below kh·kw·2^-24·Σ|x|. Both are
+ * gathers, so no two tasks write one element. Parallel split: unfold by rows of y, fold by rows of the image.
  */
 #include "../core/parallel.h"
 #include "../core/scratch.h"

@@ -17,7 +17,8 @@ double gelu_tanh(double x) { return 0.5 * x * (1 + std::tanh(inner(x))); }
 double silu(double x) { return x * logistic(x); }
 double gelu_slope(double x) { return normal_cdf(x) + x * normal_density(x); }
 double gelu_tanh_slope(double x) {  // 1/cosh² and not 1 − tanh², which cancels
-  const double u = inner(x), t = std::tanh(u), c = 1 / std::cosh(u), du = std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
+  const double u = inner(x), t = std::tanh(u), c = 1 / std::cosh(u),
+               du = std::sqrt(2 / M_PI) * (1 + 3 * 0.044715 * x * x);
   return logistic(2 * u) + 0.5 * x * (std::isnan(t) ? t : c * c) * du;
 }
 double silu_slope(double x) { return logistic(x) * (1 + x * (1 - logistic(x))); }
@@ -71,9 +72,12 @@ void layouts(const Case& c) {
           if (dtype == OG_F64 && isa != og::kReference) return;
           Tensor x(dtype, shape, (Layout)layout), grad(dtype, shape, (Layout)((layout + 1) % kLayoutCount));
           Tensor out(dtype, shape, (Layout)((layout + 2) % kLayoutCount));
-          if (std::strstr(c.name, "sigmoid")) x.uniform(random, 0, 1);
-          else if (std::strstr(c.name, "tanh_")) x.uniform(random, -1, 1);
-          else x.normal(random, 3);
+          if (std::strstr(c.name, "sigmoid"))
+            x.uniform(random, 0, 1);
+          else if (std::strstr(c.name, "tanh_"))
+            x.uniform(random, -1, 1);
+          else
+            x.normal(random, 3);
           grad.normal(random);
           compare(isa, c, x, grad, out);
         });
@@ -90,13 +94,15 @@ void sweep() {
     run(isa, "gelu", {&x}, {&out}, {0});
     double worst = 0;
     for (int64_t i = 0; i < 4001; i++)
-      if (std::fabs(x.get(i)) <= 6 && x.get(i) != 0) worst = std::fmax(worst, std::fabs(out.get(i) / gelu(x.get(i)) - 1));
+      if (std::fabs(x.get(i)) <= 6 && x.get(i) != 0)
+        worst = std::fmax(worst, std::fabs(out.get(i) / gelu(x.get(i)) - 1));
     CHECK(worst < 1.6e-6, "relative error of gelu %.3g", worst);
   });
 }
 
 void extremes() {
-  const double points[] = {0., -0., 1e-40, -1e-40, 1e-30, 88, -88, 104, -104, 1e4, -1e4, 1e18, -1e18, 3e38, -3e38, kInf, -kInf, NAN};
+  const double points[] = {0.,  -0.,  1e-40, -1e-40, 1e-30, 88,    -88,  104,   -104,
+                           1e4, -1e4, 1e18,  -1e18,  3e38,  -3e38, kInf, -kInf, NAN};
   const int64_t n = sizeof points / sizeof points[0];
   for_each_isa([&](og::Isa isa) {
     Tensor x(OG_F32, {n}), grad(OG_F32, {n}), out(OG_F32, {n});
@@ -108,8 +114,10 @@ void extremes() {
       for (int64_t i = 0; i < n; i++) {
         const double p = points[i], got = out.get(i);
         if (std::isnan(p)) {
-          if (std::strstr(c.name, "relu")) CHECK(got == 2, "relu_backward(NaN) = %g", got);
-          else CHECK(std::isnan(got), "%s(NaN) = %g", c.name, got);
+          if (std::strstr(c.name, "relu"))
+            CHECK(got == 2, "relu_backward(NaN) = %g", got);
+          else
+            CHECK(std::isnan(got), "%s(NaN) = %g", c.name, got);
         } else if (std::isfinite(p)) {
           const double limit = p > 50 ? (c.backward ? 2 : p) : p < -50 ? 0 : c.value(p) * (c.backward ? 2 : 1);
           CHECK(close(got, limit, 1e-6, 1e-35), "%s %g (%g) = %g, expected %g", c.name, c.attr, p, got, limit);

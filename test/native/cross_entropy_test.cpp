@@ -29,7 +29,8 @@ Numbers oracle(const std::vector<double>& x, const std::vector<double>& target, 
     for (int64_t c = 0; c < classes; c++) sum += std::exp(v[c] - m);
     const double lse = m + std::log(sum);
     const int64_t t = (int64_t)target[r];
-    const double hit = (1 - smoothing) * (weight.empty() ? 1 : weight[(size_t)t]), uniform = smoothing / (double)classes;
+    const double hit = (1 - smoothing) * (weight.empty() ? 1 : weight[(size_t)t]),
+                 uniform = smoothing / (double)classes;
     for (int64_t c = 0; c < classes; c++) {
       const double w = weight.empty() ? 1 : weight[(size_t)c];
       smooth += w * (lse - v[c]);
@@ -59,7 +60,8 @@ void agree() {
             const Layout other = (Layout)((layout + 1) % kLayoutCount);
             Tensor x(dtype, shape, (Layout)layout), target(variant % 2 ? OG_I64 : OG_I32, {rows}, other);
             Tensor weight = weighted ? Tensor(wide, {classes}, (Layout)(variant % kLayoutCount)) : Tensor();
-            Tensor loss(wide, {rows}, other), lse(wide, {rows}, kGaps), grad(wide, {rows}, other), dx(dtype, shape, other);
+            Tensor loss(wide, {rows}, other), lse(wide, {rows}, kGaps), grad(wide, {rows}, other),
+                dx(dtype, shape, other);
             x.normal(random, 3, variant % 5 ? 0 : 50);
             target.fill([&](int64_t i) { return i % 4 == 3 ? ignore : (double)random.below(classes); });
             grad.normal(random);
@@ -67,11 +69,13 @@ void agree() {
             const double unit = og_test::roundoff(dtype), small = dtype == OG_F64 ? 1e-13 : 2e-6;
             const Numbers want = oracle(x.values(), target.values(), weighted ? weight.values() : std::vector<double>(),
                                         grad.values(), classes, ignore, smoothing);
-            CHECK(run(isa, "cross_entropy", {&x, &target, &weight}, {&loss, &lse}, {ignore, smoothing}) == OG_OK, "%s", og::last_message());
+            CHECK(run(isa, "cross_entropy", {&x, &target, &weight}, {&loss, &lse}, {ignore, smoothing}) == OG_OK, "%s",
+                  og::last_message());
             check_close(loss, want.loss, small, 2 * small, "loss");
             check_close(lse, want.lse, small, small, "lse");
-            CHECK(run(isa, "cross_entropy_backward", {&x, &target, &weight, &lse, &grad}, {&dx}, {ignore, smoothing}) == OG_OK, "%s",
-                  og::last_message());
+            CHECK(run(isa, "cross_entropy_backward", {&x, &target, &weight, &lse, &grad}, {&dx}, {ignore, smoothing}) ==
+                      OG_OK,
+                  "%s", og::last_message());
             check_close(dx, want.dx, 2 * unit + 8 * small, dtype == OG_F16 ? 1e-7 : 4 * small, "dlogits");
             if (dtype != OG_F32) return;
             const std::vector<double> apart = dx.values();
@@ -92,9 +96,11 @@ void indices() {
         CHECK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-7, 0}) == OG_INDEX, "target %g", bad);
         CHECK(std::strstr(og::last_message(), "position 1"), "%s", og::last_message());
         CHECK(loss.get(0) == 5, "something was written");
-        CHECK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-7, 0}) == OG_INDEX, "target %g", bad);
+        CHECK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-7, 0}) == OG_INDEX,
+              "target %g", bad);
         CHECK(dx.get(0) == 5, "something was written");
-        CHECK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {bad, 0}) == OG_OK, "ignored target %g", bad);
+        CHECK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {bad, 0}) == OG_OK, "ignored target %g",
+              bad);
         CHECK(loss.get(1) == 0 && close(loss.get(0), std::log(4.), 1e-6, 0), "loss %g %g", loss.get(0), loss.get(1));
       }
   });
@@ -104,19 +110,23 @@ void indices() {
 void specials() {
   for_each_isa([&](og::Isa isa) {
     const int64_t n = 2100;
-    Tensor x(OG_F32, {6, n}), target(OG_I64, {6}), none, loss(OG_F32, {6}), lse(OG_F32, {6}), grad(OG_F32, {6}), dx(OG_F32, {6, n});
+    Tensor x(OG_F32, {6, n}), target(OG_I64, {6}), none, loss(OG_F32, {6}), lse(OG_F32, {6}), grad(OG_F32, {6}),
+        dx(OG_F32, {6, n});
     grad.fill([](int64_t) { return 1.; });
-    for (int64_t i = 1; i < n; i++) x.set(i, -kInf);           // only the target is left
-    x.set(n, -kInf);                                           // the target is masked out
+    for (int64_t i = 1; i < n; i++) x.set(i, -kInf);  // only the target is left
+    x.set(n, -kInf);                                  // the target is masked out
     x.set(2 * n + 2080, kInf);
     x.set(3 * n + 5, NAN);
     for (int64_t i = 0; i < n; i++) x.set(4 * n + i, -kInf);
     for (int64_t i = 0; i < n; i++) x.set(5 * n + i, i ? -3e38 : 3e38);
     CHECK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-100, 0}) == OG_OK, "%s", og::last_message());
-    CHECK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &grad}, {&dx}, {-100, 0}) == OG_OK, "%s", og::last_message());
+    CHECK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &grad}, {&dx}, {-100, 0}) == OG_OK, "%s",
+          og::last_message());
     const double want[] = {0, kInf, NAN, NAN, NAN, 0};
-    for (int64_t r = 0; r < 6; r++) CHECK(close(loss.get(r), want[r], 1e-6, 1e-6), "loss of row %d is %g", (int)r, loss.get(r));
-    for (int64_t r : {2, 3, 4}) CHECK(std::isnan(dx.get(r * n)) && std::isnan(dx.get(r * n + n - 1)), "dlogits of row %d", (int)r);
+    for (int64_t r = 0; r < 6; r++)
+      CHECK(close(loss.get(r), want[r], 1e-6, 1e-6), "loss of row %d is %g", (int)r, loss.get(r));
+    for (int64_t r : {2, 3, 4})
+      CHECK(std::isnan(dx.get(r * n)) && std::isnan(dx.get(r * n + n - 1)), "dlogits of row %d", (int)r);
     for (int64_t r : {0, 5}) CHECK(dx.get(r * n) == 0 && dx.get(r * n + 7) == 0, "dlogits of row %d", (int)r);
     CHECK(dx.get(n) == -1, "masked target: %g", dx.get(n));
   });
@@ -125,12 +135,20 @@ void specials() {
 void threads() {
   Random random(9);
   for_each_isa([&](og::Isa isa) {
-    Tensor x(OG_F32, {64, 1500}), target(OG_I32, {64}), none, loss(OG_F32, {64}), lse(OG_F32, {64}), dx(OG_F32, {64, 1500});
+    Tensor x(OG_F32, {64, 1500}), target(OG_I32, {64}), none, loss(OG_F32, {64}), lse(OG_F32, {64}),
+        dx(OG_F32, {64, 1500});
     x.normal(random, 3);
     target.fill([&](int64_t) { return (double)random.below(1500); });
-    check_threads([&] { run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-100, 0.1}); }, [&] { return loss.bytes(); });
-    check_threads([&] { run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-100, 0.1}); },
-                  [&] { return dx.bytes(); });
+    check_threads(
+        [&] {
+          run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-100, 0.1});
+        },
+        [&] { return loss.bytes(); });
+    check_threads(
+        [&] {
+          run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-100, 0.1});
+        },
+        [&] { return dx.bytes(); });
     // a gradient that is one number for all rows, as a mean gives
     Tensor one(OG_F32, {1}), same(OG_F32, {64}), again(OG_F32, {64, 1500});
     one.set(0, 0.25);
@@ -144,7 +162,8 @@ void threads() {
 
 void refusals() {
   for_each_isa([&](og::Isa isa) {
-    Tensor x(OG_F32, {3, 4}), flat(OG_F32, {4}), target(OG_I64, {3}), bad(OG_I64, {4}), real(OG_F32, {3}), none, lse(OG_F32, {3});
+    Tensor x(OG_F32, {3, 4}), flat(OG_F32, {4}), target(OG_I64, {3}), bad(OG_I64, {4}), real(OG_F32, {3}), none,
+        lse(OG_F32, {3});
     CHECK(run(isa, "cross_entropy", {&flat, &target, &none}, {&lse, &lse}, {-100, 0}) == OG_INVALID, "rank");
     CHECK(run(isa, "cross_entropy", {&x, &bad, &none}, {&lse, &lse}, {-100, 0}) == OG_INVALID, "target shape");
     CHECK(run(isa, "cross_entropy", {&x, &real, &none}, {&lse, &lse}, {-100, 0}) == OG_UNSUPPORTED, "target dtype");

@@ -34,7 +34,7 @@ Worst sweep(float low, float high, bool negative, uint32_t step, const F& f, con
   const uint32_t last = og::float_bits(high);
   float x[og::kLanes], y[og::kLanes];
   for (uint32_t u = og::float_bits(low); u <= last;) {
-    for (int i = 0; i < og::kLanes; i++, u += u > last ? 0 : step) {
+    for (int i = 0; i<og::kLanes; i++, u += u> last ? 0 : step) {
       const float v = og::bits_float(u > last ? last : u);
       x[i] = negative ? -v : v;
     }
@@ -51,10 +51,12 @@ Worst sweep(float low, float high, bool negative, uint32_t step, const F& f, con
 constexpr uint32_t kStep = 1013;  // about two million of each sign
 
 template <class F, class G>
-void check_ulps(const char* name, double bound, float low, float high, bool negative, const F& f, const G& exact, uint32_t step = kStep) {
+void check_ulps(const char* name, double bound, float low, float high, bool negative, const F& f, const G& exact,
+                uint32_t step = kStep) {
   const Worst w = sweep(low, high, negative, step, f, exact, ulps);
   CHECK(w.value <= bound, "%s is %.3f ulp off at %.9g, the bound is %g", name, w.value, w.at, bound);
-  if (std::getenv("OG_VERBOSE")) std::printf("%-28s [%g, %g]%s %.3f ulp at %.9g\n", name, low, high, negative ? " negative" : "", w.value, w.at);
+  if (std::getenv("OG_VERBOSE"))
+    std::printf("%-28s [%g, %g]%s %.3f ulp at %.9g\n", name, low, high, negative ? " negative" : "", w.value, w.at);
 }
 
 template <class F>
@@ -67,7 +69,8 @@ float one(const F& f, float x) {
 template <class F>
 void check_point(const char* name, const F& f, float x, float want) {
   const float got = one(f, x);
-  CHECK(std::isnan(want) ? std::isnan(got) : og::float_bits(got) == og::float_bits(want), "%s(%g) is %g, expected %g", name, x, got, want);
+  CHECK(std::isnan(want) ? std::isnan(got) : og::float_bits(got) == og::float_bits(want), "%s(%g) is %g, expected %g",
+        name, x, got, want);
 }
 
 }  // namespace
@@ -115,7 +118,8 @@ int main() {
   check_point("exp_nonpositive", expn_v, -huge, 0);
   check_point("exp_nonpositive", expn_v, -inf, 0);
   check_point("exp_nonpositive", expn_v, 0, 1);
-  for (uint32_t payload = 1; payload < 0x00400000u; payload = payload * 3 + 1) {  // a payload must not turn NaN into a number
+  for (uint32_t payload = 1; payload < 0x00400000u;
+       payload = payload * 3 + 1) {  // a payload must not turn NaN into a number
     check_point("exp_nonpositive", expn_v, og::bits_float(0x7f800000u | payload), nan);
     check_point("exp_nonpositive", expn_v, og::bits_float(0xffc00000u | payload), nan);
   }
@@ -154,7 +158,9 @@ int main() {
   check_point("sigmoid", sigmoid_v, 0, 0.5f);
 
   context() = "erf";
-  const auto absolute = [](float got, long double want) { return std::isnan(got) ? INFINITY : std::fabs((double)((long double)got - want)); };
+  const auto absolute = [](float got, long double want) {
+    return std::isnan(got) ? INFINITY : std::fabs((double)((long double)got - want));
+  };
   for (int negative = 0; negative < 2; negative++) {
     const Worst w = sweep(0, huge, negative, kStep, erf_v, erf_d, absolute);
     CHECK(w.value <= 1.2e-7, "erf is %.3g off at %.9g", w.value, w.at);
@@ -168,7 +174,9 @@ int main() {
   context() = "normal";
   const auto relative = [](float got, long double want) { return std::fabs((double)((long double)got / want - 1)); };
   const auto cdf_d = [](float x) { return 0.5L * std::erfc(-(long double)x / std::sqrt(2.L)); };
-  const auto density_d = [](float x) { return std::exp(-(long double)x * x / 2) / std::sqrt(2 * 3.14159265358979323846L); };
+  const auto density_d = [](float x) {
+    return std::exp(-(long double)x * x / 2) / std::sqrt(2 * 3.14159265358979323846L);
+  };
   for (int negative = 0; negative < 2; negative++) {
     Worst w = sweep(0, 6.f, negative, kStep, cdf_v, cdf_d, relative);
     CHECK(w.value <= 1.5e-6, "cdf is %.3g off at %.9g", w.value, w.at);

@@ -1,4 +1,5 @@
-// matmul on every instruction set: shapes around the tile sizes, layouts, batches, bias, dtypes, threads, special values.
+// matmul on every instruction set: shapes around the tile sizes, layouts, batches, bias, dtypes, threads, special
+// values.
 #include <cstdarg>
 #include <limits>
 
@@ -49,9 +50,12 @@ void check_result(const Tensor& c, const std::vector<double>& want, const std::v
   const double sum_error = (reference ? 1.0 : 2.0) * 0x1p-24 * (4 + 2 * std::sqrt((double)depth));
   for (size_t i = 0; i < want.size(); i++) {
     const double got = c.get((int64_t)i);
-    const double bound = sum_error * size[i] + roundoff(c.dtype()) * std::fabs(want[i]) + 1e-30 +
-                         (c.dtype() == OG_F16 ? 0x1p-25 : 0);
-    if (std::isnan(want[i]) ? std::isnan(got) : std::isinf(want[i]) ? got == want[i] : std::fabs(got - want[i]) <= bound) continue;
+    const double bound =
+        sum_error * size[i] + roundoff(c.dtype()) * std::fabs(want[i]) + 1e-30 + (c.dtype() == OG_F16 ? 0x1p-25 : 0);
+    if (std::isnan(want[i])   ? std::isnan(got)
+        : std::isinf(want[i]) ? got == want[i]
+                              : std::fabs(got - want[i]) <= bound)
+      continue;
     CHECK(false, "c[%zu] is %.9g, expected %.9g ± %.2g", i, got, want[i], bound);
     return;
   }
@@ -115,7 +119,7 @@ void shapes(Random& random) {
 /** Products large enough for several blocks of k, several tasks and both ways of splitting. */
 void large(Random& random) {
   const int64_t sizes[][3] = {{300, 200, 900}, {70, 530, 401}, {530, 70, 401}, {9, 700, 1000}, {700, 9, 1000},
-                              {8, 700, 1000}, {700, 5, 1000}, {1, 900, 770}, {5, 900, 770}, {400, 400, 17}};
+                              {8, 700, 1000},  {700, 5, 1000}, {1, 900, 770},  {5, 900, 770},  {400, 400, 17}};
   for (const auto& s : sizes)
     for (int way = 0; way < 4; way++) {
       const int64_t m = s[0], n = s[1], k = s[2];
@@ -163,9 +167,10 @@ void float_dtypes(Random& random) {
       for (const auto& s : sizes) {
         const int32_t tc = dtypes[random.below(3)], ti = dtypes[random.below(3)];
         const Layout la = (Layout)random.below(kLayoutCount), lb = (Layout)random.below(kLayoutCount);
-        named("dtypes %d %d -> %d bias %d, %lldx%lldx%lld layouts %d %d", ta, tb, tc, ti, (long long)s[0], (long long)s[1],
-              (long long)s[2], la, lb);
-        Tensor a(ta, {s[0], s[2]}, la), b(tb, {s[2], s[1]}, lb), c(tc, {s[0], s[1]}, random.below(2) ? kDense : kTransposed);
+        named("dtypes %d %d -> %d bias %d, %lldx%lldx%lld layouts %d %d", ta, tb, tc, ti, (long long)s[0],
+              (long long)s[1], (long long)s[2], la, lb);
+        Tensor a(ta, {s[0], s[2]}, la), b(tb, {s[2], s[1]}, lb),
+            c(tc, {s[0], s[1]}, random.below(2) ? kDense : kTransposed);
         Tensor bias(ti, {s[1]});
         a.normal(random);
         b.normal(random);
@@ -191,13 +196,15 @@ void integers(Random& random) {
     int32_t a, b, c;
     double low, high;
   };
-  const Kind kinds[] = {{OG_I8, OG_I8, OG_I32, -128, 128}, {OG_U8, OG_I8, OG_I32, 0, 128}, {OG_I32, OG_I32, OG_I64, -1e5, 1e5},
-                        {OG_I64, OG_I64, OG_I64, -1e5, 1e5}, {OG_I32, OG_I8, OG_I32, -100, 100}, {OG_U8, OG_U8, OG_I64, 0, 256}};
+  const Kind kinds[] = {{OG_I8, OG_I8, OG_I32, -128, 128},   {OG_U8, OG_I8, OG_I32, 0, 128},
+                        {OG_I32, OG_I32, OG_I64, -1e5, 1e5}, {OG_I64, OG_I64, OG_I64, -1e5, 1e5},
+                        {OG_I32, OG_I8, OG_I32, -100, 100},  {OG_U8, OG_U8, OG_I64, 0, 256}};
   for (const Kind& kind : kinds)
     for (int trial = 0; trial < 8; trial++) {
       const int64_t m = 1 + random.below(trial < 4 ? 4 : 140), n = 1 + random.below(200), k = 1 + random.below(300);
       named("integers %d %d -> %d, %lldx%lldx%lld", kind.a, kind.b, kind.c, (long long)m, (long long)n, (long long)k);
-      Tensor a(kind.a, {2, m, k}, (Layout)random.below(kLayoutCount)), b(kind.b, {2, k, n}, (Layout)random.below(kLayoutCount));
+      Tensor a(kind.a, {2, m, k}, (Layout)random.below(kLayoutCount)),
+          b(kind.b, {2, k, n}, (Layout)random.below(kLayoutCount));
       Tensor c(kind.c, {2, m, n}, (Layout)random.below(kLayoutCount)), bias(OG_I32, {n});
       const auto value = [&](int64_t) { return std::floor(random.uniform(kind.low, kind.high)); };
       a.fill(value);
@@ -215,7 +222,8 @@ void integers(Random& random) {
   a.fill([](int64_t) { return 65536.; });
   b.fill([](int64_t i) { return i ? 65537. : 65536.; });
   for_each_isa([&](og::Isa isa) {
-    CHECK(run(isa, "matmul", {&a, &b, &none}, {&wide}) == OG_OK && wide.get(0) == 65536, "int32 sum is %g", wide.get(0));
+    CHECK(run(isa, "matmul", {&a, &b, &none}, {&wide}) == OG_OK && wide.get(0) == 65536, "int32 sum is %g",
+          wide.get(0));
     CHECK(run(isa, "matmul", {&a, &b, &none}, {&c}) == OG_OK && c.get(0) == 0, "int8 sum is %g", c.get(0));
   });
 }
@@ -239,14 +247,15 @@ void special_values(Random& random) {
   for (const auto& s : sizes)
     for (int layout = 0; layout < 2; layout++) {
       named("special values %lldx%lldx%lld layout %d", (long long)s[0], (long long)s[1], (long long)s[2], layout);
-      Tensor a(OG_F32, {s[0], s[2]}), b(OG_F32, {s[2], s[1]}, layout ? kTransposed : kDense), c(OG_F32, {s[0], s[1]}), none;
+      Tensor a(OG_F32, {s[0], s[2]}), b(OG_F32, {s[2], s[1]}, layout ? kTransposed : kDense), c(OG_F32, {s[0], s[1]}),
+          none;
       a.normal(random);
       b.normal(random);
-      a.set(s[2] / 2, nan);                                   // row 0
-      if (s[0] > 1) a.set(s[2] + 1, inf);                     // row 1
-      b.set(1 * s[1] + s[1] - 1, 0);                          // inf · 0 in the last column
-      b.set((s[2] - 1) * s[1] + 2, -inf);                     // column 2
-      if (s[0] > 2) a.set(2 * s[2] + s[2] - 1, 0);            // 0 · −inf in row 2
+      a.set(s[2] / 2, nan);                         // row 0
+      if (s[0] > 1) a.set(s[2] + 1, inf);           // row 1
+      b.set(1 * s[1] + s[1] - 1, 0);                // inf · 0 in the last column
+      b.set((s[2] - 1) * s[1] + 2, -inf);           // column 2
+      if (s[0] > 2) a.set(2 * s[2] + s[2] - 1, 0);  // 0 · −inf in row 2
       check_product(a, b, none, c, {s[0], s[1]}, s[2]);
     }
 }
@@ -282,7 +291,8 @@ void exact_blocks(Random& random) {
 
 void refusals() {
   named("refusals");
-  Tensor a(OG_F32, {3, 4}), b(OG_F32, {5, 6}), c(OG_F32, {3, 6}), none, i(OG_I32, {4, 6}), bias(OG_F32, {5}), flags(OG_BOOL, {3, 6});
+  Tensor a(OG_F32, {3, 4}), b(OG_F32, {5, 6}), c(OG_F32, {3, 6}), none, i(OG_I32, {4, 6}), bias(OG_F32, {5}),
+      flags(OG_BOOL, {3, 6});
   Tensor good(OG_F32, {4, 6}), ia(OG_I32, {3, 4});
   for_each_isa([&](og::Isa isa) {
     CHECK(run(isa, "matmul", {&a, &b, &none}, {&c}) == OG_INVALID, "inner sizes");

@@ -10,8 +10,8 @@ struct Numbers {
 };
 
 /** Forward and backward of one normalisation, in double. Empty weight or bias: absent. */
-Numbers oracle(bool centered, const std::vector<double>& x, const std::vector<double>& weight, const std::vector<double>& bias,
-               const std::vector<double>& grad, int64_t rows, int64_t n, double eps) {
+Numbers oracle(bool centered, const std::vector<double>& x, const std::vector<double>& weight,
+               const std::vector<double>& bias, const std::vector<double>& grad, int64_t rows, int64_t n, double eps) {
   Numbers out;
   out.y.resize(x.size());
   out.dx.resize(x.size());
@@ -43,18 +43,21 @@ Numbers oracle(bool centered, const std::vector<double>& x, const std::vector<do
   return out;
 }
 
-int32_t forward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& b, Tensor& y, Tensor& mean, Tensor& rstd, double eps) {
-  return centered ? run(isa, "layer_norm", {&x, &w, &b}, {&y, &mean, &rstd}, {eps}) : run(isa, "rms_norm", {&x, &w}, {&y, &rstd}, {eps});
+int32_t forward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& b, Tensor& y, Tensor& mean, Tensor& rstd,
+                double eps) {
+  return centered ? run(isa, "layer_norm", {&x, &w, &b}, {&y, &mean, &rstd}, {eps})
+                  : run(isa, "rms_norm", {&x, &w}, {&y, &rstd}, {eps});
 }
-int32_t backward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& mean, Tensor& rstd, Tensor& grad, Tensor& dx, Tensor& dw,
-                 Tensor& db) {
+int32_t backward(og::Isa isa, bool centered, Tensor& x, Tensor& w, Tensor& mean, Tensor& rstd, Tensor& grad, Tensor& dx,
+                 Tensor& dw, Tensor& db) {
   return centered ? run(isa, "layer_norm_backward", {&x, &w, &mean, &rstd, &grad}, {&dx, &dw, &db})
                   : run(isa, "rms_norm_backward", {&x, &w, &rstd, &grad}, {&dx, &dw});
 }
 
 void agree(bool centered) {
   Random random(5);
-  const std::vector<std::vector<int64_t>> shapes = {{1}, {0, 4}, {7}, {3, 1}, {4, 16}, {5, 33}, {2, 3, 65}, {300, 24}, {2, 2, 2, 40}, {3, 4100}};
+  const std::vector<std::vector<int64_t>> shapes = {{1},     {0, 4},     {7},       {3, 1},        {4, 16},
+                                                    {5, 33}, {2, 3, 65}, {300, 24}, {2, 2, 2, 40}, {3, 4100}};
   int variant = 0;
   for (const auto& shape : shapes)
     for (int layout = 0; layout < kLayoutCount; layout++)
@@ -66,7 +69,8 @@ void agree(bool centered) {
           const int32_t wide = dtype == OG_F64 ? OG_F64 : OG_F32;
           const Layout other = (Layout)((layout + 1) % kLayoutCount);
           const bool with_weight = variant % 3 != 0, with_bias = variant % 4 != 0 && centered;
-          Tensor x(dtype, shape, (Layout)layout), y(dtype, shape, other), grad(dtype, shape, other), dx(dtype, shape, (Layout)layout);
+          Tensor x(dtype, shape, (Layout)layout), y(dtype, shape, other), grad(dtype, shape, other),
+              dx(dtype, shape, (Layout)layout);
           Tensor w = with_weight ? Tensor(variant % 5 ? dtype : wide, {n}, (Layout)(variant % kLayoutCount)) : Tensor();
           Tensor b = with_bias ? Tensor(dtype, {n}, kGaps) : Tensor();
           Tensor mean(wide, lead), rstd(wide, lead, (Layout)layout), dw(wide, {n}, kGaps), db(dtype, {n}, kReversed);
@@ -104,7 +108,8 @@ void agree(bool centered) {
 void offset() {
   Random random(6);
   for_each_isa([&](og::Isa isa) {
-    Tensor x(OG_F32, {4, 1000}), w, b, y(OG_F32, {4, 1000}), mean(OG_F32, {4}), rstd(OG_F32, {4}), grad(OG_F32, {4, 1000});
+    Tensor x(OG_F32, {4, 1000}), w, b, y(OG_F32, {4, 1000}), mean(OG_F32, {4}), rstd(OG_F32, {4}),
+        grad(OG_F32, {4, 1000});
     x.normal(random, 1, 10000);
     const Numbers want = oracle(true, x.values(), {}, {}, grad.values(), 4, 1000, 1e-5);
     forward(isa, true, x, w, b, y, mean, rstd, 1e-5);
@@ -116,7 +121,8 @@ void offset() {
 void threads_and_aliasing(bool centered) {
   Random random(7);
   for_each_isa([&](og::Isa isa) {
-    Tensor x(OG_F32, {3000, 96}), w(OG_F32, {96}), b(OG_F32, {96}), y(OG_F32, {3000, 96}), mean(OG_F32, {3000}), rstd(OG_F32, {3000});
+    Tensor x(OG_F32, {3000, 96}), w(OG_F32, {96}), b(OG_F32, {96}), y(OG_F32, {3000, 96}), mean(OG_F32, {3000}),
+        rstd(OG_F32, {3000});
     Tensor grad(OG_F32, {3000, 96}), dx(OG_F32, {3000, 96}), dw(OG_F32, {96}), db(OG_F32, {96});
     x.normal(random);
     w.normal(random);
@@ -143,7 +149,8 @@ void threads_and_aliasing(bool centered) {
 
 void refusals() {
   for_each_isa([&](og::Isa isa) {
-    Tensor x(OG_F32, {4, 3}), w(OG_F32, {4}), none, y(OG_F32, {4, 3}), mean(OG_F32, {4}), bad(OG_F32, {3}), scalar(OG_F32, {});
+    Tensor x(OG_F32, {4, 3}), w(OG_F32, {4}), none, y(OG_F32, {4, 3}), mean(OG_F32, {4}), bad(OG_F32, {3}),
+        scalar(OG_F32, {});
     CHECK(forward(isa, true, x, w, none, y, mean, mean, 0) == OG_INVALID, "weight length");
     CHECK(forward(isa, true, x, none, none, y, bad, mean, 0) == OG_INVALID, "mean shape");
     CHECK(forward(isa, false, scalar, none, none, scalar, none, none, 0) == OG_INVALID, "rank");

@@ -20,7 +20,10 @@ void everywhere(const F& body) {
 
 /** The parameter is stored in its dtype after each step, so that is where its rounding goes. */
 double stored(int32_t dtype, double x) {
-  return dtype == OG_F64 ? x : dtype == OG_F16 ? og::to_float(og::to_f16((float)x)) : dtype == OG_BF16 ? og::to_float(og::to_bf16((float)x)) : x;
+  return dtype == OG_F64    ? x
+         : dtype == OG_F16  ? og::to_float(og::to_f16((float)x))
+         : dtype == OG_BF16 ? og::to_float(og::to_bf16((float)x))
+                            : x;
 }
 
 struct Tensors {
@@ -63,14 +66,17 @@ void adamw() {
         const double c1 = 1 - std::pow(beta1, step), c2 = 1 - std::pow(beta2, step);
         for (size_t i = 0; i < t.p.size(); i++) {
           double g = t.grad.get((int64_t)i) * scale;
-          if (decoupled) t.p[i] *= 1 - lr * decay;
-          else g += decay * t.p[i];
+          if (decoupled)
+            t.p[i] *= 1 - lr * decay;
+          else
+            g += decay * t.p[i];
           t.m[i] += (1 - beta1) * (g - t.m[i]);
           t.v[i] = beta2 * t.v[i] + (1 - beta2) * g * g;
           t.p[i] = stored(dtype, t.p[i] - lr / c1 * t.m[i] / (std::sqrt(t.v[i]) / std::sqrt(c2) + eps));
         }
         CHECK(run(isa, "adamw_step", {&t.grad}, {&t.param, &t.first, &t.second},
-                  {lr, beta1, beta2, eps, decay, c1, c2, scale, (double)decoupled}) == OG_OK, "%s", og::last_message());
+                  {lr, beta1, beta2, eps, decay, c1, c2, scale, (double)decoupled}) == OG_OK,
+              "%s", og::last_message());
         t.check("adamw param");
       }
     }
@@ -96,7 +102,8 @@ void sgd() {
           t.p[i] = stored(dtype, t.p[i] - lr * g);
         }
         CHECK(run(isa, "sgd_step", {&t.grad}, {&t.param, mode ? &t.first : &none},
-                  {lr, momentum, dampening, nesterov, decay, (double)(step == 0), scale}) == OG_OK, "%s", og::last_message());
+                  {lr, momentum, dampening, nesterov, decay, (double)(step == 0), scale}) == OG_OK,
+              "%s", og::last_message());
         t.check("sgd param");
       }
     }
@@ -116,7 +123,8 @@ void lion() {
         t.p[i] = stored(dtype, t.p[i] * (1 - lr * decay) - lr * (u > 0 ? 1 : u < 0 ? -1 : 0));
         t.m[i] = beta2 * t.m[i] + (1 - beta2) * g;
       }
-      CHECK(run(isa, "lion_step", {&t.grad}, {&t.param, &t.first}, {lr, beta1, beta2, decay, scale}) == OG_OK, "%s", og::last_message());
+      CHECK(run(isa, "lion_step", {&t.grad}, {&t.param, &t.first}, {lr, beta1, beta2, decay, scale}) == OG_OK, "%s",
+            og::last_message());
       t.check("lion param");
     }
   });
@@ -128,7 +136,8 @@ void lerp_and_squares() {
     for (double weight : {0., 0.001, 0.5, 1.}) {
       Tensors t(random, dtype, shape, layout);
       t.grad.normal(random);
-      for (size_t i = 0; i < t.p.size(); i++) t.p[i] = stored(dtype, t.p[i] + weight * (t.grad.get((int64_t)i) - t.p[i]));
+      for (size_t i = 0; i < t.p.size(); i++)
+        t.p[i] = stored(dtype, t.p[i] + weight * (t.grad.get((int64_t)i) - t.p[i]));
       CHECK(run(isa, "lerp_", {&t.grad}, {&t.param}, {weight}) == OG_OK, "%s", og::last_message());
       if (weight == 1) CHECK(t.param.values() == t.grad.values(), "weight 1 must copy");
       t.check("lerp");
@@ -138,7 +147,8 @@ void lerp_and_squares() {
     double want = 0;
     for (double v : x.values()) want += v * v;
     CHECK(run(isa, "sum_squares", {&x}, {&sum}) == OG_OK, "%s", og::last_message());
-    CHECK(close(sum.get(0), want, dtype == OG_F64 ? 1e-14 : 1e-6, 0), "sum of squares %.9g, expected %.9g", sum.get(0), want);
+    CHECK(close(sum.get(0), want, dtype == OG_F64 ? 1e-14 : 1e-6, 0), "sum of squares %.9g, expected %.9g", sum.get(0),
+          want);
   });
   for_each_isa([&](og::Isa isa) {
     Tensor x(OG_F32, {70001}), sum(OG_F32, {});
@@ -157,7 +167,8 @@ void lerp_and_squares() {
 void threads() {
   Random random(14);
   for_each_isa([&](og::Isa isa) {
-    Tensor start(OG_F32, {200003}), grad(OG_F32, {200003}), param, m(OG_F32, {200003}), v(OG_F32, {200003}), sum(OG_F32, {});
+    Tensor start(OG_F32, {200003}), grad(OG_F32, {200003}), param, m(OG_F32, {200003}), v(OG_F32, {200003}),
+        sum(OG_F32, {});
     start.normal(random);
     grad.normal(random);
     check_threads(

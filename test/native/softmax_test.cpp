@@ -22,7 +22,8 @@ double log_sum(const double* x, int64_t n) {
   return m + std::log(sum);
 }
 
-const std::vector<std::vector<int64_t>> kShapes = {{1}, {0}, {3, 0}, {0, 3}, {5}, {2, 16}, {7, 33}, {3, 2, 65}, {2, 3, 2, 129}, {2, 2500}, {1, 5003}};
+const std::vector<std::vector<int64_t>> kShapes = {{1},     {0},        {3, 0},         {0, 3},    {5},      {2, 16},
+                                                   {7, 33}, {3, 2, 65}, {2, 3, 2, 129}, {2, 2500}, {1, 5003}};
 
 void agree() {
   Random random(3);
@@ -39,15 +40,21 @@ void agree() {
           const std::vector<double> in = x.values();
 
           CHECK(run(isa, "softmax", {&x}, {&y}) == OG_OK, "%s", og::last_message());
-          check_close(y, by_rows(in, n, [&](const double* a, double* b, size_t) {
-                        const double l = log_sum(a, n);
-                        for (int64_t i = 0; i < n; i++) b[i] = std::exp(a[i] - l);
-                      }), 2 * unit + 10 * small, dtype == OG_F16 ? 1e-7 : 1e-30, "softmax");
+          check_close(y,
+                      by_rows(in, n,
+                              [&](const double* a, double* b, size_t) {
+                                const double l = log_sum(a, n);
+                                for (int64_t i = 0; i < n; i++) b[i] = std::exp(a[i] - l);
+                              }),
+                      2 * unit + 10 * small, dtype == OG_F16 ? 1e-7 : 1e-30, "softmax");
           CHECK(run(isa, "log_softmax", {&x}, {&y}) == OG_OK, "%s", og::last_message());
-          check_close(y, by_rows(in, n, [&](const double* a, double* b, size_t) {
-                        const double l = log_sum(a, n);
-                        for (int64_t i = 0; i < n; i++) b[i] = a[i] - l;
-                      }), 2 * unit + small, 4 * small, "log_softmax");
+          check_close(y,
+                      by_rows(in, n,
+                              [&](const double* a, double* b, size_t) {
+                                const double l = log_sum(a, n);
+                                for (int64_t i = 0; i < n; i++) b[i] = a[i] - l;
+                              }),
+                      2 * unit + small, 4 * small, "log_softmax");
 
           Tensor lse(dtype, std::vector<int64_t>(shape.begin(), shape.end() - 1), other);
           CHECK(run(isa, "logsumexp", {&x}, {&lse}) == OG_OK, "%s", og::last_message());
@@ -60,18 +67,24 @@ void agree() {
           const std::vector<double> g = grad.values();
           run(isa, "softmax", {&x}, {&y});
           CHECK(run(isa, "softmax_backward", {&y, &grad}, {&dx}) == OG_OK, "%s", og::last_message());
-          check_close(dx, by_rows(y.values(), n, [&](const double* p, double* out, size_t at) {
-                        double dot = 0;
-                        for (int64_t i = 0; i < n; i++) dot += p[i] * g[at + (size_t)i];
-                        for (int64_t i = 0; i < n; i++) out[i] = p[i] * (g[at + (size_t)i] - dot);
-                      }), 2 * unit, dtype == OG_F16 ? 1e-7 : 10 * small, "softmax_backward");
+          check_close(dx,
+                      by_rows(y.values(), n,
+                              [&](const double* p, double* out, size_t at) {
+                                double dot = 0;
+                                for (int64_t i = 0; i < n; i++) dot += p[i] * g[at + (size_t)i];
+                                for (int64_t i = 0; i < n; i++) out[i] = p[i] * (g[at + (size_t)i] - dot);
+                              }),
+                      2 * unit, dtype == OG_F16 ? 1e-7 : 10 * small, "softmax_backward");
           run(isa, "log_softmax", {&x}, {&y});
           CHECK(run(isa, "log_softmax_backward", {&y, &grad}, {&dx}) == OG_OK, "%s", og::last_message());
-          check_close(dx, by_rows(y.values(), n, [&](const double* l, double* out, size_t at) {
-                        double sum = 0;
-                        for (int64_t i = 0; i < n; i++) sum += g[at + (size_t)i];
-                        for (int64_t i = 0; i < n; i++) out[i] = g[at + (size_t)i] - std::exp(l[i]) * sum;
-                      }), 2 * unit + 4 * small, 100 * small, "log_softmax_backward");
+          check_close(dx,
+                      by_rows(y.values(), n,
+                              [&](const double* l, double* out, size_t at) {
+                                double sum = 0;
+                                for (int64_t i = 0; i < n; i++) sum += g[at + (size_t)i];
+                                for (int64_t i = 0; i < n; i++) out[i] = g[at + (size_t)i] - std::exp(l[i]) * sum;
+                              }),
+                      2 * unit + 4 * small, 100 * small, "log_softmax_backward");
         });
 }
 
@@ -89,7 +102,8 @@ void specials() {
       set(4, n - 1, kInf);
       CHECK(run(isa, "softmax", {&x}, {&y}) == OG_OK, "%s", og::last_message());
       for (int64_t i = 0; i < n; i++) {
-        for (int64_t r : {0, 2, 3, 4}) CHECK(std::isnan(y.get(r * n + i)), "softmax row %d of n %d is %g", (int)r, (int)n, y.get(r * n + i));
+        for (int64_t r : {0, 2, 3, 4})
+          CHECK(std::isnan(y.get(r * n + i)), "softmax row %d of n %d is %g", (int)r, (int)n, y.get(r * n + i));
         CHECK(y.get(n + i) == (i == n - 1), "softmax with one finite number: %g", y.get(n + i));
         CHECK(close(y.get(5 * n + i), 1. / (double)n, 1e-6, 0), "softmax of equal huge numbers: %g", y.get(5 * n + i));
       }
@@ -100,7 +114,8 @@ void specials() {
       }
       CHECK(run(isa, "logsumexp", {&x}, {&lse}) == OG_OK, "%s", og::last_message());
       const double want[] = {-kInf, 7, kInf, NAN, NAN, 3e38};
-      for (int64_t r = 0; r < 6; r++) CHECK(close(lse.get(r), want[r], 1e-6, 0), "logsumexp row %d is %g", (int)r, lse.get(r));
+      for (int64_t r = 0; r < 6; r++)
+        CHECK(close(lse.get(r), want[r], 1e-6, 0), "logsumexp row %d is %g", (int)r, lse.get(r));
     });
 }
 

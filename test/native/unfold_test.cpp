@@ -11,8 +11,9 @@ struct Case {
 };
 
 const Case kCases[] = {
-    {2, 3, 7, 6, {3, 2, 2, 1, 1, 0, 1, 2}},  {1, 1, 1, 1, {1, 1, 1, 1, 0, 0, 1, 1}}, {1, 2, 9, 33, {3, 3, 1, 1, 1, 1, 1, 1}},
-    {2, 2, 5, 40, {2, 5, 3, 3, 0, 2, 2, 3}}, {0, 2, 4, 4, {2, 2, 1, 1, 0, 0, 1, 1}}, {1, 1, 2, 2, {3, 3, 1, 1, 2, 2, 1, 1}},
+    {2, 3, 7, 6, {3, 2, 2, 1, 1, 0, 1, 2}},  {1, 1, 1, 1, {1, 1, 1, 1, 0, 0, 1, 1}},
+    {1, 2, 9, 33, {3, 3, 1, 1, 1, 1, 1, 1}}, {2, 2, 5, 40, {2, 5, 3, 3, 0, 2, 2, 3}},
+    {0, 2, 4, 4, {2, 2, 1, 1, 0, 0, 1, 1}},  {1, 1, 2, 2, {3, 3, 1, 1, 2, 2, 1, 1}},
 };
 
 int64_t positions(const Case& c, int axis) {
@@ -30,7 +31,8 @@ void pairs(const Case& c, const F& body) {
     for (int64_t at = 0; at < oh * ow; at++) {
       const int64_t kj = row % kw, ki = row / kw % kh, plane = row / (kw * kh);
       const int64_t h = (int64_t)(at / ow * w[2] - w[4] + ki * w[6]), x = (int64_t)(at % ow * w[3] - w[5] + kj * w[7]);
-      if (h >= 0 && h < c.height && x >= 0 && x < c.width) body((plane * c.height + h) * c.width + x, row * oh * ow + at);
+      if (h >= 0 && h < c.height && x >= 0 && x < c.width)
+        body((plane * c.height + h) * c.width + x, row * oh * ow + at);
     }
   }
 }
@@ -46,7 +48,8 @@ int main() {
   for_each_isa([&](og::Isa isa) {
     for (const Case& c : kCases) {
       const std::vector<int64_t> image = {c.batch, c.channels, c.height, c.width};
-      const std::vector<int64_t> columns = {c.batch, c.channels * (int64_t)(c.window[0] * c.window[1]), positions(c, 0) * positions(c, 1)};
+      const std::vector<int64_t> columns = {c.batch, c.channels * (int64_t)(c.window[0] * c.window[1]),
+                                            positions(c, 0) * positions(c, 1)};
       for (int layout = 0; layout < kLayoutCount; layout++) {
         for (int32_t dtype : {OG_F32, OG_F16, OG_BF16, OG_F64, OG_I8, OG_I64}) {
           if (dtype == OG_F64 && isa != 0) continue;

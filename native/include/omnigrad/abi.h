@@ -13,7 +13,7 @@ extern "C" {
 
 #define OG_ABI_VERSION 1
 #define OG_MAX_RANK 8
-#define OG_MAX_VIEWS 24  /* inputs plus outputs of one call; wide ops (optimisers) are called once per tensor */
+#define OG_MAX_VIEWS 24 /* inputs plus outputs of one call; wide ops (optimisers) are called once per tensor */
 #define OG_MAX_ATTRS 32
 
 /** Element types. The numbers are part of the ABI and equal those of src/tensor/dtype.ts. */
@@ -33,11 +33,11 @@ enum og_dtype {
 /** Result of a kernel; 0 is success. The text belonging to a failure lies in a per-thread buffer (core/status.h). */
 enum og_status {
   OG_OK = 0,
-  OG_INVALID = 1,      /* the call breaks the kernel's contract: a bug above, or a hand-written frame */
-  OG_UNSUPPORTED = 2,  /* dtype or layout this kernel does not take */
+  OG_INVALID = 1,     /* the call breaks the kernel's contract: a bug above, or a hand-written frame */
+  OG_UNSUPPORTED = 2, /* dtype or layout this kernel does not take */
   OG_OUT_OF_MEMORY = 3,
-  OG_CANCELLED = 4,    /* the environment is being torn down */
-  OG_INDEX = 5         /* an index found in the data lies outside its axis */
+  OG_CANCELLED = 4, /* the environment is being torn down */
+  OG_INDEX = 5      /* an index found in the data lies outside its axis */
 };
 
 /**
@@ -67,10 +67,10 @@ typedef int32_t (*og_kernel)(const og_call* call);
 /** What a back-end library exports as `og_backend_open`. A NULL kernel means: not on this device. */
 typedef struct og_backend {
   int32_t abi_version;
-  const char* name;             /* "cpu", "cuda" */
-  int32_t kernel_count;         /* must equal the registry's */
-  const og_kernel* kernels;     /* indexed as in kernels.def */
-  int32_t (*score)(void);       /* 0: this machine cannot run it */
+  const char* name;         /* "cpu", "cuda" */
+  int32_t kernel_count;     /* must equal the registry's */
+  const og_kernel* kernels; /* indexed as in kernels.def */
+  int32_t (*score)(void);   /* 0: this machine cannot run it */
 } og_backend;
 
 #ifdef __cplusplus
