@@ -21,7 +21,8 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '' } = {}) 
     'build',
     ['native', ...(arm64 ? ['arm64'] : []), ...sanitize.split(',')].filter(Boolean).join('-'),
   );
-  const options = [`-DOG_SANITIZE=${sanitize}`];
+  const isPlain = sanitize === '' && !arm64;
+  const options = [`-DOG_SANITIZE=${sanitize}`, `-DOG_NATIVE_BENCH=${isPlain ? 'ON' : 'OFF'}`];
   if (arm64) options.push(`-DCMAKE_TOOLCHAIN_FILE=${join(root, 'native', 'arm64.cmake')}`);
   if (findProgram('ccache') !== undefined) options.push('-DCMAKE_CXX_COMPILER_LAUNCHER=ccache');
   const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());
