@@ -29,9 +29,9 @@ double squares_row(const C* x, double mean, int64_t n) {
   for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - mean) * ((double)x[i] - mean);
   return sum;
 }
-/** y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. */
+/** y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. The vector version fetches `ahead`. */
 template <class C>
-void normalize_row(const C* x, double mean, double rstd, const C* weight, const C* bias, C* y, int64_t n) {
+void normalize_row(const C* x, double mean, double rstd, const C* weight, const C* bias, C* y, int64_t n, const C*) {
   for (int64_t i = 0; i < n; i++) {
     const double v = ((double)x[i] - mean) * rstd * (weight ? (double)weight[i] : 1.);
     y[i] = (C)(bias ? v + (double)bias[i] : v);
@@ -88,14 +88,19 @@ OG_INLINE void each_vector(int64_t n, const F& body) {
 }
 
 void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y,
-                   int64_t n) {
+                   int64_t n, const float* ahead) {
   const Vf center = set1((float)mean), scale = set1((float)rstd);
+  if (!ahead) ahead = x;
   if (weight && bias)
     each_vector(n, [&](int64_t i, auto get, auto put) {
+      prefetch(ahead + i);
       put(y + i, fma((get(x + i) - center) * scale, get(weight + i), get(bias + i)));
     });
   else if (weight)
-    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, (get(x + i) - center) * scale * get(weight + i)); });
+    each_vector(n, [&](int64_t i, auto get, auto put) {
+      prefetch(ahead + i);
+      put(y + i, (get(x + i) - center) * scale * get(weight + i));
+    });
   else if (bias)
     each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, fma(get(x + i) - center, scale, get(bias + i))); });
   else
@@ -202,7 +207,7 @@ int32_t forward(const char* name, bool centered, const og_view& x, const og_view
       const double squares = centered ? squares_row(row, mean, n) : dot_row(row, row, n);
       const double rstd = inverse_root(squares / (double)n + eps);
       C* target = to.target(r, 0, buffer);
-      normalize_row(row, mean, rstd, w, b, target, n);
+      normalize_row(row, mean, rstd, w, b, target, n, from.ahead(r, end));
       to.commit(r, 0, n, target);
       if (mean_out && is_present(*mean_out)) RowScalars<C>(*mean_out).set(r, (C)mean);
       if (is_present(rstd_out)) rstds.set(r, (C)rstd);

@@ -75,6 +75,13 @@ struct Rows {
     read_run(*view, at, stride, n, buffer);
     return buffer;
   }
+  /**
+   * The row after `row`, to be fetched while this one is computed on: the kernels read memory only in their first pass over a
+   * row, and hardware does not look further. `row` itself, which is cached, if there is no such row before `end`.
+   */
+  const C* ahead(int64_t row, int64_t end) const {
+    return direct ? data_of<const C>(*view) + offset(row + 1 < end ? row + 1 : row) : nullptr;
+  }
   /** Where a result goes: the row itself, or the buffer that `commit` will write out. */
   C* target(int64_t row, int64_t begin, C* buffer) const {
     return direct ? data_of<C>(*view) + offset(row) + begin * stride : buffer;
@@ -166,9 +173,9 @@ inline C row_max(const C* x, int64_t n) {
   for (int64_t i = 0; i < n; i++) m = x[i] > m ? x[i] : m;
   return m;
 }
-/** y = e^{x − shift}, and the sum. */
+/** y = e^{x − shift}, and the sum. The vector version fetches `ahead`, if given. */
 template <class C>
-inline double exp_row(const C* x, C shift, C* y, int64_t n) {
+inline double exp_row(const C* x, C shift, C* y, int64_t n, const C* = nullptr) {
   double sum = 0;
   for (int64_t i = 0; i < n; i++) {
     const double e = std::exp((double)x[i] - (double)shift);
@@ -178,7 +185,7 @@ inline double exp_row(const C* x, C shift, C* y, int64_t n) {
   return sum;
 }
 template <class C>
-inline double exp_sum(const C* x, C shift, int64_t n) {
+inline double exp_sum(const C* x, C shift, int64_t n, const C* = nullptr) {
   double sum = 0;
   for (int64_t i = 0; i < n; i++) sum += std::exp((double)x[i] - (double)shift);
   return sum;
@@ -247,14 +254,16 @@ inline float row_max(const float* x, int64_t n) {
   return max_lane(max_second(max_second(m0, m1), max_second(m2, m3)));
 }
 
-/** y = e^{x − shift} with shift ≥ x, and the sum. x may be y. */
-inline double exp_row(const float* x, float shift, float* y, int64_t n) {
+/** y = e^{x − shift} with shift ≥ x, and the sum. x may be y. Fetches n elements at `ahead`. */
+inline double exp_row(const float* x, float shift, float* y, int64_t n, const float* ahead) {
   const Vf m = set1(shift);
+  if (!ahead) ahead = x;
   return sum_blocks(n, [&](int64_t at, int64_t count) {
     Vf s{};
     int64_t i = at;
     const int64_t end = at + count;
     for (; i + kLanes <= end; i += kLanes) {
+      prefetch(ahead + i);
       const Vf e = exp_nonpositive(load(x + i) - m);
       store(y + i, e);
       s = s + e;
@@ -267,13 +276,17 @@ inline double exp_row(const float* x, float shift, float* y, int64_t n) {
     return sum(s);
   });
 }
-inline double exp_sum(const float* x, float shift, int64_t n) {
+inline double exp_sum(const float* x, float shift, int64_t n, const float* ahead = nullptr) {
   const Vf m = set1(shift);
+  if (!ahead) ahead = x;
   return sum_blocks(n, [&](int64_t at, int64_t count) {
     Vf s{};
     int64_t i = at;
     const int64_t end = at + count;
-    for (; i + kLanes <= end; i += kLanes) s = s + exp_nonpositive(load(x + i) - m);
+    for (; i + kLanes <= end; i += kLanes) {
+      prefetch(ahead + i);
+      s = s + exp_nonpositive(load(x + i) - m);
+    }
     if (i < end) s = s + exp_nonpositive(load_partial(x + i, end - i, -__builtin_inff()) - m);
     return sum(s);
   });

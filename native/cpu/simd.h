@@ -42,6 +42,7 @@ typedef int32_t ViUnaligned __attribute__((vector_size(OG_LANES * 4), aligned(4)
 
 OG_INLINE Vf load(const float* p) { return *reinterpret_cast<const VfUnaligned*>(p); }
 OG_INLINE void store(float* p, Vf v) { *reinterpret_cast<VfUnaligned*>(p) = v; }
+OG_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 OG_INLINE Vf set1(float x) { return x - Vf{}; }
 OG_INLINE Vi set1(int32_t x) { return x - Vi{}; }
 OG_INLINE Vi bits(Vf v) { return (Vi)v; }
@@ -100,9 +101,32 @@ OG_INLINE Vf fma(Vf a, Vf b, Vf c) {
 #endif
 }
 
-/** Largest operand; if either is NaN the result is the second (x86 rule), so callers put the accumulator first. */
-OG_INLINE Vf max_second(Vf a, Vf b) { return select(a > b, a, b); }
-OG_INLINE Vf min_second(Vf a, Vf b) { return select(a < b, a, b); }
+/**
+ * Largest (smallest) operand; if either is NaN the result is the second (x86 rule): max_second(bound, x) keeps a NaN of x,
+ * max_second(x, accumulator) drops it. Spelled out, because compilers turn the comparison round next to constants.
+ */
+OG_INLINE Vf max_second(Vf a, Vf b) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vf)_mm256_max_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (Vf)_mm_max_ps((__m128)a, (__m128)b);
+#else
+  return select(a > b, a, b);
+#endif
+}
+OG_INLINE Vf min_second(Vf a, Vf b) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+  return (Vf)_mm256_min_ps((__m256)a, (__m256)b);
+#elif defined(__x86_64__)
+  return (Vf)_mm_min_ps((__m128)a, (__m128)b);
+#else
+  return select(a < b, a, b);
+#endif
+}
 /** NaN in either operand gives NaN. */
 OG_INLINE Vf max_nan(Vf a, Vf b) { return select((a > b) | (a != a), a, b); }
 OG_INLINE Vf min_nan(Vf a, Vf b) { return select((a < b) | (a != a), a, b); }

@@ -15,12 +15,12 @@ namespace {
 #ifdef OG_IS_REFERENCE
 
 template <class C>
-void softmax_row(const C* x, C* y, int64_t n) {
+void softmax_row(const C* x, C* y, int64_t n, const C*) {
   const double sum = exp_row(x, row_max(x, n), y, n);
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)y[i] / sum);
 }
 template <class C>
-void log_softmax_row(const C* x, C* y, int64_t n) {
+void log_softmax_row(const C* x, C* y, int64_t n, const C*) {
   const C m = row_max(x, n);
   const double log_sum = std::log(exp_sum(x, m, n));
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)x[i] - (double)m - log_sum);
@@ -52,13 +52,13 @@ OG_INLINE void write2(const float* a, const float* b, float* out, int64_t n, con
   if (i < n) store_partial(out + i, f(load_partial(a + i, n - i), load_partial(b + i, n - i)), n - i);
 }
 
-void softmax_row(const float* x, float* y, int64_t n) {
-  const Vf scale = set1((float)(1. / exp_row(x, row_max(x, n), y, n)));
+void softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
+  const Vf scale = set1((float)(1. / exp_row(x, row_max(x, n), y, n, ahead)));
   write1(y, y, n, [&](Vf e) { return e * scale; });
 }
-void log_softmax_row(const float* x, float* y, int64_t n) {
+void log_softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
   const float m = row_max(x, n);
-  const Vf shift = set1(m), log_sum = set1((float)std::log(exp_sum(x, m, n)));
+  const Vf shift = set1(m), log_sum = set1((float)std::log(exp_sum(x, m, n, ahead)));
   write1(x, y, n, [&](Vf v) { return (v - shift) - log_sum; });
 }
 void softmax_backward_row(const float* y, const float* grad, float* dx, int64_t n) {
@@ -101,7 +101,7 @@ int32_t rows1(const char* name, const og_call* call, const Row& row_function) {
                             [&](int64_t begin, int64_t end, C* buffer) {
                               for (int64_t r = begin; r < end; r++) {
                                 C* target = to.target(r, 0, buffer);
-                                row_function(from.read(r, 0, n, buffer), target, n);
+                                row_function(from.read(r, 0, n, buffer), target, n, from.ahead(r, end));
                                 to.commit(r, 0, n, target);
                               }
                             });
@@ -132,10 +132,10 @@ int32_t rows2(const char* name, const og_call* call, const Row& row_function) {
 }  // namespace
 
 int32_t kernel_softmax(const og_call* call) {
-  return rows1("softmax", call, [](const auto* x, auto* y, int64_t n) { softmax_row(x, y, n); });
+  return rows1("softmax", call, [](auto x, auto y, int64_t n, auto ahead) { softmax_row(x, y, n, ahead); });
 }
 int32_t kernel_log_softmax(const og_call* call) {
-  return rows1("log_softmax", call, [](const auto* x, auto* y, int64_t n) { log_softmax_row(x, y, n); });
+  return rows1("log_softmax", call, [](auto x, auto y, int64_t n, auto ahead) { log_softmax_row(x, y, n, ahead); });
 }
 int32_t kernel_softmax_backward(const og_call* call) {
   return rows2("softmax_backward", call,
