@@ -47,7 +47,7 @@ OG_INLINE Vf exp(Vf x) {
  * 1 ulp. */
 OG_INLINE Vf exp_nonpositive(Vf x) {
   const Exponent e = reduce_exp(max_second(set1(-88.f), x));  // NaN is the second operand and passes
-  return e.mantissa * as_float((bits(e.magic) << 23) + 0x3f800000);
+  return e.mantissa * (Vf)(((Vu)e.magic << 23) + 0x3f800000u);  // unsigned: NaN leaves any bits here
 }
 
 /**
