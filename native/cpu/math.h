@@ -46,7 +46,7 @@ OG_INLINE Vf exp(Vf x) {
 /** e^x for x ≤ 0 (softmax, attention; up to 88 by contract); 0 below -87.68, where n = -127 makes the factor 0. At most
  * 1 ulp. */
 OG_INLINE Vf exp_nonpositive(Vf x) {
-  const Exponent e = reduce_exp(max_second(set1(-88.f), x));  // NaN is the second operand and passes
+  const Exponent e = reduce_exp(max_second(set1(-88.f), x));    // NaN is the second operand and passes
   return e.mantissa * (Vf)(((Vu)e.magic << 23) + 0x3f800000u);  // unsigned: NaN leaves any bits here
 }
 

@@ -76,8 +76,9 @@ struct Rows {
     return buffer;
   }
   /**
-   * The row after `row`, to be fetched while this one is computed on: the kernels read memory only in their first pass over a
-   * row, and hardware does not look further. `row` itself, which is cached, if there is no such row before `end`.
+   * The row after `row`, to be fetched while this one is computed on: the kernels read memory only in their first pass
+   * over a row, and hardware does not look further. `row` itself, which is cached, if there is no such row before
+   * `end`.
    */
   const C* ahead(int64_t row, int64_t end) const {
     return direct ? data_of<const C>(*view) + offset(row + 1 < end ? row + 1 : row) : nullptr;

@@ -102,8 +102,8 @@ OG_INLINE Vf fma(Vf a, Vf b, Vf c) {
 }
 
 /**
- * Largest (smallest) operand; if either is NaN the result is the second (x86 rule): max_second(bound, x) keeps a NaN of x,
- * max_second(x, accumulator) drops it. Spelled out, because compilers turn the comparison round next to constants.
+ * Largest (smallest) operand; if either is NaN the result is the second (x86 rule): max_second(bound, x) keeps a NaN of
+ * x, max_second(x, accumulator) drops it. Spelled out, because compilers turn the comparison round next to constants.
  */
 OG_INLINE Vf max_second(Vf a, Vf b) {
 #if defined(__AVX512F__)
