@@ -37,15 +37,15 @@ inline std::string& context() {
   return text;
 }
 
-#define CHECK(condition, ...)                                                                       \
-  do {                                                                                              \
-    if (condition) {                                                                                \
-      og_test::passes()++;                                                                          \
-    } else if (++og_test::failures() <= 40) {                                                       \
-      std::printf("%s:%d [%s] %s: ", __FILE__, __LINE__, og_test::context().c_str(), #condition);   \
-      std::printf(" " __VA_ARGS__);                                                                 \
-      std::printf("\n");                                                                            \
-    }                                                                                               \
+#define CHECK(condition, ...)                                                                     \
+  do {                                                                                            \
+    if (condition) {                                                                              \
+      og_test::passes()++;                                                                        \
+    } else if (++og_test::failures() <= 40) {                                                     \
+      std::printf("%s:%d [%s] %s: ", __FILE__, __LINE__, og_test::context().c_str(), #condition); \
+      std::printf(" " __VA_ARGS__);                                                               \
+      std::printf("\n");                                                                          \
+    }                                                                                             \
   } while (0)
 
 /** The call returned OG_OK; otherwise its message is printed. */
@@ -129,27 +129,43 @@ class Tensor {
   double get(int64_t index) const {
     const char* p = at(index);
     switch (view_.dtype) {
-      case OG_F32: return read<float>(p);
-      case OG_F16: return og::to_float(read<og::f16>(p));
-      case OG_BF16: return og::to_float(read<og::bf16>(p));
-      case OG_F64: return read<double>(p);
-      case OG_I8: return read<int8_t>(p);
-      case OG_I32: return read<int32_t>(p);
-      case OG_I64: return (double)read<int64_t>(p);
-      default: return read<uint8_t>(p);
+      case OG_F32:
+        return read<float>(p);
+      case OG_F16:
+        return og::to_float(read<og::f16>(p));
+      case OG_BF16:
+        return og::to_float(read<og::bf16>(p));
+      case OG_F64:
+        return read<double>(p);
+      case OG_I8:
+        return read<int8_t>(p);
+      case OG_I32:
+        return read<int32_t>(p);
+      case OG_I64:
+        return (double)read<int64_t>(p);
+      default:
+        return read<uint8_t>(p);
     }
   }
   void set(int64_t index, double value) {
     char* p = at(index);
     switch (view_.dtype) {
-      case OG_F32: return write(p, (float)value);
-      case OG_F16: return write(p, og::to_f16((float)value));
-      case OG_BF16: return write(p, og::to_bf16((float)value));
-      case OG_F64: return write(p, value);
-      case OG_I8: return write(p, (int8_t)value);
-      case OG_I32: return write(p, (int32_t)value);
-      case OG_I64: return write(p, (int64_t)value);
-      default: return write(p, (uint8_t)value);
+      case OG_F32:
+        return write(p, (float)value);
+      case OG_F16:
+        return write(p, og::to_f16((float)value));
+      case OG_BF16:
+        return write(p, og::to_bf16((float)value));
+      case OG_F64:
+        return write(p, value);
+      case OG_I8:
+        return write(p, (int8_t)value);
+      case OG_I32:
+        return write(p, (int32_t)value);
+      case OG_I64:
+        return write(p, (int64_t)value);
+      default:
+        return write(p, (uint8_t)value);
     }
   }
   /** Integers beyond 2^53 need these. */
@@ -203,7 +219,9 @@ class Tensor {
     return x;
   }
   template <class T>
-  static void write(char* p, T x) { std::memcpy(p, &x, sizeof x); }
+  static void write(char* p, T x) {
+    std::memcpy(p, &x, sizeof x);
+  }
   const char* at(int64_t index) const {
     return bytes_.data() + start_ + og::offset_of(view_, index, view_.rank) * og::dtype_size(view_.dtype);
   }
@@ -225,7 +243,8 @@ inline int32_t run(og::Isa isa, const char* name, std::initializer_list<Tensor*>
   for (Tensor* t : inputs) in.push_back(t->view()), in_before.push_back(t->bytes());
   for (Tensor* t : outputs) out.push_back(t->view()), out_before.push_back(t->bytes());
   const std::vector<double> numbers(attrs);
-  og_call call = {in.data(), out.data(), numbers.data(), (int32_t)in.size(), (int32_t)out.size(), (int32_t)numbers.size()};
+  og_call call = {in.data(),          out.data(),          numbers.data(),
+                  (int32_t)in.size(), (int32_t)out.size(), (int32_t)numbers.size()};
   const int32_t status = og::run_kernel_on(isa, id, call);
   size_t k = 0;
   for (Tensor* t : inputs) {
@@ -242,7 +261,8 @@ inline int32_t run(og::Isa isa, const char* name, std::initializer_list<Tensor*>
   return status;
 }
 
-/** Calls body(isa) for each set this machine can run, with the name in the context. float64 only runs on `reference`. */
+/** Calls body(isa) for each set this machine can run, with the name in the context. float64 only runs on `reference`.
+ */
 template <class F>
 void for_each_isa(const F& body) {
   const std::string before = context();
@@ -277,7 +297,8 @@ inline bool close(double got, double want, double relative, double absolute) {
 /** Compares a whole tensor; one check, and the first difference is reported. */
 inline void check_close(const Tensor& got, const std::vector<double>& want, double relative, double absolute,
                         const char* what) {
-  CHECK(got.count() == (int64_t)want.size(), "%s: %lld elements, expected %zu", what, (long long)got.count(), want.size());
+  CHECK(got.count() == (int64_t)want.size(), "%s: %lld elements, expected %zu", what, (long long)got.count(),
+        want.size());
   for (size_t i = 0; i < want.size(); i++) {
     const double value = got.get((int64_t)i);
     if (close(value, want[i], relative, absolute)) continue;
@@ -296,8 +317,10 @@ void check_threads(const Run& run, const Bytes& bytes) {
   for (int count : counts) {
     og::set_threads(count);
     run();
-    if (count == 1) first = bytes();
-    else CHECK(bytes() == first, "%d threads gave other bits than 1", count);
+    if (count == 1)
+      first = bytes();
+    else
+      CHECK(bytes() == first, "%d threads gave other bits than 1", count);
   }
   og::set_threads(before);
 }
