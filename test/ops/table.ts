@@ -27,8 +27,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
-  batchNorm: pending,
-  groupNorm: pending,
   conv1d: pending,
   conv2d: pending,
   convTranspose1d: pending,
