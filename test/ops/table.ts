@@ -1,5 +1,6 @@
 /** The op table: a row for every operation, and a reason for each that has none. See checks.ts for what a row is put through. */
 import { arrayRows } from './rows/arrays.js';
+import { convRows } from './rows/conv.js';
 import { elementwiseRows } from './rows/elementwise.js';
 import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
@@ -12,6 +13,7 @@ export const table: readonly Row[] = [
   ...reductionRows,
   ...arrayRows,
   ...indexingRows,
+  ...convRows,
   ...imageRows,
   ...otherRows,
 ];
@@ -27,12 +29,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
-  conv1d: pending,
-  conv2d: pending,
-  convTranspose1d: pending,
-  convTranspose2d: pending,
-  fold: pending,
-  unfold: pending,
   alibiBias: pending,
   alibiSlopes: pending,
   rope: pending,
