@@ -1,5 +1,6 @@
 /** The op table: a row for every operation, and a reason for each that has none. See checks.ts for what a row is put through. */
 import { arrayRows } from './rows/arrays.js';
+import { attentionRows } from './rows/attention.js';
 import { convRows } from './rows/conv.js';
 import { elementwiseRows } from './rows/elementwise.js';
 import { imageRows } from './rows/images.js';
@@ -15,6 +16,7 @@ export const table: readonly Row[] = [
   ...indexingRows,
   ...convRows,
   ...imageRows,
+  ...attentionRows,
   ...otherRows,
 ];
 
@@ -29,11 +31,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
-  alibiBias: pending,
-  alibiSlopes: pending,
-  rope: pending,
-  ropeTables: pending,
-  scaledDotProductAttention: pending,
   bceWithLogits: pending,
   clipContrastive: pending,
   cosineSimilarity: pending,
