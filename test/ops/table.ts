@@ -5,6 +5,7 @@ import { convRows } from './rows/conv.js';
 import { elementwiseRows } from './rows/elementwise.js';
 import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
+import { lossRows } from './rows/losses.js';
 import { otherRows } from './rows/others.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
@@ -17,6 +18,7 @@ export const table: readonly Row[] = [
   ...convRows,
   ...imageRows,
   ...attentionRows,
+  ...lossRows,
   ...otherRows,
 ];
 
@@ -31,17 +33,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
-  bceWithLogits: pending,
-  clipContrastive: pending,
-  cosineSimilarity: pending,
-  crossEntropy: pending,
-  distillationLoss: pending,
-  huberLoss: pending,
-  klDiv: pending,
-  l1Loss: pending,
-  mseLoss: pending,
-  smoothL1Loss: pending,
-  tripletMarginLoss: pending,
   dequantize: pending,
   fakeQuantize: pending,
   fromFloat8: pending,
