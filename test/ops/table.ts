@@ -7,6 +7,7 @@ import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
 import { lossRows } from './rows/losses.js';
 import { otherRows } from './rows/others.js';
+import { quantizationRows } from './rows/quantization.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
 
@@ -19,11 +20,11 @@ export const table: readonly Row[] = [
   ...imageRows,
   ...attentionRows,
   ...lossRows,
+  ...quantizationRows,
   ...otherRows,
 ];
 
 const random = 'its result is random: test/tensor/random.test.ts';
-const pending = 'compared with reference vectors in test/reference, until it has a row';
 const asynchronous = 'it gives a promise of what its blocking twin gives, which has a row';
 
 /** Operations without a row, each with the reason. Only what is random or asynchronous has one. */
@@ -33,12 +34,4 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
-  dequantize: pending,
-  fakeQuantize: pending,
-  fromFloat8: pending,
-  linearInt8Dynamic: pending,
-  matmulInt8: pending,
-  matmulInteger: pending,
-  quantize: pending,
-  toFloat8: pending,
 };
