@@ -230,13 +230,15 @@ const entropies: Row[] = [
   {
     name: 'distillationLoss',
     call: (student, teacher, target) =>
-      og.distillationLoss(student!, teacher!, target!, { temperature: 3, alpha: 0.3, ignoreIndex }),
+      [target!, null].map((own) =>
+        og.distillationLoss(student!, teacher!, own, { temperature: 3, alpha: 0.3, ignoreIndex }),
+      ),
     oracle: (student, teacher, target) => {
       const soften = (x: Nd): Nd => surprise(map((value) => value / 3, x));
       const parts = map((s, t) => Math.exp(-t) * (s - t), soften(student!), soften(teacher!));
-      const fromTeacher = (9 * sum([...parts.data])) / sizeOf(target!.shape);
+      const fromTeacher = (0.3 * 9 * sum([...parts.data])) / sizeOf(target!.shape);
       const fromTarget = hard(student!, target!, undefined, 0)[1]!;
-      return map((value) => 0.3 * fromTeacher + 0.7 * value, fromTarget);
+      return [map((value) => fromTeacher + 0.7 * value, fromTarget), make([], () => fromTeacher)];
     },
     inputs: [{}, { constant: true }, classes],
     shapes: [
