@@ -34,6 +34,8 @@ export interface Row {
   readonly ceiling: number | null;
   /** ours / ceiling. */
   readonly ofCeiling: number | null;
+  /** Floating-point operations a byte that must move; null where that says nothing. */
+  readonly intensity: number | null;
   /** Which direction of `ours` and `ratio` is good. */
   readonly better: 'higher' | 'lower';
   /** Medians of all peers that took part. */
@@ -128,11 +130,13 @@ export interface RowParts {
   readonly spread?: number;
   readonly peers?: Readonly<Record<string, number>>;
   readonly ceiling?: number | null;
+  readonly intensity?: number | null;
 }
 
 /** Derives what follows from the measured values. */
 export function makeRow(parts: RowParts): Row {
-  const { name, shape, dtype = 'float32', threads, ours, unit, better, peers = {}, ceiling = null } = parts;
+  const { name, shape, dtype = 'float32', threads, ours, unit, better, peers = {} } = parts;
+  const { ceiling = null, intensity = null } = parts;
   let [peer, peerName]: [number | null, string | null] = [null, null];
   for (const [candidate, value] of Object.entries(peers)) {
     if (peer !== null && (better === 'higher' ? value <= peer : value >= peer)) continue;
@@ -150,6 +154,7 @@ export function makeRow(parts: RowParts): Row {
     ratio: peer === null ? null : ours / peer,
     ceiling,
     ofCeiling: ceiling === null ? null : ours / ceiling,
+    intensity,
     better,
     peers,
     best: parts.best ?? ours,

@@ -9,6 +9,8 @@ export interface KernelCase extends Work {
   readonly unit: 'GFLOP/s' | 'GB/s' | 'µs';
   /** Floating-point operations, or bytes that must at least be read and written, of one repetition. */
   readonly amount: number;
+  /** The other of the two, where it is known: bytes of a row in GFLOP/s, operations of one in GB/s. */
+  readonly other?: number;
   /** Makes the operands; the returned function does the work once and leaves nothing behind. */
   prepare(): () => void;
 }
@@ -27,6 +29,7 @@ function matmul(m: number, n: number, k: number, form: 'NN' | 'NT' | 'TN' = 'NN'
     shape: `${m}x${n}x${k}`,
     unit: 'GFLOP/s',
     amount: 2 * m * n * k,
+    other: 4 * (m * k + k * n + m * n),
     op: 'matmul',
     args: { m, n, k, form },
     prepare: () => {
@@ -45,6 +48,7 @@ function attention(batch: number, heads: number, time: number, width: number, ba
     shape: `${batch}x${heads}x${time}x${width}`,
     unit: 'GFLOP/s',
     amount: backward ? 3.5 * forward : forward,
+    other: 4 * batch * heads * time * width * (backward ? 12 : 4), // q, k, v, y; read again with y's gradient, three written
     op: 'attention',
     args: { batch, heads, time, width, backward },
     prepare: () => {
@@ -65,6 +69,7 @@ function rows(kind: 'softmax' | 'layerNorm' | 'rmsNorm' | 'gelu', count: number,
     shape: `${count}x${width}`,
     unit: 'GB/s',
     amount: 8 * count * width,
+    other: { softmax: 5, layerNorm: 8, rmsNorm: 4, gelu: 20 }[kind] * count * width,
     op: 'rows',
     args: { kind, rows: count, width },
     prepare: () => {
@@ -86,6 +91,7 @@ function crossEntropy(count: number, classes: number, backward: boolean): Kernel
     shape: `${count}x${classes}`,
     unit: 'GB/s',
     amount: (backward ? 12 : 4) * count * classes,
+    other: (backward ? 8 : 4) * count * classes,
     op: 'crossEntropy',
     args: { rows: count, classes, backward },
     prepare: () => {
@@ -106,6 +112,7 @@ function adamw(size: number): KernelCase {
     shape: String(size),
     unit: 'GB/s',
     amount: 28 * size,
+    other: 14 * size,
     op: 'adamw',
     args: { size },
     prepare: () => {
@@ -124,6 +131,7 @@ function add(shape: readonly number[], unit: 'GB/s' | 'µs'): KernelCase {
     shape: shape.join('x'),
     unit,
     amount: 12 * size,
+    other: size,
     op: 'add',
     args: { shape },
     prepare: () => {
@@ -159,6 +167,12 @@ export const kernelCases: readonly KernelCase[] = [
   add([8192, 1024], 'GB/s'),
   add([2], 'µs'),
 ];
+
+/** Floating-point operations a byte. */
+export function intensityOf({ unit, amount, other }: KernelCase): number | null {
+  if (other === undefined || unit === 'µs') return null;
+  return unit === 'GFLOP/s' ? amount / other : other / amount;
+}
 
 /** Our side of a case. */
 export function subjectOf(kernel: KernelCase): Subject {

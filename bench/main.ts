@@ -3,16 +3,20 @@ import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
 import { Command, InvalidArgumentError } from 'commander';
+import { compareRows, formatComparison, readRecorded, type Recorded } from './compare.js';
 import { chosen, type Row } from './harness.js';
 import { kernelCases } from './kernels.js';
 import { og } from './library.js';
 import { modelCases } from './models.js';
+import { renderPage } from './page.js';
 import { Ceilings, defaultThreads, startPeers } from './peers.js';
 import { importRow, kernelRow, modelRows, withFinalCeilings, type RunContext } from './run.js';
 import { runJobs, type Job } from './shell.js';
 
 interface Options {
   readonly json?: string;
+  readonly html?: string;
+  readonly compare?: string;
   readonly filter?: string;
   readonly quick?: true;
   readonly threads: number;
@@ -63,6 +67,7 @@ function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], { q
 
 async function main(options: Options): Promise<void> {
   const { threads, quick } = options;
+  const old = options.compare === undefined ? null : readRecorded(options.compare); // before minutes of measuring
   og.setThreads(threads);
   const context: RunContext = {
     threads,
@@ -91,12 +96,20 @@ async function main(options: Options): Promise<void> {
   console.log(`ceilings: ${ceiling('fma')} GFLOP/s, ${ceiling('copy')} GB/s\n`);
   const { rows, failures } = await runJobs(jobsOf(context, peers, options));
   await Promise.all([...peers, context.ceilings].map((worker) => worker.close()));
-  if (options.json !== undefined) {
-    writeFileSync(
-      options.json,
-      `${JSON.stringify({ ...header, rows: withFinalCeilings(rows, context.ceilings) }, null, 1)}\n`,
+  const recorded: Recorded = { ...header, rows: withFinalCeilings(rows, context.ceilings) };
+  const write = (file: string, text: string): void => {
+    writeFileSync(file, text);
+    console.log(`\nwritten: ${file}`);
+  };
+  if (options.json !== undefined) write(options.json, `${JSON.stringify(recorded, null, 1)}\n`);
+  if (options.html !== undefined) write(options.html, renderPage(recorded));
+  if (old !== null) {
+    console.log(
+      `\nagainst ${old.commit} of ${old.date.slice(0, 10)} (${old.cpu}, ${old.isa}, ${old.threads} threads):`,
     );
-    console.log(`\nwritten: ${options.json}`);
+    const compared = compareRows(old.rows, recorded.rows);
+    for (const comparison of compared) console.log(formatComparison(comparison));
+    if (compared.some(({ verdict }) => verdict === 'worse')) process.exitCode = 1;
   }
   if (rows.length === 0 && failures.length === 0) console.log(`no row matches ${options.filter}`);
   if (rows.length === 0 || failures.length > 0) process.exitCode = 1;
@@ -107,6 +120,8 @@ const program = new Command('npm run bench --')
     'Measures kernels and whole models beside PyTorch (OG_PYTHON), onnxruntime-node and tfjs (docs/performance.md).',
   )
   .option('--json <file>', 'write the rows, with machine and versions')
+  .option('--html <file>', 'write a page with a roofline and bars')
+  .option('--compare <file>', 'compare with a run that --json wrote; exit status 1 if a row is worse beyond its noise')
   .option('--filter <text>', 'only rows whose name or shape contains every word')
   .option('--quick', 'three short rounds and a smaller model for generating')
   .option('--threads <n>', 'threads of every side', parseThreads, defaultThreads);

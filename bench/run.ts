@@ -12,7 +12,7 @@ import {
   type RowParts,
   type Statistics,
 } from './harness.js';
-import { subjectOf, type KernelCase } from './kernels.js';
+import { intensityOf, subjectOf, type KernelCase } from './kernels.js';
 import { distUrl } from './library.js';
 import type { ModelCase } from './models.js';
 import { startOurs, startTorch, type Ceilings } from './peers.js';
@@ -66,7 +66,8 @@ export async function kernelRow(kernel: KernelCase, peers: readonly Worker[], co
     const ceiling = kind === null ? null : ceilings.get(kind);
     const better = unit === 'µs' ? 'lower' : 'higher';
     const timings = names.map((peer, i) => [peer, others[i]!] as const);
-    return timedRow({ name, shape, threads, unit, better, ceiling }, amount, ours!, timings);
+    const intensity = intensityOf(kernel);
+    return timedRow({ name, shape, threads, unit, better, ceiling, intensity }, amount, ours!, timings);
   } finally {
     for (const subject of subjects) await subject.dispose();
   }

@@ -1,6 +1,7 @@
 // npm run check [-- --skip=STEP,…]: all that CI runs. Every step runs even after a failure; the end lists them all.
 import { main, packageProgram, root, run, ScriptError } from './common.mjs';
 import { docs } from './docs.mjs';
+import { cannotCount, instructions } from './instructions.mjs';
 import { lint } from './lint.mjs';
 import { missingFor, nativeTest } from './native_test.mjs';
 import { setup } from './setup.mjs';
@@ -20,6 +21,7 @@ const steps = [
   { name: 'tests', cannot: never, body: () => run(process.execPath, [join(root, 'scripts/test.mjs')]) },
   { name: 'docs', cannot: never, body: docs },
   { name: 'native', cannot: native, body: () => nativeTest() },
+  { name: 'instructions', cannot: () => native() ?? cannotCount(), body: () => instructions() },
   { name: 'native-asan-ubsan', cannot: native, body: () => nativeTest({ sanitize: 'address,undefined' }) },
   { name: 'native-tsan', cannot: native, body: () => nativeTest({ sanitize: 'thread' }) },
   { name: 'native-arm64', cannot: () => missingFor({ arm64: true }), body: () => nativeTest({ arm64: true }) },

@@ -80,6 +80,12 @@ describe('documents', () => {
     assert.equal(failure, null);
   });
 
+  test('the tables of speed are those of the newest record', async () => {
+    const script = join(root, 'scripts', 'bench_table.mjs');
+    const { stdout } = await promisify(execFile)(process.execPath, [script, '--check']);
+    assert.equal(stdout, '');
+  });
+
   test('links between documents lead to files', () => {
     const missing = documents.flatMap((document) =>
       [...read(document).matchAll(/\]\((?!https?:|#|mailto:)([^)#\s]+)/g)].flatMap(([, target]) => {

@@ -1,0 +1,121 @@
+// Runs one call of each kernel between two requests to callgrind, so that scripts/instructions.mjs can count the
+// instructions of each: a regression shows without a quiet machine. One thread, AVX2 (callgrind knows no AVX-512).
+//   valgrind --tool=callgrind instructions_bench
+#include <valgrind/callgrind.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "core/parallel.h"
+#include "core/registry.h"
+#include "core/status.h"
+
+namespace {
+
+/** Contiguous memory with its view: small floats that are not zero, or indices below `below`. */
+struct Operand {
+  std::vector<float> memory;
+  og_view view;
+
+  explicit Operand(std::vector<int64_t> shape, int64_t below = 0) {
+    std::memset(&view, 0, sizeof view);
+    view.dtype = below ? OG_I32 : OG_F32;
+    view.rank = (int32_t)shape.size();
+    int64_t count = 1;
+    for (int i = view.rank - 1; i >= 0; i--) {
+      view.shape[i] = shape[(size_t)i];
+      view.strides[i] = count;
+      count *= shape[(size_t)i];
+    }
+    memory.resize((size_t)count);
+    uint32_t state = 12345;
+    for (float& x : memory) {
+      state = state * 1664525u + 1013904223u;
+      const int32_t index = (int32_t)((state >> 8) % (uint32_t)(below ? below : 1));
+      if (below)
+        std::memcpy(&x, &index, 4);
+      else
+        x = (float)(state >> 8) * 0x1p-24f + 0.1f;
+    }
+    view.data = memory.data();
+  }
+};
+
+struct Case {
+  const char *kernel, *shape;
+  std::vector<Operand> in, out;
+  std::vector<double> attrs;
+};
+
+og_view absent() {
+  og_view view;
+  std::memset(&view, 0, sizeof view);
+  view.dtype = -1;
+  return view;
+}
+
+/** b stored [n, k], seen as [k, n]. */
+Operand transposed(int64_t k, int64_t n) {
+  Operand b({k, n});
+  b.view.strides[0] = 1;
+  b.view.strides[1] = k;
+  return b;
+}
+
+void count(Case& c, int absent_inputs) {
+  std::vector<og_view> in, out;
+  for (Operand& o : c.in) in.push_back(o.view);
+  for (int i = 0; i < absent_inputs; i++) in.push_back(absent());
+  for (Operand& o : c.out) out.push_back(o.view);
+  const og_call call = {in.data(),          out.data(),          c.attrs.data(),
+                        (int32_t)in.size(), (int32_t)out.size(), (int32_t)c.attrs.size()};
+  const int32_t kernel = og::kernel_id(c.kernel);
+  const std::string name = std::string(c.kernel) + " " + c.shape;
+  for (int turn = 0; turn < 2; turn++) {  // the first call makes scratch memory
+    CALLGRIND_ZERO_STATS;
+    if (og::run_kernel_on(og::kAvx2, kernel, call) != OG_OK) {
+      std::printf("%s: %s\n", c.kernel, og::last_message());
+      std::exit(1);
+    }
+  }
+  CALLGRIND_DUMP_STATS_AT(name.c_str());
+}
+
+}  // namespace
+
+int main() {
+  og::set_threads(1);
+  typedef Operand O;
+  const int64_t rows = 64, width = 384, vocabulary = 5000;
+  const std::vector<double> adam = {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.5, 1, 1};
+  struct {
+    Case call;
+    int absent;
+  } cases[] = {
+      {{"matmul", "128x384x256 NN", {O({128, 256}), O({256, 384})}, {O({128, 384})}, {}}, 1},
+      {{"matmul", "128x384x256 NT", {O({128, 256}), transposed(256, 384)}, {O({128, 384})}, {}}, 1},
+      {{"matmul", "1x384x256 NT", {O({1, 256}), transposed(256, 384)}, {O({1, 384})}, {}}, 1},
+      {{"softmax", "64x384", {O({rows, width})}, {O({rows, width})}, {}}, 0},
+      {{"layer_norm",
+        "64x384",
+        {O({rows, width}), O({width}), O({width})},
+        {O({rows, width}), O({rows}), O({rows})},
+        {1e-5}},
+       0},
+      {{"rms_norm", "64x384", {O({rows, width}), O({width})}, {O({rows, width}), O({rows})}, {1e-5}}, 0},
+      {{"gelu", "64x384 tanh", {O({rows, width})}, {O({rows, width})}, {1}}, 0},
+      {{"silu", "64x384", {O({rows, width})}, {O({rows, width})}, {}}, 0},
+      {{"add", "64x384", {O({rows, width}), O({rows, width})}, {O({rows, width})}, {}}, 0},
+      {{"sum", "64x384 rows", {O({rows, width})}, {O({rows})}, {1}}, 0},
+      {{"copy", "64x384 transposed", {transposed(rows, width)}, {O({rows, width})}, {}}, 0},
+      {{"adamw_step", "24576", {O({rows * width})}, {O({rows * width}), O({rows * width}), O({rows * width})}, adam},
+       0},
+      {{"logsumexp", "8x5000", {O({8, vocabulary})}, {O({8})}, {}}, 0},
+      {{"index_select", "64 of 5000x384", {O({vocabulary, width}), O({rows}, vocabulary)}, {O({rows, width})}, {0}}, 0},
+  };
+  for (auto& [call, absent_inputs] : cases) count(call, absent_inputs);
+  return 0;
+}
