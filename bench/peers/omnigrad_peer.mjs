@@ -17,8 +17,7 @@ function training({ batch, ...geometry }) {
         const value = model.loss(x, y);
         optimizer.zeroGrad();
         value.backward();
-        og.optim.clipGradNorm(model.parameters(), 1);
-        optimizer.step();
+        optimizer.step({ gradScale: og.optim.clipFactor(og.optim.gradNorm(model.parameters()), 1) });
         return value.detach();
       });
       await loss.item();

@@ -1,11 +1,12 @@
 /** The op table: a row for every operation, and a reason for each that has none. See checks.ts for what a row is put through. */
 import { arrayRows } from './rows/arrays.js';
 import { elementwiseRows } from './rows/elementwise.js';
+import { fusedRows } from './rows/fused.js';
 import { otherRows } from './rows/others.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
 
-export const table: readonly Row[] = [...elementwiseRows, ...reductionRows, ...arrayRows, ...otherRows];
+export const table: readonly Row[] = [...elementwiseRows, ...reductionRows, ...arrayRows, ...fusedRows, ...otherRows];
 
 const elsewhere =
   'compared with reference vectors in test/reference; gradients and refusals in test/ops/*_gradients and nn_ops';
