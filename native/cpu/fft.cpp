@@ -4,7 +4,7 @@
  * k = n/2, attribute 1 between: with 1/n and 2/n irfft is the inverse of rfft, with 1 and 1 its gradient.
  *
  * Algorithm: fft.h, on signals of n/2 complex numbers where n is even (Sorensen et al. 1987), of n where it is odd.
- * A vector holds one row in each lane; a single row, and rows too long to be cached that way, run one by one.
+ * A vector holds one row in each lane; a single row, and very long ones, run one by one.
  * Rows do not see each other: NaN stays in its own. float32, float16 and bfloat16 compute in float; error about
  * 2^-23·log2(n) of the row's largest |y| (irfft: of Σ|s·y|). Parallel split: by groups of rows.
  * `reference`: the definition in double up to kDefinition, beyond it fft.h in double.
@@ -52,17 +52,17 @@ int32_t prepare(const char* name, int64_t n, const double* attrs, ScratchFrame& 
 }
 
 /** Numbers of type V that one group needs: two signals, and the spectrum of the rows. */
-int64_t numbers_of(const Real& real) { return 4 * real.plan.length + 2 * real.bins; }
+int64_t numbers_of(const Real& real) { return 4 * padded(real.plan.length) + 2 * padded(real.bins); }
 
 template <class V>
 struct Buffers {
   Signal<V> first, second, bins;
 
   Buffers(V* memory, const Real& real) {
-    const int64_t length = real.plan.length;
+    const int64_t length = padded(real.plan.length);
     first = {memory, memory + length};
     second = {memory + 2 * length, memory + 3 * length};
-    bins = {memory + 4 * length, memory + 4 * length + real.bins};
+    bins = {memory + 4 * length, memory + 4 * length + padded(real.bins)};
   }
 };
 
@@ -279,8 +279,8 @@ int32_t by_definition(const char* name, bool is_forward, const Real& real, const
 
 #endif
 
-/** Beyond this many numbers a group of lanes would not stay in the cache. */
-constexpr int64_t kGroupNumbers = 1 << 16;
+/** Beyond this many numbers a group of lanes would take too much memory (64 MiB a thread). */
+constexpr int64_t kGroupNumbers = 1 << 20;
 
 template <class C>
 int32_t run(const char* name, bool is_forward, const og_view& signal, const og_view& spectrum, const double* attrs) {

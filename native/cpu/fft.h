@@ -8,8 +8,12 @@
 #define OMNIGRAD_CPU_FFT_H
 
 #include <cmath>
+#include <type_traits>
 
 #include "../core/scratch.h"
+#ifndef OG_IS_REFERENCE
+#include "simd.h"
+#endif
 
 namespace og {
 namespace {
@@ -162,28 +166,41 @@ void pass(const Plan<T>& plan, int p, int64_t l, int64_t s, const Signal<V>& x, 
     }
 }
 
+template <class V, class T>
+void pass_of(const Plan<T>& plan, int p, int64_t l, int64_t s, const Signal<V>& x, const Signal<V>& y) {
+  switch (p) {
+    case 2:
+      return pass<2>(plan, p, l, s, x, y);
+    case 3:
+      return pass<3>(plan, p, l, s, x, y);
+    case 4:
+      return pass<4>(plan, p, l, s, x, y);
+    case 5:
+      return pass<5>(plan, p, l, s, x, y);
+    default:
+      return pass<0>(plan, p, l, s, x, y);
+  }
+}
+
 /** The mixed-radix transform of `x`, through `other`; where the result is. */
 template <class V, class T>
 Signal<V> transform_factors(const Plan<T>& plan, Signal<V> x, Signal<V> other) {
   int64_t l = plan.length, s = 1;
   for (int i = 0; i < plan.count; i++) {
     const int p = plan.factors[i];
-    switch (p) {
-      case 2:
-        pass<2>(plan, p, l, s, x, other);
-        break;
-      case 3:
-        pass<3>(plan, p, l, s, x, other);
-        break;
-      case 4:
-        pass<4>(plan, p, l, s, x, other);
-        break;
-      case 5:
-        pass<5>(plan, p, l, s, x, other);
-        break;
-      default:
-        pass<0>(plan, p, l, s, x, other);
+#ifndef OG_IS_REFERENCE
+    // s numbers in a row are treated alike: of a single signal, as many as fill a vector at once
+    if (std::is_same<V, float>::value && s % kLanes == 0) {
+      const auto wide = [](const Signal<V>& z) {
+        return Signal<Vf>{reinterpret_cast<Vf*>(z.re), reinterpret_cast<Vf*>(z.im)};
+      };
+      pass_of(plan, p, l, s / kLanes, wide(x), wide(other));
+    } else {
+      pass_of(plan, p, l, s, x, other);
     }
+#else
+    pass_of(plan, p, l, s, x, other);
+#endif
     l /= p;
     s *= p;
     const Signal<V> result = other;
@@ -193,7 +210,7 @@ Signal<V> transform_factors(const Plan<T>& plan, Signal<V> x, Signal<V> other) {
   return x;
 }
 
-/** X_k = Σ x_j e^{-2πi·jk/n}. Both signals have room for plan.length numbers. */
+/** X_k = Σ x_j e^{-2πi·jk/n}. Both signals have room for plan.length numbers, on cache lines. */
 template <class V, class T>
 Signal<V> transform(const Plan<T>& plan, const Signal<V>& x, const Signal<V>& other) {
   if (!plan.is_chirp()) return transform_factors(plan, x, other);
@@ -235,7 +252,7 @@ bool make_plan(int64_t n, ScratchFrame& frame, Plan<T>* plan) {
   const bool direct = factorize(n, plan);
   if (!direct) {
     if (n > (int64_t{1} << 40)) return false;
-    plan->length = 1;
+    plan->length = 16;  // so that tables stay aligned
     while (plan->length < 2 * n - 1) plan->length *= 2;
     factorize(plan->length, plan);
   }
@@ -247,9 +264,9 @@ bool make_plan(int64_t n, ScratchFrame& frame, Plan<T>* plan) {
   plan->re = roots;
   plan->im = roots + length;
   if (direct) return true;
-  T* tables = frame.take<T>(2 * n + 6 * length);
-  if (!tables) return false;
-  T *chirp_re = tables, *chirp_im = tables + n, *x = tables + 2 * n;
+  T *chirp_re = frame.take<T>(2 * n), *x = frame.take<T>(6 * length);
+  if (!chirp_re || !x) return false;
+  T* chirp_im = chirp_re + n;
   const Signal<T> spectrum = {x, x + length}, first = {x + 2 * length, x + 3 * length},
                   second = {x + 4 * length, x + 5 * length};
   for (int64_t i = 0; i < length; i++) first.set(i, {T(0), T(0)});

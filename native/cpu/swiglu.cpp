@@ -4,9 +4,10 @@
  * each one pass over memory. Either gradient may be absent. Layout: operands of one shape, any strides, see
  * elementwise.h; a and b may be halves of one tensor, and so may da and db, or each may be an input itself.
  * float32, float16, bfloat16 compute in float, float64 in double on `reference`. Error: at most 5 ulp of the result
- * plus 1e-7·|a·b|, as silu. NaN passes through. Parallel split: by blocks.
+ * plus 1e-7·|a·b|, as silu. NaN passes through. Parallel split: by blocks, or by pieces of rows.
  */
 #include "elementwise.h"
+#include "rows.h"
 #ifndef OG_IS_REFERENCE
 #include "math.h"
 #endif
@@ -14,6 +15,8 @@
 namespace og {
 namespace OG_ISA {
 namespace {
+
+constexpr int64_t kLeastRow = 64, kPiece = 4096;
 
 #ifdef OG_IS_REFERENCE
 
@@ -73,6 +76,31 @@ void backward_run(const float* a, const float* b, const float* grad, float* da, 
 
 #endif
 
+/**
+ * Rows of unit stride that do not follow one another, as halves of a tensor: worked on in place, not through staging.
+ * body(operands, n) gets a piece of each view.
+ */
+template <class C, int N, class F>
+bool in_rows(const og_view* const (&views)[N], const F& body) {
+  const og_view& first = *views[0];
+  if (first.rank < 2 || first.shape[first.rank - 1] < kLeastRow) return false;
+  for (int k = 0; k < N; k++)
+    if (!Rows<C>(*views[k]).direct) return false;
+  if (Loop<N>(views).rank <= 1) return false;  // one run: blocks of it are longer
+  const int64_t n = first.shape[first.rank - 1], pieces = (n + kPiece - 1) / kPiece;
+  const int64_t rows = leading_count(first);
+  parallel_ranges(rows * pieces, grain_for(n < kPiece ? n : kPiece), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+      const int64_t at = i % pieces * kPiece, count = n - at < kPiece ? n - at : kPiece;
+      C* at_row[N];
+      for (int k = 0; k < N; k++)
+        at_row[k] = data_of<C>(*views[k]) + offset_of(*views[k], i / pieces, first.rank - 1) + at;
+      body(at_row, count);
+    }
+  });
+  return true;
+}
+
 }  // namespace
 
 int32_t kernel_swiglu(const og_call* call) {
@@ -82,6 +110,10 @@ int32_t kernel_swiglu(const og_call* call) {
       "swiglu: expected floats");
   return with_float_compute(inputs[0]->dtype, [&](auto type) {
     typedef decltype(type) C;
+    const og_view* const views[3] = {inputs[0], inputs[1], &call->outputs[0]};
+    OG_REQUIRE(same_shape(*views[1], *views[0]) && same_shape(*views[2], *views[0]),
+               "swiglu: operands differ in shape");
+    if (in_rows<C>(views, [](C* const* at, int64_t n) { forward_run(at[0], at[1], at[2], n); })) return (int32_t)OG_OK;
     return map_blocks<C>(inputs, call->outputs[0],
                          [](const C* const* in, C* out, int64_t n) { forward_run(in[0], in[1], out, n); });
   });
@@ -99,6 +131,9 @@ int32_t kernel_swiglu_backward(const og_call* call) {
   }
   return with_float_compute(a.dtype, [&](auto type) {
     typedef decltype(type) C;
+    if (wants_a && wants_b &&
+        in_rows<C>(views, [](C* const* at, int64_t n) { backward_run(at[0], at[1], at[2], at[3], at[4], n); }))
+      return (int32_t)OG_OK;
     const Loop<5> loop(views);
     parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
       alignas(64) C buffers[5][kBlock];

@@ -16,9 +16,9 @@ import { rfft } from './fft.js';
 import { makeView } from './make_view.js';
 import { matmul } from './matmul.js';
 import { pad, type PadMode } from './pad.js';
-import { amax, sum } from './reduce.js';
+import { amax } from './reduce.js';
 import { clamp, log, square } from './unary.js';
-import { detach, narrow, reshape, transpose } from './views.js';
+import { detach, narrow, reshape, select, transpose } from './views.js';
 
 /**
  * A raised cosine, sin²(πk/n): the periodic one, as for spectra. The symmetric one has n − 1 in place of n.
@@ -243,7 +243,8 @@ export function logMel(x: Tensor, options: LogMelOptions = {}): Tensor {
     const given = x.shape.at(-1)!;
     const line = given < length ? pad(x, [0, length - given]) : narrow(x, x.rank - 1, 0, length);
     const all = spectra(op, line, { nFft, hopLength });
-    const power = sum(square(narrow(all, all.rank - 3, 0, all.shape.at(-3)! - 1)), -1);
+    const kept = narrow(all, all.rank - 3, 0, all.shape.at(-3)! - 1);
+    const power = add(square(select(kept, -1, 0)), square(select(kept, -1, 1)));
     const bins = power.shape.at(-1)!;
     const filters = options.filters
       ? detach(options.filters)
