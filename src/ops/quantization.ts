@@ -5,6 +5,7 @@
  * @module
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
+import { zeros } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape, type Shape } from '../tensor/shape.js';
@@ -111,7 +112,11 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
   return unrecorded(() => {
     const values = reshape(x.dtype === 'float64' ? x : to(x, 'float32'), seen);
     const extreme = (f: typeof amax, of: Tensor): Tensor =>
-      of.size === 0 || reduced.length === 0 ? of : f(of, reduced, { keepDims: true });
+      reduced.length === 0
+        ? of
+        : of.size === 0
+          ? zeros(scaleShape, { dtype: of.dtype })
+          : f(of, reduced, { keepDims: true });
     const top = 2 ** bits - 1;
     const limit = 2 ** (bits - 1) - 1;
     const low = scheme === 'affine' ? minimum(extreme(amin, values), 0) : null;
@@ -141,6 +146,8 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
 export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tensor {
   const { codes, scale, zeroPoint, axis, groupSize } = quantized;
   checkTensor('dequantize', 'codes', codes);
+  checkTensor('dequantize', 'scale', scale);
+  if (zeroPoint !== null) checkTensor('dequantize', 'zeroPoint', zeroPoint);
   const { codes: seen, scale: scaleShape, kept } = layout('dequantize', codes.shape, axis, groupSize);
   if (!sameShape(scale.shape, compact(scaleShape, kept))) {
     const expected = formatShape(compact(scaleShape, kept));
