@@ -25,17 +25,18 @@ export const fourierRows: readonly Row[] = [
   },
   {
     name: 'fft.irfft',
-    call: (y) => og.fft.irfft(y!, { n: 2 * y!.shape.at(-2)! - 1 }),
+    call: (y) => og.fft.irfft(y!),
     oracle: (y) => {
-      const bins = y!.shape.at(-2)!;
-      const n = 2 * bins - 1;
+      const last = y!.shape.at(-2)! - 1; // of an even length, so it counts once, as the first does
+      const n = 2 * last;
       return make([...y!.shape.slice(0, -2), n], (index) => {
         const at = (k: number, part: number): number => get(y!, [...index.slice(0, -1), k, part]);
         const term = (k: number): number => {
           const a = angle(k, index.at(-1)!, n);
-          return (at(k, 0) * Math.cos(a) - at(k, 1) * Math.sin(a)) * (k === 0 ? 1 : 2);
+          if (k === 0 || k === last) return at(k, 0) * Math.cos(a);
+          return 2 * (at(k, 0) * Math.cos(a) - at(k, 1) * Math.sin(a));
         };
-        return range(bins).reduce((sum, k) => sum + term(k), 0) / n;
+        return range(last + 1).reduce((sum, k) => sum + term(k), 0) / n;
       });
     },
     shapes: [[[3, 4, 2]], [[0, 4, 2]], [[2, 17, 2]]],

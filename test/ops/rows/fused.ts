@@ -49,6 +49,34 @@ function logits(hidden: Nd, weight: Nd): Nd {
   );
 }
 
+const linearLoss: Row = {
+  name: 'linearCrossEntropy',
+  call: (hidden, weight, target) =>
+    og.linearCrossEntropy(hidden!, weight!, target!, { reduction: 'sum', blockRows: 2 }),
+  oracle: (hidden, weight, target) => {
+    const scores = logits(hidden!, weight!);
+    const classes = weight!.shape[0]!;
+    const losses = Array.from(target!.data, (t, i) => loss([...scores.data.slice(i * classes, (i + 1) * classes)], t));
+    return make([], () => sum(losses));
+  },
+  inputs: [{}, {}, { dtype: 'int64', value: (_u, i) => i % 5 }],
+  shapes: [
+    [[3, 4], [5, 4], [3]],
+    [[0, 4], [5, 4], [0]],
+    [[1, 1], [5, 1], [1]],
+    [[17, 33], [19, 33], [17]],
+  ],
+  large: [[300, 64], [700, 64], [300]],
+  misfits: [
+    [[3, 4], [5, 3], [3]],
+    [[3, 4], [5, 4], [2]],
+  ],
+  ulps: 16,
+  magnitude: 16,
+  kernels: ['cross_entropy_fused', 'matmul_into', 'scale_'],
+  result: (floats) => (floats === 'float64' ? 'float64' : 'float32'),
+};
+
 export const fusedRows: readonly Row[] = [
   {
     name: 'swiglu',
@@ -105,33 +133,13 @@ export const fusedRows: readonly Row[] = [
     kernels: ['add_rms_norm', 'add_rms_norm_backward'],
     exceptions: { wrong: 'the shape is read from the weight' },
   },
+  linearLoss,
   {
-    name: 'linearCrossEntropy',
-    call: (hidden, weight, target) =>
-      og.linearCrossEntropy(hidden!, weight!, target!, { reduction: 'sum', blockRows: 2 }),
-    oracle: (hidden, weight, target) => {
-      const scores = logits(hidden!, weight!);
-      const classes = weight!.shape[0]!;
-      const losses = Array.from(target!.data, (t, i) =>
-        loss([...scores.data.slice(i * classes, (i + 1) * classes)], t),
-      );
-      return make([], () => sum(losses));
-    },
-    inputs: [{}, {}, { dtype: 'int64', value: (_u, i) => i % 5 }],
-    shapes: [
-      [[3, 4], [5, 4], [3]],
-      [[0, 4], [5, 4], [0]],
-      [[1, 1], [5, 1], [1]],
-      [[17, 33], [19, 33], [17]],
-    ],
-    large: [[300, 64], [700, 64], [300]],
-    misfits: [
-      [[3, 4], [5, 3], [3]],
-      [[3, 4], [5, 4], [2]],
-    ],
-    ulps: 16,
-    magnitude: 16,
-    kernels: ['cross_entropy_fused', 'cross_entropy_into', 'matmul_into', 'scale_'],
-    exceptions: { half: 'the loss is in float32 whatever the operands are' },
+    ...linearLoss,
+    name: 'linearCrossEntropy without a gradient',
+    op: 'linearCrossEntropy',
+    call: (...inputs) => og.noGrad(() => linearLoss.call(...inputs)),
+    gradient: false,
+    kernels: ['cross_entropy_into', 'matmul_into'],
   },
 ];
