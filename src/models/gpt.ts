@@ -226,7 +226,7 @@ export class GPT extends Module {
 
   /** The output layer's matrix, if nobody needs to see the logits: no hook, and no other kind of layer in its place. */
   private plainHead(): Tensor | null {
-    if (Object.hasOwn(this, 'forward')) return null;
+    if (this.forward !== GPT.prototype.forward || this.logits !== GPT.prototype.logits) return null;
     const { head } = this;
     if (head === null) return this.tokens.weight;
     const isPlain = Object.getPrototypeOf(head) === Linear.prototype && !Object.hasOwn(head, 'forward');

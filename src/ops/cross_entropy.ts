@@ -8,14 +8,14 @@ import { arange, constant } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape } from '../tensor/shape.js';
-import { isGradEnabled, isGraphRetained, needsRecord, record, setRecording } from '../tensor/tape.js';
+import { isGradEnabled, isGraphRetained, needsRecord, record, setRecording, type Edge } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
 import { expand } from './broadcast.js';
 import { eq, ne } from './comparison.js';
-import { contiguous, to } from './copy.js';
+import { clone, contiguous, to } from './copy.js';
 import { defineOp, type Inputs, type OutputSpec } from './define.js';
 import { embedding } from './embedding.js';
 import { mean, sum } from './reduce.js';
@@ -259,14 +259,26 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   return reduction === 'sum' ? total : div(total, totalWeight(flat, weight, ignoreIndex, total));
 }
 
-/** The loss, with its gradient left in the memory of the logits. */
+/** Whether x is a view of a leaf, whose memory is not to be written. */
+function viewsLeaf(x: Tensor): boolean {
+  for (let node = x.node; node !== null;) {
+    const edges: readonly Edge[] = node.edges.filter((edge) => edge.node !== null || edge.leaf !== null);
+    if (edges.length !== 1) return false; // a view has one operand
+    if (edges[0]!.leaf !== null) return edges[0]!.leaf.storage === x.storage;
+    node = edges[0]!.node;
+  }
+  return false;
+}
+
+/** The loss, with its gradient left in the memory of the logits (of a copy, where elements share memory). */
 function overwriting(
-  logits: Tensor,
+  given: Tensor,
   target: Tensor,
   weight: Tensor | null,
   attrs: Attrs,
   reduction: 'mean' | 'sum',
 ): Tensor {
+  const logits = viewsLeaf(given) ? clone(given) : contiguous(given);
   const before = setRecording(false);
   let loss: Tensor;
   try {

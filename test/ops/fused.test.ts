@@ -66,6 +66,28 @@ test('the logits become their gradient, and only an intermediate result does', (
   assertClose(x.grad!, logits.mul(2), { rtol: 1e-5, atol: 1e-8 });
 });
 
+test('memory that is not the logits’ alone is left as it is', () => {
+  const x = uniform(4, [rows * classes]).requiresGrad_();
+  const row = uniform(5, [1, classes]).requiresGrad_();
+  const views: readonly (() => og.Tensor)[] = [
+    () => x.reshape([rows, classes]),
+    () => x.narrow(0, 0, rows * classes).reshape([rows, classes]),
+    () => og.expand(row, [rows, classes]),
+    () => og.expand(row.mul(1), [rows, classes]),
+  ];
+  for (const view of views) {
+    const before = [x, row].map(numbersOf);
+    const grads = [true, false].map((overwriteLogits) =>
+      og.gradientsOf(og.crossEntropy(view(), targets(), { overwriteLogits }), [x, row]),
+    );
+    assert.deepEqual([x, row].map(numbersOf), before);
+    grads[1]!.forEach((grad, i) => {
+      assert.equal(grads[0]![i] === null, grad === null);
+      if (grad !== null) assertClose(grads[0]![i]!, grad, { rtol: 1e-5, atol: 1e-7 });
+    });
+  }
+});
+
 test('without the logits there are no second derivatives, and nobody may rely on them', () => {
   const x = uniform(5, [rows, classes]).requiresGrad_();
   const run = (logits: og.Tensor): og.Tensor => og.crossEntropy(logits, targets(), { overwriteLogits: true });
