@@ -20,9 +20,10 @@ function training({ batch, ...geometry }) {
       optimizer.zeroGrad();
       og.scope(() => loss.backward());
       await setImmediate();
-      og.optim.clipGradNorm(model.parameters(), 1).dispose();
+      const norm = og.optim.gradNorm(model.parameters());
       await setImmediate();
-      optimizer.step();
+      og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
+      norm.dispose();
       await loss.item();
       loss.dispose();
     },

@@ -43,7 +43,16 @@ constexpr struct {
     {"rms_norm", 1u << 1 | 1u << 3},                                 // weight; rstd
     {"layer_norm_backward", 1u << 1 | 1u << 5 | 1u << 6 | 1u << 7},  // weight; all gradients
     {"rms_norm_backward", 1u << 1 | 1u << 4 | 1u << 5},              // weight; both gradients
-    {"sgd_step", 1u << 2},                                           // momentum
+    {"cross_entropy_fused", 1u << 2},                                // weight
+    {"add_layer_norm", 1u << 2 | 1u << 3 | 1u << 6 | 1u << 7},       // weight, bias; mean, rstd
+    {"add_rms_norm", 1u << 2 | 1u << 5},                             // weight; rstd
+    {"add_layer_norm_backward", 1u << 1 | 1u << 5 | 7u << 6},        // weight, gradient of the sum; all gradients
+    {"add_rms_norm_backward", 1u << 1 | 1u << 4 | 3u << 5},          // weight, gradient of the sum; both gradients
+    {"swiglu_backward", 3u << 3},                                    // both gradients
+    {"adamw_step", 0x1fffffu},                                       // factor; tensors after the first
+    {"sgd_step", 1u << 1 | 1u << 3},                                 // factor; momentum
+    {"lion_step", 1u << 1},                                          // factor
+    {"sum_squares", 0xffffu},                                        // any of the tensors
 };
 
 constexpr uint32_t optional_operands(const char* name) {

@@ -1,12 +1,14 @@
 /**
- * cross_entropy: F.cross_entropy(reduction='none') of logits [N, V] and class indices [N], and its gradient.
- *   loss = (1−ε)·w_t·(lse − x_t) + ε/V·Σ_c w_c·(lse − x_c),  lse = ln Σ_c e^{x_c},  ε = label_smoothing, w absent: all
- * 1 dlogits = grad·(A·p − ε/V·w − (1−ε)·w_t·[c = t]),  p = e^{x − lse},  A = (1−ε)·w_t + ε/V·Σ w Rows whose target is
- * ignore_index give loss 0, lse 0 and gradient 0 and are not read. Any other target outside [0, V) fails with OG_INDEX
- * before anything is written. Attributes of both calls: ignore_index, label_smoothing. Layout: rows.h; weight [V] float
- * or absent; loss, lse float32 (float64 for float64); dlogits may be logits itself. Algorithm: forward reads a row
- * once, block by block (Milakov and Gimelshein 2018, arXiv:1805.02867); backward reads and writes it once.
- * Accumulation: float vectors over 2048 elements, double beyond. Error: loss 4 ulp of |x − max|
+ * cross_entropy: F.cross_entropy(reduction='none') of logits [N, V] and class indices [N], its gradient, and both in
+ * one call: cross_entropy_fused takes the gradient of each loss beforehand and passes twice over a row while it is
+ * cached (Hsu et al. 2024, arXiv:2410.10989), with the bits of the two calls. loss = (1−ε)·w_t·(lse − x_t) + ε/V·Σ_c
+ * w_c·(lse − x_c),  lse = ln Σ_c e^{x_c},  ε = label_smoothing, w absent: all 1 dlogits = grad·(A·p − ε/V·w −
+ * (1−ε)·w_t·[c = t]),  p = e^{x − lse},  A = (1−ε)·w_t + ε/V·Σ w Rows whose target is ignore_index give loss 0, lse 0
+ * and gradient 0 and are not read. Any other target outside [0, V) fails with OG_INDEX before anything is written.
+ * Attributes of both calls: ignore_index, label_smoothing. Layout: rows.h; weight [V] float or absent; loss, lse
+ * float32 (float64 for float64); dlogits may be logits itself. Algorithm: forward reads a row once, block by block
+ * (Milakov and Gimelshein 2018, arXiv:1805.02867); backward reads and writes it once. Accumulation: float vectors over
+ * 2048 elements, double beyond. Error: loss 4 ulp of |x − max|
  * + |ln V|; p is off by the rounding of lse, |lse|·2^-24 relative. A row with +∞ or NaN gives NaN, as in PyTorch.
  */
 #include "rows.h"
@@ -139,43 +141,75 @@ int32_t prepare(const char* name, const og_call* call, ScratchFrame& frame, Setu
 }
 
 template <class C>
+struct LossAndSum {
+  C loss, lse;
+};
+
+/** One row that counts, read once, block by block through `buffer` where it needs staging. */
+template <class C>
+LossAndSum<C> forward_row(const Setup<C>& s, const Rows<C>& logits, int64_t r, C* buffer) {
+  constexpr C infinity = std::numeric_limits<C>::infinity();
+  const int64_t t = s.targets[r];
+  OnlineSum<C> total;
+  double spread = 0;  // Σ w_c·x_c
+  for (int64_t at = 0; at < s.classes; at += kSumBlock) {
+    const int64_t count = s.classes - at < kSumBlock ? s.classes - at : kSumBlock;
+    const C* block = logits.read(r, at, count, buffer);
+    total.add(block, count);
+    if (s.smoothing != 0) {
+      const C shift = std::fabs(total.shift) < infinity ? total.shift : C(0);
+      const Weighted w = weigh(block, s.weight ? s.weight + at : nullptr, shift, count);
+      spread += w.value + w.weight * (double)shift;
+    }
+  }
+  C x_t;
+  read_run(*logits.view, logits.offset(r) + t * logits.stride, 1, 1, &x_t);
+  const double log_sum = std::log(total.sum), shift = (double)total.shift;
+  const double lse = total.shift == -infinity ? (double)NAN : shift + log_sum;
+  // differences from the shift first: they are exact, and log_sum is small
+  double loss = (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.) * (shift - (double)x_t + log_sum);
+  if (s.smoothing != 0) loss += s.smoothing / (double)s.classes * (s.total_weight * lse - spread);
+  return {(C)loss, (C)lse};
+}
+
+/** The gradient of one row; lse and grad are not read where the target is ignored. */
+template <class C>
+void backward_row(const Setup<C>& s, const Rows<C>& logits, const Rows<C>& out, int64_t r, double lse, double grad,
+                  C* buffer) {
+  const int64_t t = s.targets[r];
+  const double uniform = s.smoothing / (double)s.classes;
+  const double hit = t == kIgnored ? 0. : (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.);
+  // an infinite lse makes every gradient NaN, not only that of the infinite logit
+  const double a = grad * (hit + uniform * s.total_weight) + (lse - lse), b = grad * uniform;
+  for (int64_t at = 0; at < s.classes; at += kSumBlock) {
+    const int64_t count = s.classes - at < kSumBlock ? s.classes - at : kSumBlock;
+    C* target = out.target(r, at, buffer);
+    if (t == kIgnored) {
+      for (int64_t i = 0; i < count; i++) target[i] = 0;
+    } else {
+      const C* block = logits.read(r, at, count, buffer);
+      const bool here = t >= at && t < at + count;
+      const double x_t = here ? (double)block[t - at] : 0;
+      gradient_block(block, s.weight && b != 0 ? s.weight + at : nullptr, lse, a, b, target, count);
+      if (here) target[t - at] = (C)(a * std::exp(x_t - lse) - b * (s.weight ? (double)s.weight[t] : 1.) - grad * hit);
+    }
+    out.commit(r, at, count, target);
+  }
+}
+
+template <class C>
 int32_t forward(const og_call* call) {
   ScratchFrame frame;
   Setup<C> s;
   OG_TRY(prepare("cross_entropy", call, frame, &s));
   const Rows<C> logits(call->inputs[0]);
   const RowScalars<C> losses(call->outputs[0]), sums(call->outputs[1]);
-  const C infinity = std::numeric_limits<C>::infinity();
   parallel_ranges(s.rows, grain_for(s.classes * 3), [&](int64_t begin, int64_t end) {
     alignas(64) C buffer[kSumBlock];
     for (int64_t r = begin; r < end; r++) {
-      const int64_t t = s.targets[r];
-      if (t == kIgnored) {
-        losses.set(r, 0);
-        sums.set(r, 0);
-        continue;
-      }
-      OnlineSum<C> total;
-      double spread = 0;  // Σ w_c·x_c
-      for (int64_t at = 0; at < s.classes; at += kSumBlock) {
-        const int64_t count = s.classes - at < kSumBlock ? s.classes - at : kSumBlock;
-        const C* block = logits.read(r, at, count, buffer);
-        total.add(block, count);
-        if (s.smoothing != 0) {
-          const C shift = std::fabs(total.shift) < infinity ? total.shift : C(0);
-          const Weighted w = weigh(block, s.weight ? s.weight + at : nullptr, shift, count);
-          spread += w.value + w.weight * (double)shift;
-        }
-      }
-      C x_t;
-      read_run(call->inputs[0], logits.offset(r) + t * logits.stride, 1, 1, &x_t);
-      const double log_sum = std::log(total.sum), shift = (double)total.shift;
-      const double lse = total.shift == -infinity ? (double)NAN : shift + log_sum;
-      // differences from the shift first: they are exact, and log_sum is small
-      double loss = (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.) * (shift - (double)x_t + log_sum);
-      if (s.smoothing != 0) loss += s.smoothing / (double)s.classes * (s.total_weight * lse - spread);
-      losses.set(r, (C)loss);
-      sums.set(r, (C)lse);
+      const LossAndSum<C> row = s.targets[r] == kIgnored ? LossAndSum<C>{0, 0} : forward_row(s, logits, r, buffer);
+      losses.set(r, row.loss);
+      sums.set(r, row.lse);
     }
   });
   return OG_OK;
@@ -191,27 +225,27 @@ int32_t backward(const og_call* call) {
   parallel_ranges(s.rows, grain_for(s.classes * 3), [&](int64_t begin, int64_t end) {
     alignas(64) C buffer[kSumBlock];
     for (int64_t r = begin; r < end; r++) {
-      const int64_t t = s.targets[r];
-      const double grad = t == kIgnored ? 0. : (double)grads.get(r), lse = (double)sums.get(r);
-      const double uniform = s.smoothing / (double)s.classes;
-      const double hit = t == kIgnored ? 0. : (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.);
-      // an infinite lse makes every gradient NaN, not only that of the infinite logit
-      const double a = grad * (hit + uniform * s.total_weight) + (lse - lse), b = grad * uniform;
-      for (int64_t at = 0; at < s.classes; at += kSumBlock) {
-        const int64_t count = s.classes - at < kSumBlock ? s.classes - at : kSumBlock;
-        C* target = out.target(r, at, buffer);
-        if (t == kIgnored) {
-          for (int64_t i = 0; i < count; i++) target[i] = 0;
-        } else {
-          const C* block = logits.read(r, at, count, buffer);
-          const bool here = t >= at && t < at + count;
-          const double x_t = here ? (double)block[t - at] : 0;
-          gradient_block(block, s.weight && b != 0 ? s.weight + at : nullptr, lse, a, b, target, count);
-          if (here)
-            target[t - at] = (C)(a * std::exp(x_t - lse) - b * (s.weight ? (double)s.weight[t] : 1.) - grad * hit);
-        }
-        out.commit(r, at, count, target);
-      }
+      const double grad = s.targets[r] == kIgnored ? 0. : (double)grads.get(r);
+      backward_row(s, logits, out, r, (double)sums.get(r), grad, buffer);
+    }
+  });
+  return OG_OK;
+}
+
+template <class C>
+int32_t both(const og_call* call) {
+  ScratchFrame frame;
+  Setup<C> s;
+  OG_TRY(prepare("cross_entropy_fused", call, frame, &s));
+  const Rows<C> logits(call->inputs[0]), out(call->outputs[1]);
+  const RowScalars<C> grads(call->inputs[3]), losses(call->outputs[0]);
+  parallel_ranges(s.rows, grain_for(s.classes * 5), [&](int64_t begin, int64_t end) {
+    alignas(64) C buffer[kSumBlock];
+    for (int64_t r = begin; r < end; r++) {
+      const bool counts = s.targets[r] != kIgnored;
+      const LossAndSum<C> row = counts ? forward_row(s, logits, r, buffer) : LossAndSum<C>{0, 0};
+      losses.set(r, row.loss);
+      backward_row(s, logits, out, r, (double)row.lse, counts ? (double)grads.get(r) : 0., buffer);
     }
   });
   return OG_OK;
@@ -240,6 +274,17 @@ int32_t kernel_cross_entropy_backward(const og_call* call) {
              "cross_entropy_backward: expected dlogits of the shape of logits");
   OG_SUPPORTED(dtype_is_float(call->outputs[0].dtype), "cross_entropy_backward: expected float dlogits");
   return with_float_compute(call->inputs[0].dtype, [&](auto type) { return backward<decltype(type)>(call); });
+}
+
+int32_t kernel_cross_entropy_fused(const og_call* call) {
+  const og_view &logits = call->inputs[0], &grad = call->inputs[3], &loss = call->outputs[0], &dx = call->outputs[1];
+  OG_TRY(check("cross_entropy_fused", call));
+  OG_REQUIRE(is_leading_shape(grad, logits) && is_leading_shape(loss, logits),
+             "cross_entropy_fused: expected grad and loss of shape [N]");
+  OG_REQUIRE(same_shape(dx, logits), "cross_entropy_fused: expected dlogits of the shape of logits");
+  OG_SUPPORTED(dtype_is_float(grad.dtype) && dtype_is_float(loss.dtype) && dtype_is_float(dx.dtype),
+               "cross_entropy_fused: expected floats");
+  return with_float_compute(logits.dtype, [&](auto type) { return both<decltype(type)>(call); });
 }
 
 }  // namespace OG_ISA

@@ -5,9 +5,11 @@
  * call. layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D in a second pass. rms_norm: y
  * = x·rstd·weight, rstd = 1/√(mean(x²) + eps). Gradients, x̂ = (x − mean)·rstd, h = grad·weight: dx = rstd·(h − mean(h)
  * − x̂·mean(h·x̂)), for rms_norm without the mean(h); dweight = Σ grad·x̂ and dbias = Σ grad over all rows; each output
- * may be absent. Accumulation: float vectors over 2048 elements of a row, double beyond; dweight and dbias float over
- * 128 rows, double beyond. Error: y at most 8 ulp of |x̂·weight| plus 1 ulp of |y|. Parallel split: by rows. dweight and
- * dbias: at most 64 pieces of rows, fixed by the shape, added in order.
+ * may be absent. add_layer_norm and add_rms_norm normalise x + residual, which is their first output; the gradient that
+ * comes to that sum by itself (optional) is added to dx in the same pass. Accumulation: float vectors over 2048
+ * elements of a row, double beyond; dweight and dbias float over 128 rows, double beyond. Error: y at most 8 ulp of
+ * |x̂·weight| plus 1 ulp of |y|. Parallel split: by rows. dweight and dbias: at most 64 pieces of rows, fixed by the
+ * shape, added in order.
  */
 #include "rows.h"
 
@@ -50,14 +52,18 @@ void gradient_sums(const C* x, const C* grad, const C* weight, double mean, doub
     sums[1] += h * normal;
   }
 }
-/** dx = rstd·(h − first − x̂·second) */
+/** dx = rstd·(h − first − x̂·second) + extra; weight and extra may be NULL */
 template <class C>
-void gradient_row(const C* x, const C* grad, const C* weight, double mean, double rstd, double first, double second,
-                  C* dx, int64_t n) {
+void gradient_row(const C* x, const C* grad, const C* weight, const C* extra, double mean, double rstd, double first,
+                  double second, C* dx, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     const double normal = ((double)x[i] - mean) * rstd, h = (double)grad[i] * (weight ? (double)weight[i] : 1.);
-    dx[i] = (C)(rstd * (h - first - normal * second));
+    dx[i] = (C)(rstd * (h - first - normal * second) + (extra ? (double)extra[i] : 0.));
   }
+}
+template <class C>
+void add_row(const C* a, const C* b, C* sum, int64_t n) {
+  for (int64_t i = 0; i < n; i++) sum[i] = (C)((double)a[i] + (double)b[i]);
 }
 
 #else
@@ -147,20 +153,31 @@ void gradient_sums(const float* x, const float* grad, const float* weight, doubl
     pick(std::false_type{});
 }
 
-void gradient_row(const float* x, const float* grad, const float* weight, double mean, double rstd, double first,
-                  double second, float* dx, int64_t n) {
+void add_row(const float* a, const float* b, float* to, int64_t n) {
+  each_vector(n, [&](int64_t i, auto get, auto put) { put(to + i, get(a + i) + get(b + i)); });
+}
+
+void gradient_row(const float* x, const float* grad, const float* weight, const float* extra, double mean, double rstd,
+                  double first, double second, float* dx, int64_t n) {
   const Vf center = set1((float)mean), scale = set1((float)rstd), a = set1((float)first), b = set1((float)second);
-  const auto run = [&](auto with_weight) {
+  const auto run = [&](auto with_weight, auto with_extra) {
     each_vector(n, [&](int64_t i, auto get, auto put) {
       const Vf normal = (get(x + i) - center) * scale;
       const Vf h = decltype(with_weight)::value ? get(grad + i) * get(weight + i) : get(grad + i);
-      put(dx + i, scale * ((h - a) - normal * b));
+      const Vf slope = scale * ((h - a) - normal * b);
+      put(dx + i, decltype(with_extra)::value ? slope + get(extra + i) : slope);
     });
   };
+  const auto pick = [&](auto with_weight) {
+    if (extra)
+      run(with_weight, std::true_type{});
+    else
+      run(with_weight, std::false_type{});
+  };
   if (weight)
-    run(std::true_type{});
+    pick(std::true_type{});
   else
-    run(std::false_type{});
+    pick(std::false_type{});
 }
 
 #endif
@@ -188,20 +205,32 @@ int32_t stage_vector(const og_view& v, int64_t n, ScratchFrame& frame, const C**
   return OG_OK;
 }
 
+/** What is added to x before, and where the sum goes. */
+struct Residual {
+  const og_view *value, *sum;
+};
+
 template <class C>
-int32_t forward(const char* name, bool centered, const og_view& x, const og_view& weight, const og_view* bias,
-                const og_view& y, const og_view* mean_out, const og_view& rstd_out, double eps) {
+int32_t forward(const char* name, bool centered, const og_view& x, const Residual* residual, const og_view& weight,
+                const og_view* bias, const og_view& y, const og_view* mean_out, const og_view& rstd_out, double eps) {
   const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
   ScratchFrame frame;
   const C *w, *b = nullptr;
   OG_TRY(stage_vector(weight, n, frame, &w));
   if (bias) OG_TRY(stage_vector(*bias, n, frame, &b));
-  const Rows<C> from(x), to(y);
+  const Rows<C> from(x), to(y), other(residual ? *residual->value : x), sums(residual ? *residual->sum : x);
   const RowScalars<C> rstds(rstd_out);
-  const int64_t scratch = from.direct && to.direct ? 0 : padded(n);
+  const int64_t size = padded(n);
+  const int64_t scratch = from.direct && to.direct && other.direct && sums.direct ? 0 : 2 * size;
   return parallel_rows<C>(rows, grain_for(n), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
     for (int64_t r = begin; r < end; r++) {
       const C* row = from.read(r, 0, n, buffer);
+      if (residual) {
+        C* sum = sums.target(r, 0, buffer);
+        add_row(row, other.read(r, 0, n, scratch ? buffer + size : buffer), sum, n);
+        sums.commit(r, 0, n, sum);
+        row = sums.read(r, 0, n, buffer);  // as it was rounded, since that is what the gradient will see
+      }
       // rounded here, so that the backward pass, which reads it in C, sees the same number
       const double mean = centered ? (double)(C)(sum_row(row, n) / (double)n) : 0.;
       const double squares = centered ? squares_row(row, mean, n) : dot_row(row, row, n);
@@ -217,8 +246,8 @@ int32_t forward(const char* name, bool centered, const og_view& x, const og_view
 
 template <class C>
 int32_t backward(const char* name, const og_view& x, const og_view& weight, const og_view* mean_in,
-                 const og_view& rstd_in, const og_view& grad, const og_view& dx, const og_view& dweight,
-                 const og_view* dbias) {
+                 const og_view& rstd_in, const og_view& grad, const og_view* sum_grad, const og_view& dx,
+                 const og_view& dweight, const og_view* dbias) {
   const int64_t n = x.shape[x.rank - 1], rows = leading_count(x);
   const bool wants_dx = is_present(dx), wants_dw = is_present(dweight), wants_db = dbias && is_present(*dbias);
   ScratchFrame frame;
@@ -236,9 +265,10 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
     partials = frame.take<double>(sums_size * (pieces > 0 ? pieces : 1));
     OG_SCRATCH(partials, "the partial sums of a normalisation");
   }
-  const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad);
+  const bool has_extra = sum_grad && is_present(*sum_grad);
+  const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad), extras(has_extra ? *sum_grad : grad);
   const RowScalars<C> means(mean_in ? *mean_in : rstd_in), rstds(rstd_in);
-  const int64_t row_scratch = values.direct && grads.direct && to.direct ? 0 : 2 * size;
+  const int64_t row_scratch = values.direct && grads.direct && to.direct && extras.direct ? 0 : 3 * size;
   OG_TRY(parallel_rows<C>(rows, grain, row_scratch + sums_size, name, [&](int64_t begin, int64_t end, C* scratch) {
     C* staged = scratch;
     C* dw = wants_dw ? scratch + row_scratch : nullptr;
@@ -255,8 +285,9 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
         double sums[2];
         gradient_sums(row, g, w, mean, rstd, dw, db, sums, n);
         if (!wants_dx) continue;
+        const C* extra = has_extra ? extras.read(r, 0, n, row_scratch ? staged + 2 * size : staged) : nullptr;
         C* target = to.target(r, 0, staged);
-        gradient_row(row, g, w, mean, rstd, mean_in ? sums[0] / (double)n : 0., sums[1] / (double)n, target, n);
+        gradient_row(row, g, w, extra, mean, rstd, mean_in ? sums[0] / (double)n : 0., sums[1] / (double)n, target, n);
         to.commit(r, 0, n, target);
       }
       for (int64_t i = 0; i < sums_size; i++) total[i] += (double)scratch[row_scratch + i];
@@ -290,6 +321,37 @@ int32_t check_statistic(const char* name, const og_view& v, const og_view& x) {
   return OG_OK;
 }
 
+int32_t layer_norm_gradient(const char* name, const og_call* call, const og_view* sum_grad) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &mean = call->inputs[2], &rstd = call->inputs[3];
+  const og_view &grad = call->inputs[4], &dx = call->outputs[0], &dweight = call->outputs[1], &dbias = call->outputs[2];
+  OG_TRY(check_rows(name, x, grad));
+  const int64_t n = x.shape[x.rank - 1];
+  if (is_present(dx)) OG_TRY(check_rows(name, x, dx));
+  if (sum_grad && is_present(*sum_grad)) OG_TRY(check_rows(name, x, *sum_grad));
+  OG_TRY(check_weight(name, weight, n));
+  OG_TRY(check_weight(name, dweight, n));
+  OG_TRY(check_weight(name, dbias, n));
+  OG_TRY(check_statistic(name, mean, x));
+  OG_TRY(check_statistic(name, rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return backward<decltype(type)>(name, x, weight, &mean, rstd, grad, sum_grad, dx, dweight, &dbias);
+  });
+}
+
+int32_t rms_norm_gradient(const char* name, const og_call* call, const og_view* sum_grad) {
+  const og_view &x = call->inputs[0], &weight = call->inputs[1], &rstd = call->inputs[2], &grad = call->inputs[3];
+  const og_view &dx = call->outputs[0], &dweight = call->outputs[1];
+  OG_TRY(check_rows(name, x, grad));
+  if (is_present(dx)) OG_TRY(check_rows(name, x, dx));
+  if (sum_grad && is_present(*sum_grad)) OG_TRY(check_rows(name, x, *sum_grad));
+  OG_TRY(check_weight(name, weight, x.shape[x.rank - 1]));
+  OG_TRY(check_weight(name, dweight, x.shape[x.rank - 1]));
+  OG_TRY(check_statistic(name, rstd, x));
+  return with_float_compute(x.dtype, [&](auto type) {
+    return backward<decltype(type)>(name, x, weight, nullptr, rstd, grad, sum_grad, dx, dweight, nullptr);
+  });
+}
+
 }  // namespace
 
 int32_t kernel_layer_norm(const og_call* call) {
@@ -302,7 +364,7 @@ int32_t kernel_layer_norm(const og_call* call) {
   if (is_present(mean)) OG_TRY(check_statistic("layer_norm", mean, x));
   if (is_present(rstd)) OG_TRY(check_statistic("layer_norm", rstd, x));
   return with_float_compute(x.dtype, [&](auto type) {
-    return forward<decltype(type)>("layer_norm", true, x, weight, &bias, y, &mean, rstd, call->attrs[0]);
+    return forward<decltype(type)>("layer_norm", true, x, nullptr, weight, &bias, y, &mean, rstd, call->attrs[0]);
   });
 }
 
@@ -312,37 +374,50 @@ int32_t kernel_rms_norm(const og_call* call) {
   OG_TRY(check_weight("rms_norm", weight, x.shape[x.rank - 1]));
   if (is_present(rstd)) OG_TRY(check_statistic("rms_norm", rstd, x));
   return with_float_compute(x.dtype, [&](auto type) {
-    return forward<decltype(type)>("rms_norm", false, x, weight, nullptr, y, nullptr, rstd, call->attrs[0]);
+    return forward<decltype(type)>("rms_norm", false, x, nullptr, weight, nullptr, y, nullptr, rstd, call->attrs[0]);
+  });
+}
+
+int32_t kernel_add_layer_norm(const og_call* call) {
+  const og_view &x = call->inputs[0], &other = call->inputs[1], &weight = call->inputs[2], &bias = call->inputs[3];
+  const og_view &sum = call->outputs[0], &y = call->outputs[1], &mean = call->outputs[2], &rstd = call->outputs[3];
+  OG_TRY(check_rows("add_layer_norm", x, other));
+  OG_TRY(check_rows("add_layer_norm", x, sum));
+  OG_TRY(check_rows("add_layer_norm", x, y));
+  OG_TRY(check_weight("add_layer_norm", weight, x.shape[x.rank - 1]));
+  OG_TRY(check_weight("add_layer_norm", bias, x.shape[x.rank - 1]));
+  if (is_present(mean)) OG_TRY(check_statistic("add_layer_norm", mean, x));
+  if (is_present(rstd)) OG_TRY(check_statistic("add_layer_norm", rstd, x));
+  const Residual residual = {&other, &sum};
+  return with_float_compute(x.dtype, [&](auto type) {
+    return forward<decltype(type)>("add_layer_norm", true, x, &residual, weight, &bias, y, &mean, rstd, call->attrs[0]);
+  });
+}
+
+int32_t kernel_add_rms_norm(const og_call* call) {
+  const og_view &x = call->inputs[0], &other = call->inputs[1], &weight = call->inputs[2];
+  const og_view &sum = call->outputs[0], &y = call->outputs[1], &rstd = call->outputs[2];
+  OG_TRY(check_rows("add_rms_norm", x, other));
+  OG_TRY(check_rows("add_rms_norm", x, sum));
+  OG_TRY(check_rows("add_rms_norm", x, y));
+  OG_TRY(check_weight("add_rms_norm", weight, x.shape[x.rank - 1]));
+  if (is_present(rstd)) OG_TRY(check_statistic("add_rms_norm", rstd, x));
+  const Residual residual = {&other, &sum};
+  return with_float_compute(x.dtype, [&](auto type) {
+    return forward<decltype(type)>("add_rms_norm", false, x, &residual, weight, nullptr, y, nullptr, rstd,
+                                   call->attrs[0]);
   });
 }
 
 int32_t kernel_layer_norm_backward(const og_call* call) {
-  const og_view &x = call->inputs[0], &weight = call->inputs[1], &mean = call->inputs[2], &rstd = call->inputs[3];
-  const og_view &grad = call->inputs[4], &dx = call->outputs[0], &dweight = call->outputs[1], &dbias = call->outputs[2];
-  OG_TRY(check_rows("layer_norm_backward", x, grad));
-  const int64_t n = x.shape[x.rank - 1];
-  if (is_present(dx)) OG_TRY(check_rows("layer_norm_backward", x, dx));
-  OG_TRY(check_weight("layer_norm_backward", weight, n));
-  OG_TRY(check_weight("layer_norm_backward", dweight, n));
-  OG_TRY(check_weight("layer_norm_backward", dbias, n));
-  OG_TRY(check_statistic("layer_norm_backward", mean, x));
-  OG_TRY(check_statistic("layer_norm_backward", rstd, x));
-  return with_float_compute(x.dtype, [&](auto type) {
-    return backward<decltype(type)>("layer_norm_backward", x, weight, &mean, rstd, grad, dx, dweight, &dbias);
-  });
+  return layer_norm_gradient("layer_norm_backward", call, nullptr);
 }
-
-int32_t kernel_rms_norm_backward(const og_call* call) {
-  const og_view &x = call->inputs[0], &weight = call->inputs[1], &rstd = call->inputs[2], &grad = call->inputs[3];
-  const og_view &dx = call->outputs[0], &dweight = call->outputs[1];
-  OG_TRY(check_rows("rms_norm_backward", x, grad));
-  if (is_present(dx)) OG_TRY(check_rows("rms_norm_backward", x, dx));
-  OG_TRY(check_weight("rms_norm_backward", weight, x.shape[x.rank - 1]));
-  OG_TRY(check_weight("rms_norm_backward", dweight, x.shape[x.rank - 1]));
-  OG_TRY(check_statistic("rms_norm_backward", rstd, x));
-  return with_float_compute(x.dtype, [&](auto type) {
-    return backward<decltype(type)>("rms_norm_backward", x, weight, nullptr, rstd, grad, dx, dweight, nullptr);
-  });
+int32_t kernel_add_layer_norm_backward(const og_call* call) {
+  return layer_norm_gradient("add_layer_norm_backward", call, &call->inputs[5]);
+}
+int32_t kernel_rms_norm_backward(const og_call* call) { return rms_norm_gradient("rms_norm_backward", call, nullptr); }
+int32_t kernel_add_rms_norm_backward(const og_call* call) {
+  return rms_norm_gradient("add_rms_norm_backward", call, &call->inputs[4]);
 }
 
 }  // namespace OG_ISA

@@ -1,13 +1,17 @@
 /**
- * Optimiser steps in place, one tensor a call, every byte read and written once; sum_squares for the gradient norm and
- * lerp_ for moving averages. Attributes in order; grad_scale multiplies the gradient first (clipping, loss scaling).
- *   adamw_step  grad → param, exp_avg, exp_avg_sq; lr, beta1, beta2, eps, weight_decay, bias_correction1,
- *               bias_correction2, grad_scale, decoupled (1 AdamW, Loshchilov and Hutter 2019, arXiv:1711.05101; 0 Adam,
- *               the decay joins the gradient). bias_correction = 1 − beta^t.
- *   sgd_step    grad → param, momentum buffer (absent if momentum is 0); lr, momentum, dampening, nesterov,
+ * Optimiser steps in place, every byte read and written once; sum_squares for the gradient norm, scale_ for clipping,
+ * lerp_ for moving averages. Attributes in order; grad_scale (loss scaling) and the operand `factor` (clipping; a float
+ * scalar or absent) multiply the gradient first.
+ *   adamw_step  factor, up to 5 grads → as many params, then exp_avgs, then exp_avg_sqs, missing ones at the end
+ *               absent; lr, beta1, beta2, eps, weight_decay, bias_correction1, bias_correction2, grad_scale, decoupled
+ *               (1 AdamW, Loshchilov and Hutter 2019, arXiv:1711.05101; 0 Adam, the decay joins the gradient).
+ *               bias_correction = 1 − beta^t. Tensors of one call share them: many small ones cost one hand-over.
+ *   sgd_step    grad, factor → param, momentum buffer (absent if momentum is 0); lr, momentum, dampening, nesterov,
  *               weight_decay, first (1: the buffer starts as the gradient), grad_scale
- *   lion_step   grad → param, exp_avg; lr, beta1, beta2, weight_decay, grad_scale (Chen et al. 2023, arXiv:2302.06675)
- *   sum_squares x → float scalar Σ x²
+ *   lion_step   grad, factor → param, exp_avg; lr, beta1, beta2, weight_decay, grad_scale (Chen et al. 2023,
+ *               arXiv:2302.06675)
+ *   sum_squares up to 16 tensors, missing ones absent → float scalar Σ x² over all of them
+ *   scale_      factor → out ·= factor; memory is not touched if the factor is 1
  *   lerp_       x → out += weight·(x − out); weight
  * The order of operations is that of torch.optim. Layout: one shape, any strides (elementwise.h); param and grad any
  * float dtype, state float32 or float64. Arithmetic in float (float64: double): each result within 3 ulp of its
@@ -69,43 +73,83 @@ void step_run(C* const* state, const C* grad, int64_t n, const F& f) {
 #endif
 }
 
-/** Walks N tensors that are updated in place and one that is read. */
-template <int N, class F>
-int32_t step(const char* name, const og_call* call, const F& f) {
+/** The operands of one updated tensor: N that change, and the gradient. */
+template <int N>
+struct Operands {
   const og_view* views[N + 1];
-  views[N] = &call->inputs[0];
-  for (int k = 0; k < N; k++) views[k] = &call->outputs[k];
-  for (int k = 0; k <= N; k++) {
-    OG_REQUIRE(same_shape(*views[k], *views[0]), "%s: shapes of parameter, state and gradient differ", name);
-    OG_SUPPORTED(dtype_is_float(views[k]->dtype), "%s: expected float tensors", name);
-  }
-  return with_float_compute(views[0]->dtype, [&](auto type) {
+};
+
+constexpr int64_t kChunk = kBlock * kBlocksPerChunk;
+
+/** Elements [begin, end) of one tensor. */
+template <int N, class F>
+void step_range(const Operands<N>& operands, int64_t begin, int64_t end, const F& f) {
+  const og_view* const(&views)[N + 1] = operands.views;
+  with_float_compute(views[0]->dtype, [&](auto type) {
     typedef decltype(type) C;
     const Loop<N + 1> loop(views);
     bool direct[N];
     for (int k = 0; k < N; k++) direct[k] = is_native<C>(views[k]->dtype) && loop.linear(k);
-    parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
-      alignas(64) C buffers[N + 1][kBlock];
-      for (int64_t at = begin; at < end; at += kBlock) {
-        const int64_t n = end - at < kBlock ? end - at : kBlock;
-        C* state[N];
-        for (int k = 0; k < N; k++) state[k] = const_cast<C*>(stage_in<C>(loop, k, *views[k], at, n, buffers[k]));
-        step_run<N>(state, stage_in<C>(loop, N, *views[N], at, n, buffers[N]), n, f);
-        for (int k = 0; k < N; k++)
-          if (!direct[k]) stage_out<C>(loop, k, *views[k], at, n, buffers[k]);
-      }
-    });
+    alignas(64) C buffers[N + 1][kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = end - at < kBlock ? end - at : kBlock;
+      C* state[N];
+      for (int k = 0; k < N; k++) state[k] = const_cast<C*>(stage_in<C>(loop, k, *views[k], at, n, buffers[k]));
+      step_run<N>(state, stage_in<C>(loop, N, *views[N], at, n, buffers[N]), n, f);
+      for (int k = 0; k < N; k++)
+        if (!direct[k]) stage_out<C>(loop, k, *views[k], at, n, buffers[k]);
+    }
     return (int32_t)OG_OK;
   });
+}
+
+/** Walks tensors one after another, all of them as one list of chunks. */
+template <int N, class F>
+int32_t step_all(const char* name, const Operands<N>* operands, int tensors, const F& f) {
+  int64_t chunks[OG_MAX_VIEWS + 1] = {0};
+  for (int t = 0; t < tensors; t++) {
+    const og_view* const(&views)[N + 1] = operands[t].views;
+    for (int k = 0; k <= N; k++) {
+      OG_REQUIRE(same_shape(*views[k], *views[0]), "%s: shapes of parameter, state and gradient differ", name);
+      OG_SUPPORTED(dtype_is_float(views[k]->dtype), "%s: expected float tensors", name);
+    }
+    chunks[t + 1] = chunks[t] + (count_of(*views[0]) + kChunk - 1) / kChunk;
+  }
+  parallel_for(chunks[tensors], [&](int64_t chunk) {
+    int t = 0;
+    while (chunk >= chunks[t + 1]) t++;
+    const int64_t begin = (chunk - chunks[t]) * kChunk, count = count_of(*operands[t].views[0]);
+    step_range<N>(operands[t], begin, begin + kChunk < count ? begin + kChunk : count, f);
+  });
+  return OG_OK;
+}
+
+/** One tensor: input 0 is the gradient. */
+template <int N, class F>
+int32_t step(const char* name, const og_call* call, const F& f) {
+  Operands<N> operands;
+  for (int k = 0; k < N; k++) operands.views[k] = &call->outputs[k];
+  operands.views[N] = &call->inputs[0];
+  return step_all<N>(name, &operands, 1, f);
+}
+
+/** What gradients are multiplied by first, 1 if absent. */
+int32_t read_factor(const char* name, const og_view& view, double* out) {
+  *out = 1;
+  if (!is_present(view)) return OG_OK;
+  OG_REQUIRE(count_of(view) == 1, "%s: expected a factor of one element", name);
+  OG_SUPPORTED(view.dtype == OG_F32 || view.dtype == OG_F64, "%s: expected a float32 or float64 factor", name);
+  *out = view.dtype == OG_F64 ? *data_of<const double>(view) : (double)*data_of<const float>(view);
+  return OG_OK;
 }
 
 /** x = param, exp_avg, exp_avg_sq. */
 template <bool kDecoupled>
 struct Adam {
-  Scalar keep, decay, rate1, beta2, rate2, root_scale, eps, step_size, grad_scale;
+  Scalar keep, decay, rate1, beta2, rate2, root_scale, eps, step_size, factor, grad_scale;
 
   OG_STEP void operator()(Number* x, Number g) const {
-    g = g * grad_scale;
+    g = g * factor * grad_scale;
     const Number p = kDecoupled ? x[0] * keep : x[0];
     if (!kDecoupled) g = multiply_add(splat(decay), p, g);
     x[1] = multiply_add(splat(rate1), g - x[1], x[1]);
@@ -117,28 +161,28 @@ struct Adam {
 
 template <bool kNesterov, bool kFirst>
 struct Momentum {
-  Scalar lr, momentum, rate, decay, grad_scale;
+  Scalar lr, momentum, rate, decay, factor, grad_scale;
 
   OG_STEP void operator()(Number* x, Number g) const {
-    g = multiply_add(splat(decay), x[0], g * grad_scale);
+    g = multiply_add(splat(decay), x[0], g * factor * grad_scale);
     x[1] = kFirst ? g : multiply_add(splat(rate), g, x[1] * momentum);
     x[0] = x[0] - lr * (kNesterov ? multiply_add(splat(momentum), x[1], g) : x[1]);
   }
 };
 
 struct Descent {
-  Scalar lr, decay, grad_scale;
+  Scalar lr, decay, factor, grad_scale;
 
   OG_STEP void operator()(Number* x, Number g) const {
-    x[0] = x[0] - lr * multiply_add(splat(decay), x[0], g * grad_scale);
+    x[0] = x[0] - lr * multiply_add(splat(decay), x[0], g * factor * grad_scale);
   }
 };
 
 struct Lion {
-  Scalar keep, lr, rate1, rate2, grad_scale;
+  Scalar keep, lr, rate1, rate2, factor, grad_scale;
 
   OG_STEP void operator()(Number* x, Number g) const {
-    g = g * grad_scale;
+    g = g * factor * grad_scale;
     const Number direction = sign(multiply_add(splat(rate1), g - x[1], x[1]));
     x[0] = x[0] * keep - lr * direction;
     x[1] = multiply_add(splat(rate2), g - x[1], x[1]);
@@ -154,6 +198,12 @@ struct Lerp {
     const Number difference = x - out[0];
     out[0] = kNear ? multiply_add(difference, splat(weight), out[0]) : x - difference * rest;
   }
+};
+
+struct Scale {
+  Scalar factor;
+
+  OG_STEP void operator()(Number* out, Number) const { out[0] = out[0] * factor; }
 };
 
 #ifdef OG_IS_REFERENCE
@@ -180,11 +230,41 @@ double squares(const float* x, int64_t n) {
 }
 #endif
 
+double squares_range(const og_view& x, int64_t begin, int64_t end) {
+  double sum = 0;
+  with_float_compute(x.dtype, [&](auto type) {
+    typedef decltype(type) C;
+    const og_view* const views[1] = {&x};
+    const Loop<1> loop(views);
+    alignas(64) C buffer[kBlock];
+    for (int64_t at = begin; at < end; at += kBlock) {
+      const int64_t n = end - at < kBlock ? end - at : kBlock;
+      sum += squares(stage_in<C>(loop, 0, x, at, n, buffer), n);
+    }
+    return (int32_t)OG_OK;
+  });
+  return sum;
+}
+
+constexpr int kAdamTensors = 5, kSquaresTensors = 16;
+
 }  // namespace
 
 int32_t kernel_adamw_step(const og_call* call) {
   const double* a = call->attrs;
   const double lr = a[0], decay = a[4];
+  double factor;
+  OG_TRY(read_factor("adamw_step", call->inputs[0], &factor));
+  Operands<3> operands[kAdamTensors];
+  int tensors = 0;
+  for (int t = 0; t < kAdamTensors; t++) {
+    const og_view &grad = call->inputs[1 + t], *param = &call->outputs[t];
+    const bool is = is_present(grad);
+    for (int k = 0; k < 3; k++)
+      OG_REQUIRE(is_present(param[k * kAdamTensors]) == is, "adamw_step: tensor %d lacks an operand", t);
+    if (!is) continue;
+    operands[tensors++] = {{param, param + kAdamTensors, param + 2 * kAdamTensors, &grad}};
+  }
   const auto run = [&](auto rule) {
     rule.keep = (Scalar)(1 - lr * decay);
     rule.decay = (Scalar)decay;
@@ -194,8 +274,9 @@ int32_t kernel_adamw_step(const og_call* call) {
     rule.root_scale = (Scalar)(1 / std::sqrt(a[6]));
     rule.eps = (Scalar)a[3];
     rule.step_size = (Scalar)(lr / a[5]);
+    rule.factor = (Scalar)factor;
     rule.grad_scale = (Scalar)a[7];
-    return step<3>("adamw_step", call, rule);
+    return step_all<3>("adamw_step", operands, tensors, rule);
   };
   return a[8] != 0 ? run(Adam<true>{}) : run(Adam<false>{});
 }
@@ -203,15 +284,18 @@ int32_t kernel_adamw_step(const og_call* call) {
 int32_t kernel_sgd_step(const og_call* call) {
   const double* a = call->attrs;
   const Scalar lr = (Scalar)a[0], decay = (Scalar)a[4], grad_scale = (Scalar)a[6];
+  double factor;
+  OG_TRY(read_factor("sgd_step", call->inputs[1], &factor));
   if (!is_present(call->outputs[1])) {
     OG_REQUIRE(a[1] == 0, "sgd_step: momentum needs a buffer");
-    return step<1>("sgd_step", call, Descent{lr, decay, grad_scale});
+    return step<1>("sgd_step", call, Descent{lr, decay, (Scalar)factor, grad_scale});
   }
   const auto run = [&](auto rule) {
     rule.lr = lr;
     rule.momentum = (Scalar)a[1];
     rule.rate = (Scalar)(1 - a[2]);
     rule.decay = decay;
+    rule.factor = (Scalar)factor;
     rule.grad_scale = grad_scale;
     return step<2>("sgd_step", call, rule);
   };
@@ -222,11 +306,14 @@ int32_t kernel_sgd_step(const og_call* call) {
 
 int32_t kernel_lion_step(const og_call* call) {
   const double* a = call->attrs;
+  double factor;
+  OG_TRY(read_factor("lion_step", call->inputs[1], &factor));
   Lion rule;
   rule.keep = (Scalar)(1 - a[0] * a[3]);
   rule.lr = (Scalar)a[0];
   rule.rate1 = (Scalar)(1 - a[1]);
   rule.rate2 = (Scalar)(1 - a[2]);
+  rule.factor = (Scalar)factor;
   rule.grad_scale = (Scalar)a[4];
   return step<2>("lion_step", call, rule);
 }
@@ -237,36 +324,45 @@ int32_t kernel_lerp_(const og_call* call) {
   return step<1>("lerp_", call, Lerp<false>{(Scalar)weight, (Scalar)(1 - weight)});
 }
 
+int32_t kernel_scale_(const og_call* call) {
+  double factor;
+  OG_TRY(read_factor("scale_", call->inputs[0], &factor));
+  const og_view& out = call->outputs[0];
+  OG_SUPPORTED(dtype_is_float(out.dtype), "scale_: expected a float tensor");
+  if (factor == 1) return OG_OK;
+  const Operands<1> operands = {{&out, &out}};
+  return step_all<1>("scale_", &operands, 1, Scale{(Scalar)factor});
+}
+
 int32_t kernel_sum_squares(const og_call* call) {
-  const og_view &x = call->inputs[0], &out = call->outputs[0];
+  const og_view& out = call->outputs[0];
   OG_REQUIRE(count_of(out) == 1, "sum_squares: expected one output element");
-  OG_SUPPORTED(dtype_is_float(x.dtype) && (out.dtype == OG_F32 || out.dtype == OG_F64), "sum_squares: expected floats");
-  return with_float_compute(x.dtype, [&](auto type) {
-    typedef decltype(type) C;
-    const og_view* const views[1] = {&x};
-    const Loop<1> loop(views);
-    const int64_t grain = kBlock * kBlocksPerChunk, chunks = (loop.count + grain - 1) / grain;
-    ScratchFrame frame;
-    double* partial = frame.take<double>(chunks > 0 ? chunks : 1);
-    OG_SCRATCH(partial, "the partial sums of sum_squares");
-    for (int64_t i = 0; i < chunks; i++) partial[i] = 0;
-    parallel_ranges(loop.count, grain, [&](int64_t begin, int64_t end) {
-      alignas(64) C buffer[kBlock];
-      double sum = 0;
-      for (int64_t at = begin; at < end; at += kBlock) {
-        const int64_t n = end - at < kBlock ? end - at : kBlock;
-        sum += squares(stage_in<C>(loop, 0, x, at, n, buffer), n);
-      }
-      partial[begin / grain] = sum;
-    });
-    double total = 0;
-    for (int64_t i = 0; i < chunks; i++) total += partial[i];
-    if (out.dtype == OG_F64)
-      *data_of<double>(out) = total;
-    else
-      *data_of<float>(out) = (float)total;
-    return (int32_t)OG_OK;
+  OG_SUPPORTED(out.dtype == OG_F32 || out.dtype == OG_F64, "sum_squares: expected a float output");
+  int64_t chunks[kSquaresTensors + 1] = {0};
+  for (int t = 0; t < kSquaresTensors; t++) {
+    const og_view& x = call->inputs[t];
+    OG_SUPPORTED(!is_present(x) || dtype_is_float(x.dtype), "sum_squares: expected floats");
+    chunks[t + 1] = chunks[t] + (is_present(x) ? (count_of(x) + kChunk - 1) / kChunk : 0);
+  }
+  const int64_t total = chunks[kSquaresTensors];
+  ScratchFrame frame;
+  double* partial = frame.take<double>(total > 0 ? total : 1);
+  OG_SCRATCH(partial, "the partial sums of sum_squares");
+  for (int64_t i = 0; i < total; i++) partial[i] = 0;
+  parallel_for(total, [&](int64_t chunk) {
+    int t = 0;
+    while (chunk >= chunks[t + 1]) t++;
+    const og_view& x = call->inputs[t];
+    const int64_t begin = (chunk - chunks[t]) * kChunk, count = count_of(x);
+    partial[chunk] = squares_range(x, begin, begin + kChunk < count ? begin + kChunk : count);
   });
+  double sum = 0;
+  for (int64_t i = 0; i < total; i++) sum += partial[i];
+  if (out.dtype == OG_F64)
+    *data_of<double>(out) = sum;
+  else
+    *data_of<float>(out) = (float)sum;
+  return OG_OK;
 }
 
 }  // namespace OG_ISA

@@ -104,6 +104,7 @@ inline void load_run(const T* src, int64_t stride, int64_t n, C* dst) {
 #endif
     for (int64_t i = 0; i < n; i++) dst[i] = widen<C>(src[i]);
   } else if (stride == 0) {
+    if (n <= 0) return;  // an empty run may point anywhere
     const C value = widen<C>(src[0]);
     for (int64_t i = 0; i < n; i++) dst[i] = value;
   } else {

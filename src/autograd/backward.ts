@@ -11,7 +11,7 @@ import { ones } from '../tensor/create.js';
 import { setDefinitionGradient } from '../ops/define.js';
 import { scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
-import { setRecording, type Node } from '../tensor/tape.js';
+import { setGraphRetained, setRecording, type Node } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { runHooks } from './hooks.js';
@@ -109,6 +109,7 @@ function sum(a: Tensor, b: Tensor, createGraph: boolean): Tensor {
 
 function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
   const before = setRecording(walk.createGraph);
+  const retainedBefore = setGraphRetained(walk.retainGraph);
   const pending = new Pending(walk.createGraph);
   try {
     const order = nodesToVisit(
@@ -131,6 +132,7 @@ function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tenso
     }
   } finally {
     setRecording(before);
+    setGraphRetained(retainedBefore);
   }
 }
 
@@ -295,8 +297,16 @@ export function gradients(
     retainGraph,
     createGraph,
   });
-  if (!createGraph) for (const start of ownSeeds) start.dispose();
-  return found;
+  if (createGraph) return found;
+  for (const start of ownSeeds) start.dispose();
+  return found.map((grad) => (grad === null || grad.owner !== null ? grad : handOver(grad)));
+}
+
+/** A gradient that outlived the scope of its rule, as a tensor of whoever asked for it: freed by the scope that is open. */
+function handOver(grad: Tensor): Tensor {
+  const mine = grad.alias();
+  grad.dispose();
+  return mine;
 }
 
 setDefinitionGradient((outputs, grads, inputs) => {

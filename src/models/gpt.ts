@@ -6,9 +6,10 @@
 import { AttributeError, ShapeError } from '../errors.js';
 import { add } from '../ops/arithmetic.js';
 import { crossEntropy } from '../ops/cross_entropy.js';
+import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { linear } from '../ops/matmul.js';
 import { ropeTables } from '../ops/rope.js';
-import { narrow, reshape } from '../ops/views.js';
+import { narrow } from '../ops/views.js';
 import { TransformerBlock, makeNorm, type NormKind } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
@@ -210,15 +211,26 @@ export class GPT extends Module {
   }
 
   /**
-   * Mean cross-entropy of predicting `targets` (nats a token): a scalar. Targets of -100 do not count.
+   * Mean cross-entropy of predicting `targets` (nats a token): a scalar. Targets of -100 do not count. Not all logits are held at a
+   * time, unless a hook wants to see them.
    *
    * Shapes: ids and targets `[B, T]`.
    */
   loss(ids: Tensor, targets: Tensor): Tensor {
     return scope(() => {
-      const logits = this.forward(ids);
-      return crossEntropy(reshape(logits, [-1, this.config.vocabSize]), reshape(targets, [-1]));
+      const weight = this.plainHead();
+      if (weight !== null) return linearCrossEntropy(this.hidden(ids), weight, targets);
+      return crossEntropy(this.forward(ids), targets);
     });
+  }
+
+  /** The output layer's matrix, if nobody needs to see the logits: no hook, and no other kind of layer in its place. */
+  private plainHead(): Tensor | null {
+    if (this.forward !== GPT.prototype.forward || this.logits !== GPT.prototype.logits) return null;
+    const { head } = this;
+    if (head === null) return this.tokens.weight;
+    const isPlain = Object.getPrototypeOf(head) === Linear.prototype && !Object.hasOwn(head, 'forward');
+    return isPlain && head.bias === null ? head.weight : null;
   }
 
   /** Empty caches for {@link forward}, one a layer. Dispose of them afterwards. */

@@ -65,10 +65,12 @@ export class TransformerBlock extends Module {
 
   /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
-    const attended = scope(() =>
-      add(x, this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context))),
-    );
-    const result = scope(() => add(attended, this.dropout.forward(this.mlp.forward(this.mlpNorm.forward(attended)))));
+    const [attended, normalized] = scope(() => {
+      const change = this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context));
+      return this.mlpNorm.addForward(x, change);
+    });
+    const result = scope(() => add(attended, this.dropout.forward(this.mlp.forward(normalized))));
+    normalized.dispose();
     attended.dispose();
     return result;
   }

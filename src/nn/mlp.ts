@@ -1,5 +1,5 @@
-import { gelu, silu } from '../ops/activation.js';
-import { mul } from '../ops/arithmetic.js';
+import { gelu } from '../ops/activation.js';
+import { swiglu } from '../ops/swiglu.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { Linear, type LinearOptions } from './linear.js';
@@ -33,7 +33,7 @@ export class Mlp extends Module {
   /** `[…, width]` → `[…, width]`. */
   forward(x: Tensor): Tensor {
     const up = this.up.forward(x);
-    if (this.gate !== null) return this.down.forward(mul(silu(this.gate.forward(x)), up));
+    if (this.gate !== null) return this.down.forward(swiglu(this.gate.forward(x), up));
     return this.down.forward(gelu(up, { approximate: this.activation === 'gelu' ? 'none' : 'tanh' }));
   }
 }

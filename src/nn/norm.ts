@@ -1,6 +1,8 @@
+import { addLayerNorm, addRmsNorm } from '../ops/add_norm.js';
+import { add } from '../ops/arithmetic.js';
 import { layerNorm, rmsNorm } from '../ops/norm.js';
 import { ones, zeros } from '../tensor/create.js';
-import type { Shape } from '../tensor/shape.js';
+import { sameShape, type Shape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkNumber } from '../util/assert.js';
 import { Module, parameter } from './module.js';
@@ -35,6 +37,15 @@ export class LayerNorm extends Module {
   forward(x: Tensor): Tensor {
     return layerNorm(x, this.normalizedShape, this.weight, this.bias, this.eps);
   }
+
+  /** x + residual, and what {@link forward} gives for it: in one pass, unless hooks want to see that call. */
+  addForward(x: Tensor, residual: Tensor): [sum: Tensor, normalized: Tensor] {
+    if (Object.hasOwn(this, 'forward') || !sameShape(x.shape, residual.shape)) {
+      const sum = add(x, residual);
+      return [sum, this.forward(sum)];
+    }
+    return addLayerNorm(x, residual, this.normalizedShape, this.weight, this.bias, this.eps);
+  }
 }
 
 /** Unit root mean square over the last axis, with a learnt scale (Zhang and Sennrich, arXiv 1910.07467). */
@@ -53,5 +64,14 @@ export class RMSNorm extends Module {
   /** Same shape; the last axis is normalised. */
   forward(x: Tensor): Tensor {
     return rmsNorm(x, this.normalizedShape, this.weight, this.eps);
+  }
+
+  /** x + residual, and what {@link forward} gives for it: in one pass, unless hooks want to see that call. */
+  addForward(x: Tensor, residual: Tensor): [sum: Tensor, normalized: Tensor] {
+    if (Object.hasOwn(this, 'forward') || !sameShape(x.shape, residual.shape)) {
+      const sum = add(x, residual);
+      return [sum, this.forward(sum)];
+    }
+    return addRmsNorm(x, residual, this.normalizedShape, this.weight, this.eps);
   }
 }

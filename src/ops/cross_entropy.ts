@@ -3,19 +3,23 @@
  *
  * @module
  */
-import { DTypeError, ShapeError } from '../errors.js';
+import { DTypeError, ShapeError, StateError } from '../errors.js';
 import { arange, constant } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
+import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape } from '../tensor/shape.js';
+import { isGradEnabled, isGraphRetained, needsRecord, record, setRecording, type Edge } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
+import { expand } from './broadcast.js';
 import { eq, ne } from './comparison.js';
-import { contiguous, to } from './copy.js';
+import { clone, contiguous, to } from './copy.js';
 import { defineOp, type Inputs, type OutputSpec } from './define.js';
 import { embedding } from './embedding.js';
 import { mean, sum } from './reduce.js';
+import { scale_ } from './scale.js';
 import { logSoftmax, logsumexp } from './softmax.js';
 import { exp } from './unary.js';
 import { detach, permute, reshape, unsqueeze } from './views.js';
@@ -106,6 +110,68 @@ const crossEntropyOp = defineOp<Attrs>({
   cost: ([logits]) => ({ flops: 4 * logits!.size, bytes: logits!.bytes }),
 });
 
+interface FusedAttrs extends Attrs {
+  /** Write the gradient over the logits. */
+  readonly inPlace: boolean;
+  /** Where the losses go. Default: a new tensor. */
+  readonly losses?: Tensor;
+}
+
+/**
+ * @internal The losses of the rows, and the gradient of Σ grad·loss, in one pass over the logits; null in place of the gradient
+ * where the logits have become it.
+ *
+ * @source Liger kernel, arXiv 2410.10989
+ */
+export const crossEntropyFused = defineOp<FusedAttrs>({
+  name: 'cross_entropy_fused',
+  inputs: [
+    { name: 'logits', kind: 'float' },
+    { name: 'target', kind: 'integer' },
+    { name: 'weight', kind: 'float', optional: true },
+    { name: 'grad', kind: 'float' },
+  ],
+  attrCount: 2,
+  outputCount: 2,
+  output: ([logits], { inPlace, losses }) => [
+    losses ? null : perRow(logits!),
+    inPlace ? null : { shape: logits!.shape, dtype: logits!.dtype },
+  ],
+  results: ([logits], { inPlace, losses }, outputs) => [losses ?? outputs[0]!, inPlace ? logits! : outputs[1]!],
+  encode,
+  definition: ([logits, target, weight, grad], attrs) => {
+    const own = [logits!, target!, weight ?? null];
+    const slope = crossEntropyBackward.schema.definition!([...own, null, grad!], attrs);
+    return [crossEntropyOp.schema.definition!(own, attrs), slope].flat();
+  },
+  cost: ([logits]) => ({ flops: 9 * logits!.size, bytes: 2 * logits!.bytes }),
+});
+
+/** @internal The losses alone, into memory that is there. */
+export const crossEntropyInto = defineOp<Attrs & { readonly losses: Tensor }>({
+  name: 'cross_entropy_into',
+  kernel: 'cross_entropy',
+  inputs: crossEntropyOp.schema.inputs,
+  attrCount: 2,
+  outputCount: 2,
+  output: ([logits]) => [null, perRow(logits!)],
+  results: (_inputs, { losses }, [, lse]) => [losses, lse!],
+  encode,
+  cost: ([logits]) => ({ flops: 4 * logits!.size, bytes: logits!.bytes }),
+});
+
+/** @internal The gradient of Σ grad·loss from the logits, made of operations that can be differentiated. */
+export function crossEntropyGradient(
+  logits: Tensor,
+  target: Tensor,
+  weight: Tensor | null,
+  grad: Tensor,
+  attrs: Attrs,
+): Tensor {
+  const lse = crossEntropyOp.callAll([detach(logits), target, weight], attrs)[1]!;
+  return crossEntropyBackward.call([logits, target, weight, lse, grad], attrs);
+}
+
 /** Options of {@link crossEntropy}. */
 export interface CrossEntropyOptions {
   /** Target that does not count. Default -100. */
@@ -118,6 +184,11 @@ export interface CrossEntropyOptions {
   readonly reduction?: Reduction;
   /** Axis of the classes. Default the last; PyTorch's layout (N, C, …) is axis 1. */
   readonly axis?: number;
+  /**
+   * The logits are not needed afterwards: while recording, their memory becomes that of their gradient, which the forward pass
+   * leaves there. Saves a pass over them and a tensor of their size; there are no second derivatives then. For intermediate results, class numbers and reductions other than `none`; anything else is computed as without it. Default false.
+   */
+  readonly overwriteLogits?: boolean;
 }
 
 function classesLast(logits: Tensor, axis: number): Tensor {
@@ -145,7 +216,7 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   const op = 'crossEntropy';
   checkTensor(op, 'logits', logits);
   checkTensor(op, 'target', target);
-  const { ignoreIndex = -100, labelSmoothing = 0, axis = -1 } = options;
+  const { ignoreIndex = -100, labelSmoothing = 0, axis = -1, overwriteLogits = false } = options;
   const weight = options.weight ? detach(options.weight) : null;
   checkInteger(op, 'ignoreIndex', ignoreIndex);
   checkNumber(op, 'labelSmoothing', labelSmoothing, 0, 1);
@@ -177,18 +248,95 @@ export function crossEntropy(logits: Tensor, target: Tensor, options: CrossEntro
   }
   const count = outer.reduce((a, b) => a * b, 1);
   const flat = reshape(contiguous(target), [count]);
-  const [losses, lse] = crossEntropyOp.callAll([reshape(rows, [count, classes]), flat, weight], {
-    ignoreIndex,
-    labelSmoothing,
-  });
+  const attrs = { ignoreIndex, labelSmoothing };
+  const matrix = reshape(rows, [count, classes]);
+  if (overwriteLogits && reduction !== 'none' && logits.node !== null && needsRecord([logits]))
+    return overwriting(matrix, flat, weight, attrs, reduction);
+  const [losses, lse] = crossEntropyOp.callAll([matrix, flat, weight], attrs);
   lse!.dispose();
   if (reduction === 'none') return reshape(losses!, outer);
   const total = sum(losses!);
   return reduction === 'sum' ? total : div(total, totalWeight(flat, weight, ignoreIndex, total));
 }
 
+/** Whether x is a view of a leaf, whose memory is not to be written. */
+function viewsLeaf(x: Tensor): boolean {
+  for (let node = x.node; node !== null;) {
+    const edges: readonly Edge[] = node.edges.filter((edge) => edge.node !== null || edge.leaf !== null);
+    if (edges.length !== 1) return false; // a view has one operand
+    if (edges[0]!.leaf !== null) return edges[0]!.leaf.storage === x.storage;
+    node = edges[0]!.node;
+  }
+  return false;
+}
+
+/** The loss, with its gradient left in the memory of the logits (of a copy, where elements share memory). */
+function overwriting(
+  given: Tensor,
+  target: Tensor,
+  weight: Tensor | null,
+  attrs: Attrs,
+  reduction: 'mean' | 'sum',
+): Tensor {
+  const logits = viewsLeaf(given) ? clone(given) : contiguous(given);
+  const before = setRecording(false);
+  let loss: Tensor;
+  try {
+    loss = scope(() => {
+      const { all, slope } = meanOf(target, weight, attrs.ignoreIndex, perRow(logits).dtype, reduction);
+      const [losses] = crossEntropyFused.callAll([logits, target, weight, slope], { ...attrs, inPlace: true });
+      logits.storage.version++;
+      return all === null ? sum(losses!) : div(sum(losses!), all);
+    });
+  } finally {
+    setRecording(before);
+  }
+  const gradient = logits.alias();
+  record('crossEntropy', [logits], [loss], [gradient], (node, [grad]) => {
+    if (isGradEnabled()) {
+      throw new StateError({
+        op: 'crossEntropy',
+        expected: 'first derivatives only, since the logits were overwritten',
+        actual: 'createGraph',
+        hint: 'Leave overwriteLogits out',
+      });
+    }
+    return [timesSaved(node.unpack()[0]!, grad!)];
+  });
+  gradient.dispose();
+  return loss;
+}
+
+/**
+ * @internal A saved gradient times what came in for the loss: in the memory of the saved one, unless the graph is kept. Most losses
+ * are where a walk begins; then the factor is 1, and nothing is read or written.
+ */
+export function timesSaved(saved: Tensor, grad: Tensor): Tensor {
+  if (isGraphRetained()) return mul(saved, to(grad, saved.dtype));
+  const mine = scale_(saved.alias(), grad);
+  saved.dispose(); // the record lets go of it, so that a leaf can take the memory over
+  return mine;
+}
+
+/** @internal What the mean divides by (null for the sum), and the gradient of the result with respect to each row's loss. */
+export function meanOf(
+  target: Tensor,
+  weight: Tensor | null,
+  ignoreIndex: number,
+  dtype: DType,
+  reduction: 'mean' | 'sum',
+): { readonly all: Tensor | null; readonly slope: Tensor } {
+  const all = reduction === 'mean' ? totalWeight(target, weight, ignoreIndex, { dtype }) : null;
+  return { all, slope: expand(all === null ? constant(1, dtype) : div(1, all), target.shape) };
+}
+
 /** What the mean divides by: the number of targets that count, or the sum of their weights. */
-function totalWeight(target: Tensor, weight: Tensor | null, ignoreIndex: number, like: Tensor): Tensor {
+function totalWeight(
+  target: Tensor,
+  weight: Tensor | null,
+  ignoreIndex: number,
+  like: { readonly dtype: DType },
+): Tensor {
   const counts = ne(target, ignoreIndex);
   if (weight === null) return sum(to(counts, like.dtype));
   const own = embedding(reshape(to(weight, like.dtype), [weight.size, 1]), where(counts, target, 0));

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { AttributeError, DTypeError, ShapeError } from '../errors.js';
-import { isFloating, type DType } from '../tensor/dtype.js';
+import { AttributeError, ShapeError } from '../errors.js';
+import type { DType } from '../tensor/dtype.js';
 import { scope } from '../tensor/scope.js';
 import { sizeOf, type Shape } from '../tensor/shape.js';
 import { needsRecord, setRecording } from '../tensor/tape.js';
@@ -12,56 +12,23 @@ import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import { add, div, mul, sub } from './arithmetic.js';
-import { sumTo } from './broadcast.js';
 import { copy_ } from './copy.js';
-import { defineOp, type OutputSpec } from './define.js';
+import { defineOp } from './define.js';
+import {
+  checkFloat,
+  checkNormalized,
+  flat,
+  like,
+  normGradients,
+  standardised,
+  statistic,
+  vector,
+  type NormAttrs,
+  type NormGradAttrs,
+} from './norm_parts.js';
 import { mean, norm, variance, type Axes } from './reduce.js';
-import { clamp, rsqrt, square } from './unary.js';
+import { clamp, rsqrt } from './unary.js';
 import { detach, reshape } from './views.js';
-
-interface NormAttrs {
-  readonly eps: number;
-}
-
-interface NormGradAttrs extends NormAttrs {
-  /** Which gradients are wanted: of x, weight, bias. */
-  readonly wants: readonly boolean[];
-}
-
-/** Statistics have the leading axes, and the precision that is computed in. */
-function statistic(x: Tensor): OutputSpec {
-  return { shape: x.shape.slice(0, -1), dtype: x.dtype === 'float64' ? 'float64' : 'float32' };
-}
-
-const like = (x: Tensor): OutputSpec => ({ shape: x.shape, dtype: x.dtype });
-const vector = (width: number, dtype: DType): OutputSpec => ({ shape: [width], dtype });
-
-/** The normalised rows and 1/σ, in operations. */
-function standardised(x: Tensor, eps: number, centre: boolean): { normal: Tensor; rstd: Tensor } {
-  const centred = centre ? sub(x, mean(x, -1, { keepDims: true })) : x;
-  const rstd = rsqrt(add(mean(square(centred), -1, { keepDims: true }), eps));
-  return { normal: mul(centred, rstd), rstd };
-}
-
-/** The gradients in operations; mean and 1/σ are computed anew, so that second derivatives see what they depend on. */
-function normGradients(
-  x: Tensor,
-  weight: Tensor | null,
-  grad: Tensor,
-  { eps, wants }: NormGradAttrs,
-  centre: boolean,
-): Tensor[] {
-  const { normal, rstd } = standardised(x, eps, centre);
-  const scaled = weight === null ? grad : mul(grad, weight);
-  const along = mul(normal, mean(mul(scaled, normal), -1, { keepDims: true }));
-  const free = centre ? sub(scaled, mean(scaled, -1, { keepDims: true })) : scaled;
-  const width = [x.shape.at(-1)!];
-  return [
-    ...(wants[0] ? [mul(rstd, sub(free, along))] : []),
-    ...(wants[1] ? [sumTo(mul(grad, normal), width)] : []),
-    ...(wants[2] ? [sumTo(grad, width)] : []),
-  ];
-}
 
 const layerNormBackward = defineOp<NormGradAttrs & { readonly dtypes: readonly [DType, DType] }>({
   name: 'layer_norm_backward',
@@ -150,46 +117,11 @@ function firstOf(outputs: readonly (Tensor | null)[]): Tensor {
   return outputs[0]!;
 }
 
-function checkFloat(op: string, x: Tensor): void {
-  checkTensor(op, 'x', x);
-  if (isFloating(x.dtype)) return;
-  throw new DTypeError({
-    op,
-    argument: 'x',
-    expected: 'a floating-point tensor',
-    actual: x.dtype,
-    hint: 'Cast it with x.to(dtype)',
-  });
-}
-
-/** Checks that x ends in `normalizedShape` and parameters have it. Gives that shape. */
-function checkNormalized(
-  op: string,
-  x: Tensor,
-  normalizedShape: Shape | number,
-  parameters: Readonly<Record<string, Tensor | null | undefined>>,
-): Shape {
-  checkFloat(op, x);
-  const shape = typeof normalizedShape === 'number' ? [normalizedShape] : normalizedShape;
-  const tail = x.shape.slice(x.rank - shape.length);
-  if (shape.length === 0 || shape.length > x.rank || shape.some((length, i) => length !== tail[i])) {
-    const expected = `a shape that ends in ${formatShape(shape)}`;
-    throw new ShapeError({ op, argument: 'x', expected, actual: formatShape(x.shape) });
-  }
-  for (const [argument, value] of Object.entries(parameters)) {
-    if (!value || (value.rank === shape.length && value.shape.every((length, i) => length === shape[i]))) continue;
-    throw new ShapeError({ op, argument, expected: `shape ${formatShape(shape)}`, actual: formatShape(value.shape) });
-  }
-  return shape;
-}
-
 /** Runs `body` with the axes of `shape` merged into the last one, as the kernels want it. */
 function overLastAxis(x: Tensor, shape: Shape, body: (x: Tensor) => Tensor): Tensor {
   if (shape.length === 1) return body(x);
   return reshape(body(reshape(x, [...x.shape.slice(0, x.rank - shape.length), sizeOf(shape)])), x.shape);
 }
-
-const flat = (x: Tensor | null | undefined): Tensor | null => (x ? (x.rank === 1 ? x : reshape(x, [x.size])) : null);
 
 /**
  * (x − mean) / √(var + eps) · weight + bias over the last axes; the variance is the biased one.

@@ -12,6 +12,7 @@ import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { indexSelect } from './indexing.js';
+import { concat } from './join.js';
 import { slice } from './views.js';
 
 const copyKernel = kernelId('copy', 1, 1, 0);
@@ -60,12 +61,14 @@ function sources(mode: Exclude<PadMode, 'constant'>, length: number, before: num
     const expected = `at most ${Math.max(0, limit)} in mode ${mode} on an axis of ${length}`;
     throw new AttributeError({ op: 'pad', argument: 'pads', expected, actual: formatValue([before, after]) });
   }
-  return Int32Array.from({ length: length + before + after }, (_, i) => {
+  const from = new Int32Array(length + before + after);
+  for (let i = 0; i < from.length; i++) {
     const at = i - before;
-    if (mode === 'replicate') return Math.min(Math.max(at, 0), length - 1);
-    if (mode === 'circular') return (at + length) % length;
-    return at < 0 ? -at : at >= length ? 2 * (length - 1) - at : at;
-  });
+    if (mode === 'replicate') from[i] = Math.min(Math.max(at, 0), length - 1);
+    else if (mode === 'circular') from[i] = (at + length) % length;
+    else from[i] = at < 0 ? -at : at >= length ? 2 * (length - 1) - at : at;
+  }
+  return from;
 }
 
 function padConstant(x: Tensor, pads: readonly number[], value: number): Tensor {
@@ -108,7 +111,13 @@ export function pad(x: Tensor, pads: readonly number[], options: PadOptions = {}
   if (list.length === 0) return x;
   if (mode === 'constant') return padConstant(x, pads, value);
   return list.reduce((y, [axis, before, after]) => {
-    if (before <= 0 && after <= 0) return slice(y, axis, -before, y.shape[axis]! + after);
-    return indexSelect(y, axis, tensor(sources(mode, y.shape[axis]!, before, after)));
+    const length = y.shape[axis]!;
+    if (before <= 0 && after <= 0) return slice(y, axis, -before, length + after);
+    const from = sources(mode, length, before, after);
+    if (before < 0 || after < 0) return indexSelect(y, axis, tensor(from));
+    const margins = [from.subarray(0, before), from.subarray(before + length)].map((part) =>
+      part.length === 0 ? [] : [indexSelect(y, axis, tensor(part))],
+    );
+    return concat([...margins[0]!, y, ...margins[1]!], axis);
   }, x);
 }

@@ -9,7 +9,7 @@ import { sqrt } from '../ops/unary.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
+import { Optimizer, type Due, type GradScale, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
 
 export interface AdamOptions extends OptimizerOptions {
   /** Decay rates of the first and second moments. Default [0.9, 0.999]. */
@@ -22,21 +22,79 @@ export interface AdamOptions extends OptimizerOptions {
   amsgrad: boolean;
 }
 
-const adamwStep = kernelId('adamw_step', 1, 3, 9);
+/** Tensors that one call of the kernel updates: the number of operands of a frame is bounded. */
+const TENSORS = 5;
+const adamwStep = kernelId('adamw_step', 1 + TENSORS, 3 * TENSORS, 9);
+
+/** Where the next call ends: it takes parameters of one step number and one precision. */
+function endOfRun(due: readonly Due[], begin: number): number {
+  const isWide = (i: number): boolean => due[i]!.param.dtype === 'float64';
+  let end = begin + 1;
+  while (
+    end < due.length &&
+    end < begin + TENSORS &&
+    due[end]!.step === due[begin]!.step &&
+    isWide(end) === isWide(begin)
+  )
+    end++;
+  return end;
+}
 
 abstract class AdamBase extends Optimizer<AdamOptions> {
   protected abstract readonly decoupled: boolean;
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: AdamOptions, gradScale: number): void {
-    const { lr, betas, eps, weightDecay, amsgrad } = options;
-    const [m, v] = [this.state(param, 'expAvg'), this.state(param, 'expAvgSq')];
-    const [c1, c2] = [1 - betas[0] ** step, 1 - betas[1] ** step];
-    if (amsgrad) {
-      this.amsgradStep(param, mul(grad, gradScale), m, v, c1, c2, options);
+  protected override updateAll(due: readonly Due[], options: AdamOptions, gradScale: GradScale): void {
+    if (options.amsgrad) {
+      super.updateAll(due, options, gradScale);
       return;
     }
-    const attrs = [lr, betas[0], betas[1], eps, weightDecay, c1, c2, gradScale, Number(this.decoupled)];
-    submit(adamwStep, [grad], [param, m, v], attrs, param.size);
+    for (let begin = 0; begin < due.length;) {
+      const end = endOfRun(due, begin);
+      this.updateTogether(due.slice(begin, end), options, gradScale);
+      begin = end;
+    }
+  }
+
+  /** At most {@link TENSORS} parameters in one call. */
+  private updateTogether(due: readonly Due[], options: AdamOptions, gradScale: GradScale): void {
+    const { lr, betas, eps, weightDecay } = options;
+    const [{ param, step }] = due as [Due];
+    const [factor, scale] = this.kernelScale(gradScale, param);
+    const missing = new Array<null>(TENSORS - due.length).fill(null);
+    const stateOf = (name: string): (Tensor | null)[] => [
+      ...due.map((each) => this.state(each.param, name)),
+      ...missing,
+    ];
+    submit(
+      adamwStep,
+      [factor, ...due.map(({ grad }) => grad), ...missing],
+      [...due.map((each) => each.param), ...missing, ...stateOf('expAvg'), ...stateOf('expAvgSq')],
+      [
+        lr,
+        betas[0],
+        betas[1],
+        eps,
+        weightDecay,
+        1 - betas[0] ** step,
+        1 - betas[1] ** step,
+        scale,
+        Number(this.decoupled),
+      ],
+      due.reduce((work, each) => work + each.param.size, 0),
+    );
+  }
+
+  /** With the largest second moment so far. */
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: AdamOptions,
+    gradScale: GradScale,
+  ): void {
+    const [m, v] = [this.state(param, 'expAvg'), this.state(param, 'expAvgSq')];
+    const [c1, c2] = [1 - options.betas[0] ** step, 1 - options.betas[1] ** step];
+    this.amsgradStep(param, mul(grad, gradScale), m, v, c1, c2, options);
   }
 
   private amsgradStep(
@@ -68,7 +126,7 @@ export class Adam extends AdamBase {
   }
 }
 
-/** Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), one fused pass a parameter. Default lr 1e-3. */
+/** Adam with decoupled weight decay (Loshchilov and Hutter, arXiv 1711.05101), in one pass over parameters, gradients and moments. Default lr 1e-3. */
 export class AdamW extends AdamBase {
   protected override readonly decoupled = true;
   constructor(params: OptimizedParameters<AdamOptions>, options: Partial<AdamOptions> = {}) {

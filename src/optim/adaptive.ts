@@ -9,7 +9,7 @@ import { mean, norm } from '../ops/reduce.js';
 import { abs, clamp, rsqrt, sqrt } from '../ops/unary.js';
 import { unsqueeze } from '../ops/views.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
+import { Optimizer, type GradScale, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
 
 /** target ← target + factor·(value − target): a moving average of rate `factor`. */
 function average_(target: Tensor, value: Tensor, factor: number): Tensor {
@@ -17,7 +17,7 @@ function average_(target: Tensor, value: Tensor, factor: number): Tensor {
 }
 
 /** The gradient, scaled, with weight decay joined (L2). */
-function decayed(param: Tensor, grad: Tensor, gradScale: number, weightDecay: number): Tensor {
+function decayed(param: Tensor, grad: Tensor, gradScale: GradScale, weightDecay: number): Tensor {
   const scaled = gradScale === 1 ? grad : mul(grad, gradScale);
   return weightDecay === 0 ? scaled : add(scaled, mul(param, weightDecay));
 }
@@ -54,7 +54,7 @@ export class RMSprop extends Optimizer<RmsPropOptions> {
     grad: Tensor,
     _step: number,
     options: RmsPropOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, alpha, eps, weightDecay, momentum, centered } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
@@ -93,7 +93,7 @@ export class Adagrad extends Optimizer<AdagradOptions> {
     grad: Tensor,
     step: number,
     options: AdagradOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, lrDecay, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
@@ -123,7 +123,7 @@ export class Adamax extends Optimizer<MomentOptions> {
     grad: Tensor,
     step: number,
     options: MomentOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, betas, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
@@ -155,7 +155,13 @@ export class NAdam extends Optimizer<NAdamOptions> {
     });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: NAdamOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: NAdamOptions,
+    gradScale: GradScale,
+  ): void {
     const { lr, betas, eps, weightDecay, momentumDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const m = average_(this.state(param, 'expAvg'), g, 1 - betas[0]);
@@ -181,7 +187,7 @@ export class RAdam extends Optimizer<MomentOptions> {
     grad: Tensor,
     step: number,
     options: MomentOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, betas, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
@@ -235,7 +241,7 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
     grad: Tensor,
     step: number,
     options: AdafactorOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, beta2Decay, weightDecay, clipThreshold } = options;
     const eps = options.eps[0] ?? (param.dtype === 'float64' ? 2 ** -52 : 2 ** -23);

@@ -10,16 +10,18 @@ import { concat } from '../ops/join.js';
 import { amax, norm, sum } from '../ops/reduce.js';
 import { clamp, sqrt } from '../ops/unary.js';
 import { pow } from '../ops/power.js';
-import { reshape } from '../ops/views.js';
+import { scale_ } from '../ops/scale.js';
+import { reshape, select } from '../ops/views.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import { uninitialised, zeros } from '../tensor/create.js';
 import { scope } from '../tensor/scope.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkNumber } from '../util/assert.js';
 
-const sumSquares = kernelId('sum_squares', 1, 1, 0);
-const multiply = kernelId('mul', 2, 1, 0);
+/** Tensors that one call of the kernel adds up. */
+const TENSORS = 16;
+const sumSquares = kernelId('sum_squares', TENSORS, 1, 0);
 
 function gradientsOf(params: Iterable<Tensor>): Tensor[] {
   return [...params].flatMap((param) => (param.grad === null ? [] : [param.grad]));
@@ -27,21 +29,20 @@ function gradientsOf(params: Iterable<Tensor>): Tensor[] {
 
 /** Norm of one tensor to the power p (its largest magnitude for p = ∞), as a tensor of one element. */
 function part(grad: Tensor, p: number): Tensor {
-  if (p !== 2) return reshape(p === Infinity ? norm(grad, p) : pow(norm(grad, p), p), [1]);
-  const result = uninitialised([1], grad.dtype === 'float64' ? 'float64' : 'float32');
-  submit(sumSquares, [grad], [{ ...viewOf(result), shape: [], strides: [] }], [], grad.size);
-  return result;
+  return reshape(p === Infinity ? norm(grad, p) : pow(norm(grad, p), p), [1]);
 }
 
-function viewOf({
-  storage,
-  offset,
-  shape,
-  strides,
-  dtypeId,
-  itemBytes,
-}: Tensor): Parameters<typeof submit>[2][number] & object {
-  return { storage, offset, shape, strides, dtypeId, itemBytes };
+/** Σ x² over all gradients, each read once. */
+function squares(grads: readonly Tensor[]): Tensor {
+  const dtype = grads.some((grad) => grad.dtype === 'float64') ? 'float64' : 'float32';
+  const parts = uninitialised([Math.ceil(grads.length / TENSORS)], dtype);
+  for (let i = 0; i < parts.size; i++) {
+    const some: (Tensor | null)[] = grads.slice(i * TENSORS, (i + 1) * TENSORS);
+    const work = some.reduce((total, grad) => total + grad!.size, 0);
+    while (some.length < TENSORS) some.push(null);
+    submit(sumSquares, some, [select(parts, 0, i)], [], work);
+  }
+  return sum(parts);
 }
 
 /**
@@ -55,23 +56,32 @@ export function gradNorm(params: Iterable<Tensor>, p = 2): Tensor {
     noGrad(() => {
       const grads = gradientsOf(params);
       if (grads.length === 0) return zeros([]);
+      if (p === 2) return sqrt(squares(grads));
       const parts = concat(grads.map((grad) => part(grad, p)));
-      if (p === Infinity) return amax(parts);
-      return p === 2 ? sqrt(sum(parts)) : pow(sum(parts), 1 / p);
+      return p === Infinity ? amax(parts) : pow(sum(parts), 1 / p);
     }),
   );
 }
 
-/** Multiplies in place by a scalar tensor. */
-function scale_(target: Tensor, factor: Tensor): void {
-  const strides = new Array<number>(target.rank).fill(0);
-  submit(multiply, [target, { ...viewOf(factor), shape: target.shape, strides }], [target], [], target.size);
-  target.storage.version++;
+/**
+ * What gradients of this norm are to be multiplied by so that their norm is at most `maxNorm`: maxNorm / (norm + 1e-6), or 1 if
+ * that is larger. Given to a step as `gradScale`, it clips in the pass that the step takes anyway; the gradients stay as they are.
+ *
+ * @param norm - of {@link gradNorm}
+ * @example
+ * ```ts
+ * optimizer.step({ gradScale: og.optim.clipFactor(og.optim.gradNorm(optimizer.parameters()), 1) });
+ * ```
+ */
+export function clipFactor(norm: Tensor, maxNorm: number): Tensor {
+  checkTensor('clipFactor', 'norm', norm);
+  checkNumber('clipFactor', 'maxNorm', maxNorm, 0);
+  return scope(() => noGrad(() => clamp(div(maxNorm, add(norm, 1e-6)), -Infinity, 1)));
 }
 
 /**
  * Scales all gradients together so that their norm is at most `maxNorm`: by maxNorm / (norm + 1e-6) if that is below 1, as
- * torch.nn.utils.clip_grad_norm_. Returns the norm before clipping, a scalar tensor.
+ * torch.nn.utils.clip_grad_norm_. Returns the norm before clipping, a scalar tensor. {@link clipFactor} saves the pass.
  */
 export function clipGradNorm(params: Iterable<Tensor>, maxNorm: number, p = 2): Tensor {
   checkNumber('clipGradNorm', 'maxNorm', maxNorm, 0);
@@ -79,8 +89,8 @@ export function clipGradNorm(params: Iterable<Tensor>, maxNorm: number, p = 2): 
   const total = gradNorm(list, p);
   scope(() =>
     noGrad(() => {
-      const factor = clamp(div(maxNorm, add(total, 1e-6)), -Infinity, 1);
-      for (const grad of gradientsOf(list)) scale_(grad, factor.dtype === grad.dtype ? factor : to(factor, grad.dtype));
+      const factor = clipFactor(total, maxNorm);
+      for (const grad of gradientsOf(list)) scale_(grad, to(factor, grad.dtype === 'float64' ? 'float64' : 'float32'));
     }),
   );
   return total;

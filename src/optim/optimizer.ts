@@ -5,7 +5,7 @@
  */
 import { AttributeError, ShapeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { copy_ } from '../ops/copy.js';
+import { copy_, to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
 import { keep, scope } from '../tensor/scope.js';
@@ -26,10 +26,24 @@ export interface OptimizerOptions {
   lr: number;
 }
 
+/** What gradients are multiplied by: a number, or a tensor of one element that need not be known yet. */
+export type GradScale = number | Tensor;
+
 /** Options of {@link Optimizer.step}. */
 export interface StepOptions {
-  /** Multiplies every gradient first (loss scaling). Default 1. */
-  readonly gradScale?: number;
+  /**
+   * Multiplies every gradient first, without changing it: loss scaling, or what `clipFactor` gives, so that clipping takes no pass
+   * over the gradients of its own. Default 1.
+   */
+  readonly gradScale?: GradScale;
+}
+
+/** A parameter that a step updates. */
+export interface Due {
+  readonly param: Tensor;
+  readonly grad: Tensor;
+  /** Number of this step of the parameter, from 1. */
+  readonly step: number;
 }
 
 /** Tensors and numbers from which an optimiser goes on exactly where it was. */
@@ -45,6 +59,20 @@ export interface OptimizerState {
 interface Slot {
   step: number;
   readonly tensors: Record<string, Tensor>;
+}
+
+function checkScale(gradScale: GradScale): GradScale {
+  if (!(gradScale instanceof Tensor)) return checkNumber('optimizer.step', 'gradScale', gradScale);
+  gradScale.check('optimizer.step');
+  if (gradScale.size !== 1) {
+    throw new ShapeError({
+      op: 'optimizer.step',
+      argument: 'gradScale',
+      expected: 'one element',
+      actual: formatShape(gradScale.shape),
+    });
+  }
+  return gradScale;
 }
 
 /** Base class. A subclass says what one step does to one parameter. */
@@ -81,7 +109,18 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   }
 
   /** One step on one parameter, in place, outside the record. `step` counts from 1. */
-  protected abstract update(param: Tensor, grad: Tensor, step: number, options: O, gradScale: number): void;
+  protected abstract update(param: Tensor, grad: Tensor, step: number, options: O, gradScale: GradScale): void;
+
+  /** One step on parameters of one group: one after another, unless a subclass can take several at once. */
+  protected updateAll(due: readonly Due[], options: O, gradScale: GradScale): void {
+    for (const { param, grad, step } of due) this.update(param, grad, step, options, gradScale);
+  }
+
+  /** A scale as step kernels take it: a scalar tensor of the precision they compute in (or none), and a number. */
+  protected kernelScale(gradScale: GradScale, param: Tensor): [factor: Tensor | null, scale: number] {
+    if (typeof gradScale === 'number') return [null, gradScale];
+    return [to(gradScale, param.dtype === 'float64' ? 'float64' : 'float32'), 1];
+  }
 
   /** Shape of the state `name` of a parameter: the parameter's own, unless a subclass says otherwise. */
   protected stateShape(param: Tensor, _name: string): readonly number[] {
@@ -95,19 +134,25 @@ export abstract class Optimizer<O extends OptimizerOptions> {
     return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype })));
   }
 
-  /** Updates every parameter that has a gradient. Nothing waits: the work is queued. */
+  /**
+   * Updates every parameter that has a gradient. Nothing waits: the work is queued.
+   *
+   * @throws ShapeError if `gradScale` is a tensor of more than one element
+   */
   step(options: StepOptions = {}): void {
+    const gradScale = checkScale(options.gradScale ?? 1);
     scope(() =>
       noGrad(() => {
         for (const group of this.groups) {
+          const due: Due[] = [];
           for (const param of group.params) {
             if (param.grad === null) continue;
             let slot = this.slots.get(param);
             if (slot === undefined) this.slots.set(param, (slot = { step: 0, tensors: {} }));
-            slot.step++;
-            this.update(param, param.grad, slot.step, group, options.gradScale ?? 1);
-            param.storage.version++;
+            due.push({ param, grad: param.grad, step: ++slot.step });
           }
+          this.updateAll(due, group, gradScale);
+          for (const { param } of due) param.storage.version++;
         }
       }),
     );

@@ -6,7 +6,7 @@
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
+import { Optimizer, type GradScale, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
 
 export interface SgdOptions extends OptimizerOptions {
   /** Default 0. */
@@ -19,8 +19,8 @@ export interface SgdOptions extends OptimizerOptions {
   nesterov: boolean;
 }
 
-const sgdStep = kernelId('sgd_step', 1, 2, 7);
-const lionStep = kernelId('lion_step', 1, 2, 5);
+const sgdStep = kernelId('sgd_step', 2, 2, 7);
+const lionStep = kernelId('lion_step', 2, 2, 5);
 
 /** Stochastic gradient descent with momentum, as torch.optim.SGD. Default lr 1e-3. */
 export class SGD extends Optimizer<SgdOptions> {
@@ -28,11 +28,18 @@ export class SGD extends Optimizer<SgdOptions> {
     super('SGD', params, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false, ...options });
   }
 
-  protected override update(param: Tensor, grad: Tensor, step: number, options: SgdOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    step: number,
+    options: SgdOptions,
+    gradScale: GradScale,
+  ): void {
     const { lr, momentum, dampening, nesterov, weightDecay } = options;
     const buffer = momentum === 0 ? null : this.state(param, 'momentumBuffer');
-    const attrs = [lr, momentum, dampening, Number(nesterov), weightDecay, Number(step === 1), gradScale];
-    submit(sgdStep, [grad], [param, buffer], attrs, param.size);
+    const [factor, scale] = this.kernelScale(gradScale, param);
+    const attrs = [lr, momentum, dampening, Number(nesterov), weightDecay, Number(step === 1), scale];
+    submit(sgdStep, [grad, factor], [param, buffer], attrs, param.size);
   }
 }
 
@@ -49,14 +56,16 @@ export class Lion extends Optimizer<LionOptions> {
     super('Lion', params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0, ...options });
   }
 
-  protected override update(param: Tensor, grad: Tensor, _step: number, options: LionOptions, gradScale: number): void {
+  protected override update(
+    param: Tensor,
+    grad: Tensor,
+    _step: number,
+    options: LionOptions,
+    gradScale: GradScale,
+  ): void {
     const { lr, betas, weightDecay } = options;
-    submit(
-      lionStep,
-      [grad],
-      [param, this.state(param, 'expAvg')],
-      [lr, betas[0], betas[1], weightDecay, gradScale],
-      param.size,
-    );
+    const [factor, scale] = this.kernelScale(gradScale, param);
+    const attrs = [lr, betas[0], betas[1], weightDecay, scale];
+    submit(lionStep, [grad, factor], [param, this.state(param, 'expAvg')], attrs, param.size);
   }
 }

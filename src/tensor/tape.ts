@@ -117,6 +117,19 @@ export function setRecording(on: boolean): boolean {
   return before;
 }
 
+let retained = false;
+
+/** Whether the walk under way leaves the graph for another one. If not, a rule may change what it saved. */
+export function isGraphRetained(): boolean {
+  return retained;
+}
+
+export function setGraphRetained(on: boolean): boolean {
+  const before = retained;
+  retained = on;
+  return before;
+}
+
 /** Whether a call on these inputs has to be recorded. */
 export function needsRecord(inputs: readonly (Tensor | null)[]): boolean {
   if (!recording) return false;

@@ -8,7 +8,7 @@ import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { DataLoader, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
-import { clipGradNorm, gradNorm } from '../optim/clip.js';
+import { clipFactor, gradNorm } from '../optim/clip.js';
 import { EMA } from '../optim/ema.js';
 import type { Optimizer, OptimizerOptions } from '../optim/optimizer.js';
 import { constant, type Schedule } from '../optim/schedule.js';
@@ -238,9 +238,11 @@ export class Trainer<M extends Module> {
     }
     const parameters = this.optimizer.parameters();
     const { clipGradNorm: limit } = this.options;
-    const norm = limit === undefined ? gradNorm(parameters) : clipGradNorm(parameters, limit);
+    const norm = gradNorm(parameters);
     await setImmediate();
-    this.optimizer.step();
+    const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
+    this.optimizer.step({ gradScale });
+    if (typeof gradScale !== 'number') gradScale.dispose();
     this.optimizer.zeroGrad();
     this.ema?.update();
     return { loss: total!, norm, tokens };

@@ -449,6 +449,34 @@ void test_finite_differences() {
   compare(f.mask, r.dmask);
 }
 
+/** A view without elements may have any strides; nothing of it may be read. */
+void test_far_strides() {
+  float memory[64] = {}, result[34], lse[2];
+  const auto view = [](void* data, std::initializer_list<int64_t> shape, std::initializer_list<int64_t> strides) {
+    og_view v{data, OG_F32, 0, {}, {}};
+    for (int64_t n : shape) v.shape[v.rank++] = n;
+    int axis = 0;
+    for (int64_t n : strides) v.strides[axis++] = n;
+    return v;
+  };
+  const int64_t far = int64_t{1} << 52;
+  for (int i = 0; i < og::kIsaCount; i++) {
+    if (!og::isa_available((og::Isa)i)) continue;
+    og_view inputs[4] = {view(memory, {1, 2, 1, 0}, {2, far, 1, 0}),
+                         view(memory, {1, 1, 0, 0}, {1, 1, 1, 1}),
+                         view(memory, {1, 1, 0, 17}, {17, 17, 17, 1}),
+                         {}};
+    inputs[3].dtype = -1;
+    const og_view outputs[2] = {view(result, {1, 2, 1, 17}, {34, 17, 17, 1}), view(lse, {1, 2, 1}, {2, 1, 1})};
+    const double attrs[3] = {1, 0, 0};
+    const og_call call = {inputs, outputs, attrs, 4, 2, 3};
+    for (float& x : result) x = 5;
+    CHECK(og::run_kernel_on((og::Isa)i, og::kernel_id("attention"), call) == OG_OK);
+    for (float x : result) CHECK(x == 0);
+    for (float x : lse) CHECK(x == -INFINITY);
+  }
+}
+
 void test_refusals() {
   Case c{1, 2, 2, 3, 4, 8, 8, false, 0, kNone, OG_F32, kHeads};
   Fixture f(c);
@@ -472,6 +500,7 @@ int main() {
   test_nan();
   test_large_scores();
   test_finite_differences();
+  test_far_strides();
   test_refusals();
   return finish("attention");
 }

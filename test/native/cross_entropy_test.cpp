@@ -77,6 +77,13 @@ void agree() {
                       OG_OK,
                   "%s", og::last_message());
             check_close(dx, want.dx, 2 * unit + 8 * small, dtype == OG_F16 ? 1e-7 : 4 * small, "dlogits");
+            Tensor loss2(wide, {rows}, kReversed), dx2(dtype, shape, (Layout)layout), copy = x;
+            CHECK_OK(
+                run(isa, "cross_entropy_fused", {&x, &target, &weight, &grad}, {&loss2, &dx2}, {ignore, smoothing}));
+            CHECK(loss2.values() == loss.values() && dx2.values() == dx.values(), "the fused call differs");
+            CHECK_OK(run(isa, "cross_entropy_fused", {&copy, &target, &weight, &grad}, {&loss2, &copy},
+                         {ignore, smoothing}));
+            CHECK(loss2.values() == loss.values() && copy.values() == dx.values(), "the fused call in place differs");
             if (dtype != OG_F32) return;
             const std::vector<double> apart = dx.values();
             run(isa, "cross_entropy_backward", {&x, &target, &weight, &lse, &grad}, {&x}, {ignore, smoothing});
@@ -98,6 +105,7 @@ void indices() {
         CHECK(loss.get(0) == 5, "something was written");
         CHECK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-7, 0}) == OG_INDEX,
               "target %g", bad);
+        CHECK_FAILS(run(isa, "cross_entropy_fused", {&x, &target, &none, &lse}, {&loss, &dx}, {-7, 0}), OG_INDEX);
         CHECK(dx.get(0) == 5, "something was written");
         CHECK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {bad, 0}) == OG_OK, "ignored target %g",
               bad);
@@ -149,6 +157,15 @@ void threads() {
           run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &loss}, {&dx}, {-100, 0.1});
         },
         [&] { return dx.bytes(); });
+    Tensor kept = x;
+    check_threads(
+        [&] {
+          x = kept;
+          run(isa, "cross_entropy_fused", {&x, &target, &none, &lse}, {&loss, &x}, {-100, 0.1});
+        },
+        [&] { return x.bytes(); });
+    x = kept;
+    run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-100, 0.1});
     // a gradient that is one number for all rows, as a mean gives
     Tensor one(OG_F32, {1}), same(OG_F32, {64}), again(OG_F32, {64, 1500});
     one.set(0, 0.25);
@@ -168,6 +185,10 @@ void refusals() {
     CHECK(run(isa, "cross_entropy", {&x, &bad, &none}, {&lse, &lse}, {-100, 0}) == OG_INVALID, "target shape");
     CHECK(run(isa, "cross_entropy", {&x, &real, &none}, {&lse, &lse}, {-100, 0}) == OG_UNSUPPORTED, "target dtype");
     CHECK(run(isa, "cross_entropy", {&x, &target, &lse}, {&lse, &lse}, {-100, 0}) == OG_INVALID, "weight shape");
+    Tensor dx(OG_F32, {3, 4}), other(OG_F32, {4, 3});
+    CHECK_FAILS(run(isa, "cross_entropy_fused", {&x, &target, &none, &flat}, {&lse, &dx}, {-100, 0}), OG_INVALID);
+    CHECK_FAILS(run(isa, "cross_entropy_fused", {&x, &target, &none, &lse}, {&lse, &other}, {-100, 0}), OG_INVALID);
+    CHECK_FAILS(run(isa, "cross_entropy_fused", {&x, &target, &none, &target}, {&lse, &dx}, {-100, 0}), OG_UNSUPPORTED);
   });
 }
 

@@ -104,6 +104,80 @@ void agree(bool centered) {
         });
 }
 
+/** The kernels that add first: the bits of the sum and of its normalisation, and dx plus the sum's own gradient. */
+void residual(bool centered) {
+  Random random(15);
+  const std::vector<std::vector<int64_t>> shapes = {{2},     {0, 4},     {7},       {3, 2},
+                                                    {5, 33}, {2, 3, 65}, {150, 24}, {3, 4100}};
+  int variant = 0;
+  for (const auto& shape : shapes)
+    for (int layout = 0; layout < kLayoutCount; layout++)
+      for (int32_t dtype = OG_F32; dtype <= OG_F64; dtype++, variant++)
+        for_each_isa([&](og::Isa isa) {
+          if (dtype == OG_F64 && isa != og::kReference) return;
+          const int64_t n = shape.back();
+          const std::vector<int64_t> lead(shape.begin(), shape.end() - 1);
+          const int32_t wide = dtype == OG_F64 ? OG_F64 : OG_F32;
+          const Layout other = (Layout)((layout + 1) % kLayoutCount), third = (Layout)((layout + 3) % kLayoutCount);
+          Tensor x(dtype, shape, (Layout)layout), r(dtype, shape, third), sum(dtype, shape, other),
+              y(dtype, shape, other), grad(dtype, shape, third), extra(dtype, shape, (Layout)layout);
+          Tensor w = variant % 3 ? Tensor(dtype, {n}) : Tensor(),
+                 b = variant % 2 ? Tensor(dtype, {n}, kGaps) : Tensor();
+          Tensor mean(wide, lead), rstd(wide, lead), dx(dtype, shape, other), dw(wide, {n}), db(wide, {n}), none;
+          for (Tensor* t : {&x, &r, &grad, &extra}) t->normal(random);
+          for (Tensor* t : {&w, &b})
+            if (t->present()) t->normal(random, 1, 1);
+          const auto add = [&](Tensor& to, Tensor& normal) {
+            return centered ? run(isa, "add_layer_norm", {&x, &r, &w, &b}, {&to, &normal, &mean, &rstd}, {1e-5})
+                            : run(isa, "add_rms_norm", {&x, &r, &w}, {&to, &normal, &rstd}, {1e-5});
+          };
+          const auto slope = [&](Tensor& own) {
+            return centered
+                       ? run(isa, "add_layer_norm_backward", {&sum, &w, &mean, &rstd, &grad, &own}, {&dx, &dw, &db})
+                       : run(isa, "add_rms_norm_backward", {&sum, &w, &rstd, &grad, &own}, {&dx, &dw});
+          };
+          CHECK_OK(add(sum, y));
+          std::vector<double> total = x.values();
+          const std::vector<double> second = r.values();
+          for (size_t i = 0; i < total.size(); i++) total[i] += second[i];
+          check_close(sum, total, og_test::roundoff(dtype) * 1.001, 0, "sum");
+          Tensor y2(dtype, shape), mean2(wide, lead), rstd2(wide, lead), dx2(dtype, shape), dw2(wide, {n}),
+              db2(wide, {n});
+          CHECK_OK(forward(isa, centered, sum, w, b, y2, mean2, rstd2, 1e-5));
+          CHECK(y.values() == y2.values() && rstd.values() == rstd2.values(), "other bits than norm(sum)");
+
+          CHECK_OK(backward(isa, centered, sum, w, mean, rstd, grad, dx2, dw2, db2));
+          CHECK_OK(slope(none));
+          CHECK(dx.values() == dx2.values() && dw.values() == dw2.values() && db.values() == db2.values(),
+                "other gradients than norm's");
+          CHECK_OK(slope(extra));
+          std::vector<double> want = dx2.values();
+          double largest = 0;
+          for (double v : want) largest = std::fmax(largest, std::fabs(v));
+          for (size_t i = 0; i < want.size(); i++) want[i] += extra.get((int64_t)i);
+          check_close(dx, want, 2 * og_test::roundoff(dtype), 4 * og_test::roundoff(dtype) * largest, "dx + extra");
+          CHECK(dw.values() == dw2.values(), "dweight must not see the sum's gradient");
+          if (dtype == OG_F32) {
+            const std::vector<double> plain = sum.values(), normal = y.values();
+            CHECK_OK(add(x, r));  // each result over an operand
+            CHECK(x.values() == plain && r.values() == normal, "in place");
+          }
+        });
+  for_each_isa([&](og::Isa isa) {
+    Tensor x(OG_F32, {700, 96}), r(OG_F32, {700, 96}), sum(OG_F32, {700, 96}), y(OG_F32, {700, 96}),
+        mean(OG_F32, {700}), rstd(OG_F32, {700}), w, b, bad(OG_F32, {700, 95}), whole(OG_I32, {700, 96});
+    x.normal(random);
+    r.normal(random);
+    const auto add = [&](Tensor& second) {
+      return centered ? run(isa, "add_layer_norm", {&x, &second, &w, &b}, {&sum, &y, &mean, &rstd}, {1e-5})
+                      : run(isa, "add_rms_norm", {&x, &second, &w}, {&sum, &y, &rstd}, {1e-5});
+    };
+    check_threads([&] { add(r); }, [&] { return y.bytes(); });
+    CHECK_FAILS(add(bad), OG_INVALID);
+    CHECK_FAILS(add(whole), OG_UNSUPPORTED);
+  });
+}
+
 /** A large common offset must not destroy the variance. */
 void offset() {
   Random random(6);
@@ -165,6 +239,7 @@ int main() {
     context() = centered ? "layer_norm" : "rms_norm";
     agree(centered);
     threads_and_aliasing(centered);
+    residual(centered);
   }
   context() = "offset";
   offset();

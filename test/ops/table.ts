@@ -3,6 +3,8 @@ import { arrayRows } from './rows/arrays.js';
 import { attentionRows } from './rows/attention.js';
 import { convRows } from './rows/conv.js';
 import { elementwiseRows } from './rows/elementwise.js';
+import { fourierRows } from './rows/fourier.js';
+import { fusedRows } from './rows/fused.js';
 import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
 import { lossRows } from './rows/losses.js';
@@ -21,6 +23,8 @@ export const table: readonly Row[] = [
   ...attentionRows,
   ...lossRows,
   ...quantizationRows,
+  ...fusedRows,
+  ...fourierRows,
   ...otherRows,
 ];
 

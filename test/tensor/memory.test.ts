@@ -48,6 +48,35 @@ test('views keep the memory alive', () => {
   assert.deepEqual(part.toArraySync(), [1, 2, 3]);
 });
 
+test('gradients that were asked for belong to the scope that is open', () => {
+  const x = og.ones([1000], { requiresGrad: true });
+  og.scope(() => void og.gradientsOf(x.mul(2).sum(), [x])); // makes the shared scalars
+  const before = og.memory();
+  let inner: og.Tensor | undefined;
+  const kept = og.scope(() => {
+    [inner] = og.gradientsOf(x.mul(2).sum(), [x]) as [og.Tensor];
+    const middle = x.mul(2);
+    return og.gradientsOf(middle.sum(), [middle])[0]!;
+  });
+  assert.ok(inner!.isDisposed);
+  assert.deepEqual(og.memory().tensors - before.tensors, 1);
+  assert.equal(og.memory().bytes - before.bytes, kept.storage.bytes);
+  kept.dispose();
+  assert.throws(
+    () =>
+      og.trackMemory(
+        () =>
+          void og.gradientsOf(
+            og.scope(() => x.mul(2).sum()),
+            [x],
+          ),
+      ),
+    og.LeakError,
+  );
+  const leaks = (): og.Tensor => og.grad((w: og.Tensor) => w.square().sum())(x);
+  og.trackMemory(leaks).dispose();
+});
+
 test('a scope that throws frees what it made', () => {
   let made: og.Tensor | undefined;
   assert.throws(
