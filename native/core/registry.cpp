@@ -44,6 +44,9 @@ constexpr struct {
     {"layer_norm_backward", 1u << 1 | 1u << 5 | 1u << 6 | 1u << 7},  // weight; all gradients
     {"rms_norm_backward", 1u << 1 | 1u << 4 | 1u << 5},              // weight; both gradients
     {"sgd_step", 1u << 2},                                           // momentum
+    {"csr_linear", 1u << 4 | 1u << 5},                               // scale, bias
+    {"block_linear", 1u << 4 | 1u << 5},                             // scale, bias
+    {"semi_structured_linear", 1u << 3 | 1u << 4},                   // scale, bias
 };
 
 constexpr uint32_t optional_operands(const char* name) {
