@@ -11,6 +11,7 @@ const elsewhere =
   'compared with reference vectors in test/reference; gradients and refusals in test/ops/*_gradients and nn_ops';
 const random = 'its result is random: streams and distributions are tested by themselves';
 const integerCodes = 'codes of integers, not numbers on the line: reference vectors in test/reference';
+const sparse = 'takes or makes sparse tensors: compared with masked dense ones in test/ops/sparse.test.ts';
 const dynamicShape =
   'asynchronous, or its shape is in the data: nonzeroSync has a row, maskedSelectSync array_gradients.test.ts';
 
@@ -34,5 +35,14 @@ export const withoutRow: Readonly<Record<string, string>> = {
       .map((name) => [name, integerCodes]),
   ),
   ...Object.fromEntries('maskedSelect maskedSelectSync nonzero'.split(' ').map((name) => [name, dynamicShape])),
+  ...Object.fromEntries(
+    (
+      'BlockTensor CsrTensor SemiStructuredTensor SparseTensor ' +
+      'breakEvenSparsity chooseLayout sampledMatmul shouldUseSparse sparseBsrTensor sparseCsrTensor sparseLinear ' +
+      'sparseSemiStructuredTensor toSparse toSparseSync'
+    )
+      .split(' ')
+      .map((name) => [name, sparse]),
+  ),
   copy_: 'changes its first argument, which every row forbids: test/tensor',
 };
