@@ -53,6 +53,9 @@ constexpr struct {
     {"sgd_step", 1u << 1 | 1u << 3},                                 // factor; momentum
     {"lion_step", 1u << 1},                                          // factor
     {"sum_squares", 0xffffu},                                        // any of the tensors
+    {"csr_linear", 1u << 4 | 1u << 5},                               // scale, bias
+    {"block_linear", 1u << 4 | 1u << 5},                             // scale, bias
+    {"semi_structured_linear", 1u << 3 | 1u << 4},                   // scale, bias
 };
 
 constexpr uint32_t optional_operands(const char* name) {

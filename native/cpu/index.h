@@ -60,6 +60,9 @@ inline int32_t check_indices(const char* op, const og_view& index, int axis, int
               (long long)first_bad, axis, (long long)length);
 }
 
+/** Row-major without gaps, or without elements. */
+inline bool is_dense(const og_view& v) { return count_of(v) == 0 || is_contiguous(v); }
+
 /** Axes [from, to) of a view, at its own origin. */
 inline og_view axes_of_view(const og_view& v, int from, int to) {
   og_view part = v;

@@ -15,4 +15,5 @@ export * from './mlp.js';
 export * from './module.js';
 export * from './norm.js';
 export * from './sequential.js';
+export * from './sparse_linear.js';
 export * from '../ops/losses.js';

@@ -63,3 +63,17 @@ export { cumprod, cumsum, prod } from './scan.js';
 export * from './sorting.js';
 export * from './swiglu.js';
 export { fold, unfold, type Pair, type WindowOptions } from './unfold.js';
+export {
+  BlockTensor,
+  CsrTensor,
+  SemiStructuredTensor,
+  SparseTensor,
+  sparseBsrTensor,
+  sparseCsrTensor,
+  sparseSemiStructuredTensor,
+  type BlockSize,
+  type SparseLayout,
+} from './sparse.js';
+export * from './sparse_choice.js';
+export * from './sparse_convert.js';
+export * from './sparse_linear.js';

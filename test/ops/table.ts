@@ -29,6 +29,7 @@ export const table: readonly Row[] = [
 ];
 
 const random = 'its result is random: test/tensor/random.test.ts';
+const sparse = 'takes or makes sparse tensors: compared with masked dense ones in test/ops/sparse.test.ts';
 const asynchronous = 'it gives a promise of what its blocking twin gives, which has a row';
 
 /** Operations without a row, each with the reason. Only what is random or asynchronous has one. */
@@ -38,4 +39,13 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
+  ...Object.fromEntries(
+    (
+      'BlockTensor CsrTensor SemiStructuredTensor SparseTensor ' +
+      'breakEvenSparsity chooseLayout sampledMatmul shouldUseSparse sparseBsrTensor sparseCsrTensor sparseLinear ' +
+      'sparseSemiStructuredTensor toSparse toSparseSync'
+    )
+      .split(' ')
+      .map((name) => [name, sparse]),
+  ),
 };

@@ -1,0 +1,181 @@
+/**
+ * The dense side of sparse products. The rows of x [M, K] are packed into panels `[k][width]`, so that column k of the
+ * sparse weight meets `width` rows of x as one run of memory: a non-zero costs one broadcast and a multiply-add per
+ * vector, whatever its place. The last panel is as narrow as its rows allow.
+ *
+ * A sparse row keeps the sums of its panel in registers over a stretch of k whose part of the panel fits L1; between
+ * stretches they lie in a tile [rows of the weight][width], which is written out transposed, scaled and with the bias.
+ */
+#ifndef OMNIGRAD_CPU_SPARSE_PANEL_H
+#define OMNIGRAD_CPU_SPARSE_PANEL_H
+
+#include "../core/parallel.h"
+#include "../core/scratch.h"
+#include "../core/status.h"
+#include "../core/view.h"
+#include "gemm_pack.h"
+
+namespace og {
+namespace {
+
+#if OG_LANES == 4
+constexpr int kPanelVectors = 8;
+#else
+constexpr int kPanelVectors = 4;
+#endif
+constexpr int kPanelWidth = kPanelVectors * kLanes;
+/** Rows of x packed at a time: a bound on scratch memory, not on M. */
+constexpr int64_t kPanelRows = 512;
+/** Steps of k whose part of a full panel stays in L1. */
+constexpr int64_t kPanelDepth = 24576 / (kPanelWidth * 4);
+/** Rows of the weight in one tile of sums. */
+constexpr int64_t kTileRows = 128;
+
+/** Vectors of the panel that holds `rows` rows: 1, 2, 4 or kPanelVectors. */
+inline int panel_vectors(int64_t rows) {
+  int vectors = 1;
+  while (vectors < kPanelVectors && vectors * kLanes < rows) vectors *= 2;
+  return vectors;
+}
+
+/** x[0 … m) × [0 … k) in panels; panel p starts at floats p·kPanelWidth·k. */
+struct Panels {
+  int64_t m, k;
+  float* data;
+
+  int64_t count() const { return (m + kPanelWidth - 1) / kPanelWidth; }
+  int64_t rows(int64_t panel) const {
+    const int64_t left = m - panel * kPanelWidth;
+    return left < kPanelWidth ? left : kPanelWidth;
+  }
+  const float* at(int64_t panel) const { return data + panel * kPanelWidth * k; }
+
+  static int64_t floats(int64_t m, int64_t k) { return (m + kPanelWidth - 1) / kPanelWidth * kPanelWidth * k; }
+
+  template <int W>
+  void pack_one(const Operand& from, int64_t panel) const {
+    pack<W>(from, rows(panel), k, data + panel * kPanelWidth * k);
+  }
+  void fill(const Operand& x) const {
+    parallel_for(count(), [&](int64_t panel) {
+      const Operand from = advance(x, panel * kPanelWidth, 0);
+      switch (panel_vectors(rows(panel))) {
+        case 1:
+          return pack_one<kLanes>(from, panel);
+        case 2:
+          return pack_one<2 * kLanes>(from, panel);
+#if OG_LANES == 4
+        case 4:
+          return pack_one<4 * kLanes>(from, panel);
+#endif
+        default:
+          return pack_one<kPanelWidth>(from, panel);
+      }
+    });
+  }
+};
+
+/** Calls f(integral constant V) with the vectors of a panel. */
+template <class F>
+OG_INLINE void with_vectors(int vectors, const F& f) {
+  switch (vectors) {
+    case 1:
+      return f(std::integral_constant<int, 1>{});
+    case 2:
+      return f(std::integral_constant<int, 2>{});
+#if OG_LANES == 4
+    case 4:
+      return f(std::integral_constant<int, 4>{});
+#endif
+    default:
+      return f(std::integral_constant<int, kPanelVectors>{});
+  }
+}
+
+/** x += Σ values[e] · panel row columns[e], over `count` non-zeros. Several chains of sums where registers allow. */
+template <int V>
+OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* columns, const float* panel, Vf (&x)[V]) {
+  constexpr int kChains = V == 1 ? 4 : V == 2 ? 2 : 1;
+  constexpr int64_t width = V * kLanes;
+  int64_t e = 0;
+  if constexpr (kChains > 1) {
+    if (count >= 2 * kChains) {
+      Vf y[kChains][V];
+#pragma GCC unroll 8
+      for (int c = 0; c < kChains; c++)
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) y[c][j] = Vf{};
+      for (; e + kChains <= count; e += kChains) {
+#pragma GCC unroll 8
+        for (int c = 0; c < kChains; c++) {
+          const float* row = panel + (int64_t)columns[e + c] * width;
+          const Vf v = set1(values[e + c]);
+#pragma GCC unroll 8
+          for (int j = 0; j < V; j++) y[c][j] = fma(v, load(row + j * kLanes), y[c][j]);
+        }
+      }
+#pragma GCC unroll 8
+      for (int c = 0; c < kChains; c++)
+#pragma GCC unroll 8
+        for (int j = 0; j < V; j++) x[j] += y[c][j];
+    }
+  }
+  for (; e < count; e++) {
+    const float* row = panel + (int64_t)columns[e] * width;
+    const Vf v = set1(values[e]);
+#pragma GCC unroll 8
+    for (int j = 0; j < V; j++) x[j] = fma(v, load(row + j * kLanes), x[j]);
+  }
+}
+
+/** The same for one row of the tile, whose sums are in memory. */
+template <int V>
+OG_INLINE void accumulate_row(int64_t count, const float* values, const int32_t* columns, const float* panel,
+                              float* sums) {
+  if (count == 0) return;
+  Vf x[V];
+#pragma GCC unroll 8
+  for (int j = 0; j < V; j++) x[j] = load(sums + j * kLanes);
+  accumulate<V>(count, values, columns, panel, x);
+#pragma GCC unroll 8
+  for (int j = 0; j < V; j++) store(sums + j * kLanes, x[j]);
+}
+
+/**
+ * y[0 … m)[0 … n) = tile[n][width]ᵀ · scale[n] + bias[n]; scale and bias may be null. `y` has dense columns, `row`
+ * apart.
+ */
+inline void store_tile(const float* tile, int64_t width, int64_t n, int64_t m, const float* scale, const float* bias,
+                       float* y, int64_t row) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int count = lanes_left(n - i, 0);
+    const Vf factor = scale ? load_first(scale + i, count) : set1(1.f);
+    const Vf offset = bias ? load_first(bias + i, count) : Vf{};
+    for (int64_t j = 0; j < m; j += kBlockK) {
+      const int lines = m - j < kBlockK ? (int)(m - j) : kBlockK;
+      const float* rows[kLanes];
+      for (int r = 0; r < count; r++) rows[r] = tile + (i + r) * width + j;
+      Vf columns[kBlockK];
+      transpose_block(rows, count, lines, columns);
+#pragma GCC unroll 16
+      for (int c = 0; c < kBlockK; c++) {
+        if (c >= lines) continue;
+        const Vf v = scale ? fma(columns[c], factor, offset) : columns[c] + offset;
+        float* to = y + (j + c) * row + i;
+        if (count == kLanes)
+          store(to, v);
+        else
+          store_first(to, v, count);
+      }
+    }
+  }
+}
+
+/** n codes of int8 as floats. */
+inline void widen_codes(const int8_t* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i++) to[i] = (float)from[i];
+}
+
+}  // namespace
+}  // namespace og
+#endif
