@@ -44,6 +44,10 @@ constexpr struct {
     {"layer_norm_backward", 1u << 1 | 1u << 5 | 1u << 6 | 1u << 7},  // weight; all gradients
     {"rms_norm_backward", 1u << 1 | 1u << 4 | 1u << 5},              // weight; both gradients
     {"sgd_step", 1u << 2},                                           // momentum
+    {"quantize", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5 | 1u << 6},   // given scale, zero; found scale, zero, errors
+    {"dequantize", 1u << 2},                                         // zero points
+    {"fake_quantize", 1u << 2},                                      // zero points
+    {"linear_weight_only", 1u << 3 | 1u << 4},                       // zero points, bias
 };
 
 constexpr uint32_t optional_operands(const char* name) {

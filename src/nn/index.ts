@@ -14,5 +14,6 @@ export * from './linear.js';
 export * from './mlp.js';
 export * from './module.js';
 export * from './norm.js';
+export * from './quantized_linear.js';
 export * from './sequential.js';
 export * from '../ops/losses.js';

@@ -54,6 +54,7 @@ export {
   type PoolOptions,
 } from './pool.js';
 export * from './quantization.js';
+export * from './quantized_linear.js';
 export * from './random_ops.js';
 export { cumprod, cumsum, prod } from './scan.js';
 export * from './sorting.js';

@@ -2,10 +2,17 @@
 import { arrayRows } from './rows/arrays.js';
 import { elementwiseRows } from './rows/elementwise.js';
 import { otherRows } from './rows/others.js';
+import { quantizedRows } from './rows/quantized.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
 
-export const table: readonly Row[] = [...elementwiseRows, ...reductionRows, ...arrayRows, ...otherRows];
+export const table: readonly Row[] = [
+  ...elementwiseRows,
+  ...reductionRows,
+  ...arrayRows,
+  ...otherRows,
+  ...quantizedRows,
+];
 
 const elsewhere =
   'compared with reference vectors in test/reference; gradients and refusals in test/ops/*_gradients and nn_ops';
