@@ -1,5 +1,6 @@
-// Quantisation and weight-only layers. Quantise, dequantise, optimiser states: GB/s of the bytes that must move. Weight-only
-// layers: GB/s of codes and scales (few rows, weights out of memory: copies in turn), GFLOP/s beside matmul (many rows).
+// Quantisation and weight-only layers. Quantise, dequantise, optimiser states: GB/s of the bytes that must move.
+// Weight-only layers: GB/s of codes and scales (few rows, weights out of memory: copies in turn), GFLOP/s beside matmul
+// (many rows).
 //   quantize_bench [isa|all] [threads] [only cases whose name contains this]
 // Cases are interleaved with instruction sets; best and median of the samples, wall time.
 #include <time.h>
@@ -97,8 +98,8 @@ void measure(const std::vector<Case>& cases, const std::vector<og::Isa>& isas) {
       std::vector<double>& t = times[c * isas.size() + i];
       if (t.empty()) continue;
       std::sort(t.begin(), t.end());
-      std::printf("%-44s %-9s %8.1f (%.1f)\n", cases[c].name.c_str(), og::isa_name(isas[i]), cases[c].amount / t[0] * 1e-9,
-                  cases[c].amount / t[t.size() / 2] * 1e-9);
+      std::printf("%-44s %-9s %8.1f (%.1f)\n", cases[c].name.c_str(), og::isa_name(isas[i]),
+                  cases[c].amount / t[0] * 1e-9, cases[c].amount / t[t.size() / 2] * 1e-9);
     }
 }
 
@@ -106,7 +107,8 @@ void bench_rows(const std::vector<og::Isa>& isas) {
   const int64_t rows = 16384, width = 768, n = rows * width;
   const Operand none({}, -1), x({1, rows, width}), y({1, rows, width}), flat({1, 1, n}), columns({rows, width, 1});
   const Operand i8({1, rows, width}, OG_I8), i8flat({1, 1, n}, OG_I8), i8columns({rows, width, 1}, OG_I8);
-  const Operand u8({1, rows, width}, OG_U8), scale({rows}), zero({rows}, OG_I32), one({1}), across({width}), errors({3});
+  const Operand u8({1, rows, width}, OG_U8), scale({rows}), zero({rows}, OG_I32), one({1}), across({width}),
+      errors({3});
   const int64_t groups = n / 32, wide = n / 64;
   const Operand grouped({1, groups, 32}), nibbles({n / 2}, OG_U8), scales({groups}), zeros({groups}, OG_I32);
   const Operand grouped64({1, wide, 64}), scales64({wide}), mask({1, rows, width}, OG_BOOL);
@@ -127,36 +129,58 @@ void bench_rows(const std::vector<og::Isa>& isas) {
       {
           {"copy", 2 * in, [&](og::Isa isa) { call(isa, "copy", {&m}, {&v}, {}); }},
           {"quantize given, per row int8", in + out,
-           [&](og::Isa isa) { call(isa, "quantize", {&x, &scale, &none}, {&i8, &none, &none, &none}, symmetric); }},
+           [&](og::Isa isa) {
+             call(isa, "quantize", {&x, &scale, &none}, {&i8, &none, &none, &none}, symmetric);
+           }},
           {"quantize dynamic, per row int8", in + out, quantize(x, i8, scale, none, symmetric, none)},
           {"quantize dynamic, per row int8, errors", in + out, quantize(x, i8, scale, none, symmetric, errors)},
           {"quantize dynamic, per row int8, stochastic", in + out, quantize(x, i8, scale, none, random, none)},
           {"quantize dynamic, per row uint8 affine", in + out, quantize(x, u8, scale, zero, affine, none)},
           {"quantize dynamic, per tensor int8", in + out, quantize(flat, i8flat, one, none, symmetric, none)},
           {"quantize dynamic, per column int8", in + out, quantize(columns, i8columns, across, none, symmetric, none)},
-          {"quantize int4 packed, groups of 32", in + out * 0.625, quantize(grouped, nibbles, scales, none, sym4, none)},
+          {"quantize int4 packed, groups of 32", in + out * 0.625,
+           quantize(grouped, nibbles, scales, none, sym4, none)},
           {"quantize int4 packed, groups of 32, errors", in + out * 0.625,
            quantize(grouped, nibbles, scales, none, sym4, errors)},
-          {"quantize uint4 affine, groups of 32", in + out * 0.75, quantize(grouped, nibbles, scales, zeros, aff4, none)},
+          {"quantize uint4 affine, groups of 32", in + out * 0.75,
+           quantize(grouped, nibbles, scales, zeros, aff4, none)},
           {"quantize NF4, groups of 64", in + out * 0.5625, quantize(grouped64, nibbles, scales64, none, nf4, none)},
           {"dequantize int8, per row", in + out,
-           [&](og::Isa isa) { call(isa, "dequantize", {&i8, &scale, &none}, {&y}, {0, 8}); }},
+           [&](og::Isa isa) {
+             call(isa, "dequantize", {&i8, &scale, &none}, {&y}, {0, 8});
+           }},
           {"dequantize int4 packed, groups of 32", in + out * 0.625,
-           [&](og::Isa isa) { call(isa, "dequantize", {&nibbles, &scales, &none}, {&grouped}, {0, 4}); }},
+           [&](og::Isa isa) {
+             call(isa, "dequantize", {&nibbles, &scales, &none}, {&grouped}, {0, 4});
+           }},
           {"dequantize NF4, groups of 64", in + out * 0.5625,
-           [&](og::Isa isa) { call(isa, "dequantize", {&nibbles, &scales64, &none}, {&grouped64}, {2, 4}); }},
+           [&](og::Isa isa) {
+             call(isa, "dequantize", {&nibbles, &scales64, &none}, {&grouped64}, {2, 4});
+           }},
           {"fake_quantize per row", 2 * in + out,
-           [&](og::Isa isa) { call(isa, "fake_quantize", {&x, &scale, &none}, {&y, &mask}, {-128, 127}); }},
+           [&](og::Isa isa) {
+             call(isa, "fake_quantize", {&x, &scale, &none}, {&y, &mask}, {-128, 127});
+           }},
           {"dynamic8_encode", in + out,
-           [&](og::Isa isa) { call(isa, "dynamic8_encode", {&grad}, {&c1, &m1}, {1, 2048}); }},
+           [&](og::Isa isa) {
+             call(isa, "dynamic8_encode", {&grad}, {&c1, &m1}, {1, 2048});
+           }},
           {"dynamic8_decode", in + out,
-           [&](og::Isa isa) { call(isa, "dynamic8_decode", {&c1, &m1}, {&m}, {1, 2048}); }},
+           [&](og::Isa isa) {
+             call(isa, "dynamic8_decode", {&c1, &m1}, {&m}, {1, 2048});
+           }},
           {"adamw_step (bytes of 32-bit states)", 7 * in,
-           [&](og::Isa isa) { call(isa, "adamw_step", {&grad}, {&param, &m, &v}, adam); }},
+           [&](og::Isa isa) {
+             call(isa, "adamw_step", {&grad}, {&param, &m, &v}, adam);
+           }},
           {"adamw8bit_step (its own bytes)", 3 * in + 4 * out,
-           [&](og::Isa isa) { call(isa, "adamw8bit_step", {&grad}, {&param, &c1, &m1, &c2, &m2}, adam8); }},
+           [&](og::Isa isa) {
+             call(isa, "adamw8bit_step", {&grad}, {&param, &c1, &m1, &c2, &m2}, adam8);
+           }},
           {"adamw8bit_step (as of 32-bit states)", 7 * in,
-           [&](og::Isa isa) { call(isa, "adamw8bit_step", {&grad}, {&param, &c1, &m1, &c2, &m2}, adam8); }},
+           [&](og::Isa isa) {
+             call(isa, "adamw8bit_step", {&grad}, {&param, &c1, &m1, &c2, &m2}, adam8);
+           }},
       },
       isas);
 }
@@ -174,7 +198,8 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
   const Operand none({}, -1), x({m, k}), y({m, n});
   std::vector<Case> cases;
   static std::vector<Weight*> kept;
-  const std::string shape = std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) + (cold ? " memory" : "");
+  const std::string shape =
+      std::to_string(m) + "x" + std::to_string(n) + "x" + std::to_string(k) + (cold ? " memory" : "");
   const auto add = [&](const char* what, int bits, int64_t group, int32_t scale_dtype, double scheme, double coded) {
     const std::string name = std::string(what) + " " + shape;
     if (name.find(wanted) == std::string::npos) return;
@@ -202,9 +227,10 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
   dense.view.strides[0] = 1;
   dense.view.strides[1] = k;
   if (!cold)
-    cases.push_back({"float32 matmul " + shape, m <= 16 ? 4. * (double)(n * k) : 2. * (double)(m * n * k), [&](og::Isa isa) {
-                       call(isa, "matmul", {&x, &dense, &none}, {&c}, {});
-                     }});
+    cases.push_back(
+        {"float32 matmul " + shape, m <= 16 ? 4. * (double)(n * k) : 2. * (double)(m * n * k), [&](og::Isa isa) {
+           call(isa, "matmul", {&x, &dense, &none}, {&c}, {});
+         }});
   measure(cases, isas);
   for (Weight* w : kept) delete w;
   kept.clear();

@@ -4,19 +4,20 @@
  *
  *   dynamic8_encode  x → codes, absmax; attrs: signed, size
  *   dynamic8_decode  codes, absmax → x; attrs: signed, size
- *   adamw8bit_step   grad → param, exp_avg codes, absmax, exp_avg_sq codes, absmax; the attributes of adamw_step, and the
- *                    size of a block. Each block is read, decoded, stepped, encoded and written once, in L1. The first moment
- *                    uses the signed map, the second the unsigned one; the parameter is changed by the exact new moments.
+ *   adamw8bit_step   grad → param, exp_avg codes, absmax, exp_avg_sq codes, absmax; the attributes of adamw_step, and
+ * the size of a block. Each block is read, decoded, stepped, encoded and written once, in L1. The first moment uses the
+ * signed map, the second the unsigned one; the parameter is changed by the exact new moments.
  *
- * x, param and grad float32, float16 or bfloat16. Arithmetic in float (`reference`: moments in double). An element comes
- * back within half a cell of its decade: 0.45 · 2^-6 (signed) or 0.45 · 2^-7 of the block's largest for the upper decade.
- * NaN in a block spoils the block. Parallel split: by blocks.
+ * x, param and grad float32, float16 or bfloat16. Arithmetic in float (`reference`: moments in double). An element
+ * comes back within half a cell of its decade: 0.45 · 2^-6 (signed) or 0.45 · 2^-7 of the block's largest for the upper
+ * decade. NaN in a block spoils the block. Parallel split: by blocks.
  */
+#include "dynamic8.h"
+
 #include "../core/parallel.h"
 #include "../core/scratch.h"
 #include "../core/status.h"
 #include "../core/view.h"
-#include "dynamic8.h"
 
 namespace og {
 namespace OG_ISA {
@@ -34,10 +35,11 @@ typedef float Number;
 bool is_dense(const og_view& v) { return count_of(v) == 0 || is_contiguous(v); }
 
 int32_t check_states(const char* name, const og_view& x, const og_view& codes, const og_view& largest, double size) {
-  OG_REQUIRE(size >= 1 && size <= (double)kLargestBlock && size == std::floor(size), "%s: blocks of 1 to %lld elements", name,
-             (long long)kLargestBlock);
+  OG_REQUIRE(size >= 1 && size <= (double)kLargestBlock && size == std::floor(size), "%s: blocks of 1 to %lld elements",
+             name, (long long)kLargestBlock);
   OG_SUPPORTED(dtype_is_float(x.dtype) && x.dtype != OG_F64, "%s: float32, float16 or bfloat16 is expected", name);
-  OG_REQUIRE(codes.dtype == OG_U8 && largest.dtype == OG_F32, "%s: uint8 codes and float32 magnitudes are expected", name);
+  OG_REQUIRE(codes.dtype == OG_U8 && largest.dtype == OG_F32, "%s: uint8 codes and float32 magnitudes are expected",
+             name);
   const int64_t count = count_of(x), block = (int64_t)size;
   OG_REQUIRE(is_dense(x) && is_dense(codes) && is_dense(largest), "%s: operands must be contiguous", name);
   OG_REQUIRE(count_of(codes) == count && count_of(largest) == count / block + (count % block ? 1 : 0),

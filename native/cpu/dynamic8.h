@@ -1,7 +1,7 @@
 /**
- * The 8-bit dynamic map of block-wise optimiser states (Dettmers et al. 2022, arXiv:2110.02861): seven decades down from
- * the block's largest magnitude; decade i has 2^i (unsigned: 2^(i+1)) equal cells from 10^(i-7) to 10^(i-6), whose middles
- * are the numbers; besides, 0 and 1. Codes are in ascending order, as in bitsandbytes' create_dynamic_map.
+ * The 8-bit dynamic map of block-wise optimiser states (Dettmers et al. 2022, arXiv:2110.02861): seven decades down
+ * from the block's largest magnitude; decade i has 2^i (unsigned: 2^(i+1)) equal cells from 10^(i-7) to 10^(i-6), whose
+ * middles are the numbers; besides, 0 and 1. Codes are in ascending order, as in bitsandbytes' create_dynamic_map.
  *
  * Both ways are arithmetic instead of a table of 256: m counts the positive numbers from zero up (unsigned: plus 1), so
  * that its exponent is the decade and its fraction the place in it. The nearest number is the cell that x lies in, and
@@ -18,9 +18,11 @@ namespace {
 
 /** By decade e = 1 … 7 (0: the number 0); `one` is the code of 1. */
 struct alignas(64) DynamicMap {
-  float slope[8], offset[8];              // number = fraction · slope + offset
-  float rate[8], start[8], base[8], last[8];  // m = base + clamp(⌊x · rate − start⌋, 0, last)
-  float limits[8];                        // x above limits[e] lies in decade e + 1 or higher
+  float slope[8], offset[8];         // number = fraction · slope + offset
+  float rate[8], start[8], last[8];  // m = base + clamp(⌊x · rate − start⌋, 0, last)
+  float base[8];                     // an int32 by its bits
+  float limits[8];                   // x above limits[e] lies in decade e + 1 or higher
+  float tree[8];                     // the first seven as a search tree: children of node n are 2n and 2n + 1
   bool is_signed;
   float one;  // m of the number 1
 };
@@ -37,16 +39,28 @@ inline DynamicMap dynamic_map(bool is_signed) {
     map.offset[e] = (float)first;
     map.rate[e] = (float)(count / (0.9 * top));
     map.start[e] = (float)(count / 9);
-    map.base[e] = (float)count;
+    map.base[e] = bits_float((uint32_t)count);
     map.last[e] = (float)(count - 1);
     map.limits[e - 1] = (float)((below + first) / 2);
     below = final;
   }
-  map.base[0] = is_signed ? 0 : 1;
+  map.base[0] = bits_float(is_signed ? 0u : 1u);
   map.limits[7] = (float)((below + 1) / 2);
+  const int order[8] = {0, 3, 1, 5, 0, 2, 4, 6};
+  for (int i = 1; i < 8; i++) map.tree[i] = map.limits[order[i]];
   map.one = is_signed ? 128 : 256;
   return map;
 }
+
+/** 1 / largest as two factors, of which neither overflows. */
+struct Inverse {
+  float first = 1, second = 1;
+  explicit Inverse(float largest) {
+    if (largest == 0) return;
+    if (largest < 1e-30f) first = 1.2676506002282294e30f;  // 2^100
+    second = 1.f / (largest * first);
+  }
+};
 
 #ifdef OG_IS_REFERENCE
 
@@ -57,11 +71,9 @@ inline uint8_t dynamic_code(const DynamicMap& map, float x) {
   for (int i = 0; i < 7; i++) e += a > map.limits[i] ? 1 : 0;
   float cell = a * map.rate[e] - map.start[e];
   cell = cell > 0 ? cell : 0;
-  cell = (float)(int32_t)(cell < map.last[e] ? cell : map.last[e]);
-  float m = map.base[e] + cell;
-  if (!map.is_signed) return (uint8_t)((a > map.limits[7] ? map.one : m) - 1);
-  if (a > map.limits[7] && x > 0) m = map.one;
-  return (uint8_t)(127 + (x < 0 ? -m : m));
+  int32_t m = (int32_t)float_bits(map.base[e]) + (int32_t)(cell < map.last[e] ? cell : map.last[e]);
+  if (a > map.limits[7] && (!map.is_signed || x > 0)) m++;
+  return (uint8_t)(!map.is_signed ? m - 1 : x < 0 ? 127 - m : 127 + m);
 }
 
 inline float dynamic_number(const DynamicMap& map, uint8_t code) {
@@ -78,8 +90,8 @@ inline float dynamic_number(const DynamicMap& map, uint8_t code) {
 
 template <class C>
 void dynamic_encode(const DynamicMap& map, const C* x, int64_t n, float largest, uint8_t* codes) {
-  const float scale = largest == 0 ? 1 : largest;
-  for (int64_t i = 0; i < n; i++) codes[i] = dynamic_code(map, (float)x[i] / scale);
+  const Inverse inverse(largest);
+  for (int64_t i = 0; i < n; i++) codes[i] = dynamic_code(map, (float)x[i] * inverse.first * inverse.second);
 }
 template <class C>
 void dynamic_decode(const DynamicMap& map, const uint8_t* codes, int64_t n, float largest, C* x) {
@@ -103,16 +115,17 @@ OG_INLINE Vf look_up(const float* table, Vi index) {
 
 OG_INLINE Vi dynamic_code(const DynamicMap& map, Vf x) {
   const Vf a = map.is_signed ? abs(x) : x;
-  Vi e{};
-#pragma GCC unroll 7
-  for (int i = 0; i < 7; i++) e -= a > map.limits[i];
-  Vf cell = a * look_up(map.rate, e) - look_up(map.start, e);
-  cell = max_second(cell, Vf{});
-  cell = to_float(to_int(min_second(cell, look_up(map.last, e))));
-  const Vf m = look_up(map.base, e) + cell;
+  Vi e = set1(1);
+#pragma GCC unroll 3
+  for (int i = 0; i < 3; i++) e = e + e - (a > look_up(map.tree, e));
+  e -= 8;
+  // at most a fifth of a cell below the decade, which truncates to its first
+  const Vf cell = a * look_up(map.rate, e) - look_up(map.start, e);
+  const Vi m = bits(look_up(map.base, e)) + to_int(min_second(cell, look_up(map.last, e)));
   const Vi top = a > map.limits[7];
-  if (!map.is_signed) return to_int(select(top, set1(map.one), m)) - 1;
-  return to_int(select(x < 0.f, -m, select(top, set1(map.one), m))) + 127;
+  if (!map.is_signed) return m - 1 - top;  // 1 is the next code
+  const Vi negative = x < 0.f;
+  return ((m - (top & ~negative)) ^ negative) - negative + 127;
 }
 
 OG_INLINE Vf dynamic_number(const DynamicMap& map, Vi code) {
@@ -128,18 +141,22 @@ OG_INLINE Vf dynamic_number(const DynamicMap& map, Vi code) {
 
 template <class C>
 void dynamic_encode(const DynamicMap& map, const C* x, int64_t n, float largest, uint8_t* codes) {
-  const Vf scale = set1(largest == 0 ? 1.f : largest);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int left = n - i < kLanes ? (int)(n - i) : kLanes;
-    store_bytes(codes + i, dynamic_code(map, load_n(x + i, left) / scale), left);
+  const Inverse inverse(largest);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes)
+    store_bytes(codes + i, dynamic_code(map, load(x + i) * inverse.first * inverse.second));
+  if (i < n) {
+    const int left = (int)(n - i);
+    store_bytes(codes + i, dynamic_code(map, load_partial(x + i, left) * inverse.first * inverse.second), left);
   }
 }
 template <class C>
 void dynamic_decode(const DynamicMap& map, const uint8_t* codes, int64_t n, float largest, C* x) {
-  const Vf scale = set1(largest);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int left = n - i < kLanes ? (int)(n - i) : kLanes;
-    store_n(x + i, dynamic_number(map, load_bytes(codes + i, false, left)) * scale, left);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, dynamic_number(map, load_bytes(codes + i, false)) * largest);
+  if (i < n) {
+    const int left = (int)(n - i);
+    store_partial(x + i, dynamic_number(map, load_bytes(codes + i, false, left)) * largest, left);
   }
 }
 

@@ -29,7 +29,8 @@ struct MatrixView {
 };
 
 /** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
- * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else b.column.
+ * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else
+ * b.column.
  */
 struct GemmCall {
   int64_t m, n, k;

@@ -15,14 +15,15 @@
 namespace og {
 namespace {
 
-/** A matrix that is no strided array of floats (quantised weights): fill writes n elements of a line, from `first` on, as
- * floats. n and first are multiples of 4, but for the end of a line. */
+/** A matrix that is no strided array of floats (quantised weights): fill writes n elements of a line, from `first` on,
+ * as floats. n and first are multiples of 4, but for the end of a line. */
 struct LineSource {
   void (*fill)(const LineSource* self, int64_t line, int64_t first, int64_t n, float* to);
 };
 
 /** A matrix operand seen from packing: `row` strides along the panel's width, `k` along the sum. Strides count
- * elements. With `lines` it starts at (row0, k0) of a LineSource; the one of row and k that is 1 runs along its lines. */
+ * elements. With `lines` it starts at (row0, k0) of a LineSource; the one of row and k that is 1 runs along its lines.
+ */
 struct Operand {
   const void* data;
   int32_t dtype;

@@ -1,17 +1,18 @@
 /**
- * linear_weight_only: y[m, n] = x[m, k] · Wᵀ (+ bias[n]) for weights W[n, k] held as codes with a scale (and a zero point)
- * for each group of a row; or, transposed, y[m, k] = x[m, n] · W, the gradient of x. Inputs x, codes, scale, zero?, bias?.
- * attrs: scheme (0 symmetric, 1 affine, 2 NF4), bits (8, 4), int8 activations (4-bit codes only), transposed.
+ * linear_weight_only: y[m, n] = x[m, k] · Wᵀ (+ bias[n]) for weights W[n, k] held as codes with a scale (and a zero
+ * point) for each group of a row; or, transposed, y[m, k] = x[m, n] · W, the gradient of x. Inputs x, codes, scale,
+ * zero?, bias?. attrs: scheme (0 symmetric, 1 affine, 2 NF4), bits (8, 4), int8 activations (4-bit codes only),
+ * transposed.
  *
- * codes: int8 or uint8 [n, k], or uint8 [n, k/2] with two 4-bit codes a byte; scale float32 or float16 [n, k/group], zero
- * int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
+ * codes: int8 or uint8 [n, k], or uint8 [n, k/2] with two 4-bit codes a byte; scale float32 or float16 [n, k/group],
+ * zero int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
  * `reference`), x and y of any strides.
  *
- * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h; where groups do not
- * line up with vectors, and for more rows, x stays float). More rows, and transposed: the float GEMM, weights dequantised
- * while packing (gemm_frame.h). Sums in float32 (int8: int32, then float32); error against exact arithmetic on the
- * dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|). Parallel split: by weight rows, or that of the GEMM;
- * by shape only. `reference`: one loop an element, in k order, in double.
+ * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h; where groups do
+ * not line up with vectors, and for more rows, x stays float). More rows, and transposed: the float GEMM, weights
+ * dequantised while packing (gemm_frame.h). Sums in float32 (int8: int32, then float32); error against exact arithmetic
+ * on the dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|). Parallel split: by weight rows, or that of
+ * the GEMM; by shape only. `reference`: one loop an element, in k order, in double.
  */
 #include "../core/parallel.h"
 #include "../core/scratch.h"
@@ -117,7 +118,8 @@ void round_block(double* x) {
 
 bool rounds_activations(const Call& c) {
   const int64_t blocks = c.w.group / 32;
-  return c.coded && !c.transposed && c.w.bits == 4 && !c.w.nf4 && c.m() <= kCodedRows && (blocks <= 2 || blocks % 4 == 0);
+  return c.coded && !c.transposed && c.w.bits == 4 && !c.w.nf4 && c.m() <= kCodedRows &&
+         (blocks <= 2 || blocks % 4 == 0);
 }
 
 int32_t multiply_weights(const Call& c) {
@@ -129,12 +131,10 @@ int32_t multiply_weights(const Call& c) {
   OG_SCRATCH(x, "x");
   OG_SCRATCH(y, "y");
   const int64_t width = c.x.shape[1], out = c.y.shape[1];
-  for (int64_t i = 0; i < m * width; i++)
-    x[i] = element(c.x, i / width * c.x.strides[0] + i % width * c.x.strides[1]);
+  for (int64_t i = 0; i < m * width; i++) x[i] = element(c.x, i / width * c.x.strides[0] + i % width * c.x.strides[1]);
   if (rounds_activations(c))
     for (int64_t i = 0; i < m * width; i += 32) round_block(x + i);
-  for (int64_t i = 0; i < m * out; i++)
-    y[i] = is_present(c.bias) ? element(c.bias, i % out * c.bias.strides[0]) : 0;
+  for (int64_t i = 0; i < m * out; i++) y[i] = is_present(c.bias) ? element(c.bias, i % out * c.bias.strides[0]) : 0;
   for (int64_t row = 0; row < w.n; row++) {
     for (int64_t k = 0; k < w.k; k += 32) {
       double weights[32];
@@ -184,6 +184,25 @@ int64_t rows_of_task(const WeightMatrix& w) {
   return grain < 16 ? 16 : grain;
 }
 
+template <bool kDotBytes>
+void run_dots_as(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
+  const int64_t span = w.group / kBlock32, chunks = chunks_of(w.k);
+  if (span == 1)
+    parallel_ranges(w.n, grain, DotRows<1, kDotBytes>{&w, m, chunks, x, bias, sums});
+  else if (span == 2)
+    parallel_ranges(w.n, grain, DotRows<2, kDotBytes>{&w, m, chunks, x, bias, sums});
+  else
+    parallel_ranges(w.n, grain, DotRows<4, kDotBytes>{&w, m, chunks, x, bias, sums});
+}
+
+/** Sums of bytes are integers: the same with and without VNNI. */
+void run_dots(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
+#if OG_LANES == 16
+  if (cpu_feature(kVnni)) return run_dots_as<true>(w, grain, m, x, bias, sums);
+#endif
+  run_dots_as<false>(w, grain, m, x, bias, sums);
+}
+
 int32_t multiply_few(const Call& c, const float* bias) {
   const WeightMatrix& w = c.w;
   const int64_t m = c.m();
@@ -202,13 +221,7 @@ int32_t multiply_few(const Call& c, const float* bias) {
     CodedChunk* coded = scratch.take<CodedChunk>(m * chunks);
     OG_SCRATCH(coded, "coded rows");
     for (int64_t i = 0; i < m; i++) code_activations(x + i * w.k, w.k, coded + i * chunks);
-    const int64_t span = w.group / kBlock32;
-    if (span == 1)
-      parallel_ranges(w.n, grain, DotRows<1>{&w, m, chunks, coded, bias, sums});
-    else if (span == 2)
-      parallel_ranges(w.n, grain, DotRows<2>{&w, m, chunks, coded, bias, sums});
-    else
-      parallel_ranges(w.n, grain, DotRows<4>{&w, m, chunks, coded, bias, sums});
+    run_dots(w, grain, m, coded, bias, sums);
   } else if (w.bits == 4) {
     arrange(x, m * w.k);
     if (w.nf4)
@@ -242,7 +255,8 @@ int32_t multiply_weights(const Call& c) {
   CodeLines lines;
   lines.fill = CodeLines::fill_line;
   lines.w = &w;
-  GemmCall call{c.m(), c.transposed ? w.k : w.n, c.transposed ? w.n : w.k, matrix_of(c.x), {}, matrix_of(c.y), bias, 0, 1};
+  GemmCall call{c.m(), c.transposed ? w.k : w.n, c.transposed ? w.n : w.k, matrix_of(c.x), {}, matrix_of(c.y), bias, 0,
+                1};
   call.b = c.transposed ? MatrixView{nullptr, OG_F32, 0, 1} : MatrixView{nullptr, OG_F32, 1, 0};
   call.b_lines = &lines;
   return gemm(call);

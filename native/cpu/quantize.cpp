@@ -1,22 +1,21 @@
 /**
- * quantize, dequantize, fake_quantize: floats as codes of 8 or 4 bits with a scale (and a zero point) and back. Operands
- * are contiguous and seen as [outer, channels, inner] with one scale a channel: per tensor [1, 1, n], per channel of an
- * axis [before, length, after], per token [1, tokens, features], in groups [1, groups, size].
+ * quantize, dequantize, fake_quantize: floats as codes of 8 or 4 bits with a scale (and a zero point) and back.
+ * Operands are contiguous and seen as [outer, channels, inner] with one scale a channel: per tensor [1, 1, n], per
+ * channel of an axis [before, length, after], per token [1, tokens, features], in groups [1, groups, size].
  *
- *   quantize       x, scale?, zero? → codes, scale?, zero?, errors?. With a scale given it is used; otherwise it is found:
- *                  symmetric max|x| / (2^(b-1) − 1); affine (max(x, 0) − min(x, 0)) / (2^b − 1) and zero = round(−min /
- *                  scale); NF4 max|x|; rounded to the scale's dtype before use, 0 replaced by 1. A channel that fits L1
- *                  is read from memory once: range, codes and errors while it is there (dynamic quantisation).
- *                  attrs: scheme (0 symmetric, 1 affine, 2 NF4), bits (8, 4), stochastic, Philox stream (4).
- *                  errors: float32 [3] with Σ(y − x)², max |y − x|, Σx² of y = dequantised codes.
- *   dequantize     codes, scale, zero? → y = (code − zero) · scale, or NF4's number · scale. attrs: scheme, bits.
+ *   quantize       x, scale?, zero? → codes, scale?, zero?, errors?. With a scale given it is used; otherwise it is
+ * found: symmetric max|x| / (2^(b-1) − 1); affine (max(x, 0) − min(x, 0)) / (2^b − 1) and zero = round(−min / scale);
+ * NF4 max|x|; rounded to the scale's dtype before use, 0 replaced by 1. A channel that fits L1 is read from memory
+ * once: range, codes and errors while it is there (dynamic quantisation). attrs: scheme (0 symmetric, 1 affine, 2 NF4),
+ * bits (8, 4), stochastic, Philox stream (4). errors: float32 [3] with Σ(y − x)², max |y − x|, Σx² of y = dequantised
+ * codes. dequantize     codes, scale, zero? → y = (code − zero) · scale, or NF4's number · scale. attrs: scheme, bits.
  *   fake_quantize  x, scale, zero? → y, inside (bool: the code was not clamped). attrs: smallest, largest code.
  *
  * Codes: int8 symmetric, uint8 affine and NF4, in x's shape; or uint8 of half as many elements, two codes a byte
  * (pack_nibbles), where symmetric codes are stored plus 8. Scales float32 or float16 (float64 where x is), zero points
- * int32 or uint8. Rules of rounding: quantize_run.h. Arithmetic in float (float64: double in `reference`); codes have the
- * same value on every set; sums of errors go through float vectors of at most 1024 elements, then doubles.
- * Parallel split: by channels, or by blocks of elements where channels are long or not contiguous; random words belong to
+ * int32 or uint8. Rules of rounding: quantize_run.h. Arithmetic in float (float64: double in `reference`); codes have
+ * the same value on every set; sums of errors go through float vectors of at most 1024 elements, then doubles. Parallel
+ * split: by channels, or by blocks of elements where channels are long or not contiguous; random words belong to
  * elements, so any thread count gives the same bits.
  */
 #include "../core/parallel.h"
@@ -30,10 +29,10 @@ namespace og {
 namespace OG_ISA {
 namespace {
 
-constexpr int64_t kBlock = 1024;          // elements staged at a time; even, so that packed bytes are not shared
-constexpr int64_t kChunk = 32 * kBlock;   // elements of a task
-constexpr int64_t kFused = 8192;          // a channel of at most so many elements stays in the cache between its passes
-constexpr int64_t kShortRun = 32;         // below this, grids are spread over elements
+constexpr int64_t kBlock = 1024;         // elements staged at a time; even, so that packed bytes are not shared
+constexpr int64_t kChunk = 32 * kBlock;  // elements of a task
+constexpr int64_t kFused = 8192;         // a channel of at most so many elements stays in the cache between its passes
+constexpr int64_t kShortRun = 32;        // below this, grids are spread over elements
 
 /** Views without elements have strides that say nothing. */
 bool is_dense(const og_view& v) { return count_of(v) == 0 || is_contiguous(v); }
@@ -119,6 +118,14 @@ C read_number(const og_view& v, int64_t i) {
   }
 }
 
+/** n elements of a contiguous float operand in the compute type; where they lie, unless a copy is wanted. */
+template <class C>
+const C* read_run(const og_view& x, int64_t begin, int64_t n, C* buffer, bool copy = false) {
+  if (is_native<C>(x.dtype) && !copy) return data_of<const C>(x) + begin;
+  with_storage(x.dtype, [&](auto type) { load_run(data_of<const decltype(type)>(x) + begin, 1, n, buffer); });
+  return buffer;
+}
+
 /** Grids by channel; codes as stored are code + zero. */
 template <class C>
 struct Grids {
@@ -136,7 +143,26 @@ template <class C>
 struct Spread {
   C scale[kBlock], low[kBlock], high[kBlock], zero[kBlock];
 
+  /** Columns: channels lie as their elements do. */
+  void fill_columns(const Extent& extent, const Grids<C>& grids, int64_t begin, int64_t n) {
+    int64_t channel = begin % extent.channels;
+    for (int64_t i = 0; i < n;) {
+      const int64_t length = extent.channels - channel < n - i ? extent.channels - channel : n - i;
+      read_run(grids.scale, channel, length, scale + i, true);
+      if (is_present(grids.zero)) {
+        read_run(grids.zero, channel, length, zero + i, true);
+        for (int64_t j = i; j < i + length; j++) low[j] = grids.low - zero[j], high[j] = grids.high - zero[j];
+      } else {
+        const C middle = grids.middle, least = grids.low - middle, most = grids.high - middle;
+        for (int64_t j = i; j < i + length; j++) low[j] = least, high[j] = most, zero[j] = middle;
+      }
+      i += length;
+      channel = 0;
+    }
+  }
+
   void fill(const Extent& extent, const Grids<C>& grids, int64_t begin, int64_t n) {
+    if (extent.inner == 1) return fill_columns(extent, grids, begin, n);
     int64_t channel = extent.channel_of(begin), left = extent.inner - begin % extent.inner;
     for (int64_t i = 0; i < n;) {
       const Grid<C> g = grids.at(channel);
@@ -168,18 +194,6 @@ void walk_grids(const Extent& extent, const Grids<C>& grids, int64_t begin, int6
   }
 }
 
-/** n elements of a contiguous float operand in the compute type. */
-template <class C>
-const C* read_run(const og_view& x, int64_t begin, int64_t n, C* buffer) {
-  if (is_native<C>(x.dtype)) return data_of<const C>(x) + begin;
-  if (x.dtype == OG_F16)
-    load_run(data_of<const f16>(x) + begin, 1, n, buffer);
-  else if (x.dtype == OG_BF16)
-    load_run(data_of<const bf16>(x) + begin, 1, n, buffer);
-  else
-    load_run(data_of<const float>(x) + begin, 1, n, buffer);
-  return buffer;
-}
 template <class C>
 void write_run(const og_view& y, int64_t begin, int64_t n, const C* from) {
   with_storage(y.dtype, [&](auto type) {
@@ -208,7 +222,7 @@ struct Quantizer {
   Scheme scheme;
   Stream stream;
   og_view x, codes;
-  og_view scale, zero;        // used: given, or found
+  og_view scale, zero;  // used: given, or found
   bool wants_errors;
 
   Grids<C> grids() const { return {scale, zero, (C)scheme.low(), (C)scheme.high(), (C)scheme.middle()}; }
@@ -246,7 +260,7 @@ struct Quantizer {
   }
 
   template <class G>
-  void encode(const C* values, int64_t n, const G& g, const uint32_t* words, uint8_t* to, Errors* errors) const {
+  void encode(const C* values, int64_t n, const G& g, const uint32_t* words, uint8_t* to, ErrorSums& errors) const {
     if (scheme.nf4())
       nf4_codes(values, n, g, to, errors);
     else
@@ -254,7 +268,7 @@ struct Quantizer {
   }
 
   /** Blocks of elements whose grids are known. */
-  void encode_block(int64_t begin, int64_t n, Errors* errors) const {
+  void encode_block(int64_t begin, int64_t n, ErrorSums& errors) const {
     alignas(64) C buffer[kBlock];
     alignas(64) uint8_t bytes[kBlock];
     alignas(64) uint32_t room[kBlock + 80];
@@ -265,10 +279,35 @@ struct Quantizer {
       encode(values + offset, length, g, words ? words + offset : nullptr, to + offset, errors);
     });
     if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + begin / 2);
+    errors.flush();
+  }
+
+  /** Ranges, then codes, of `count` channels that are short runs and fill at most a block together. */
+  void encode_channels(int64_t first, int64_t count, ErrorSums& errors) const {
+    const int64_t begin = first * extent.inner, n = count * extent.inner;
+    alignas(64) C buffer[kBlock];
+    alignas(64) uint8_t bytes[kBlock];
+    alignas(64) uint32_t room[kBlock + 80];
+    C low[kBlock], high[kBlock];
+    const C* values = read_run(x, begin, n, buffer);
+    for (int64_t i = 0; i < count; i++) {
+      low[i] = high[i] = 0;
+      find(values + i * extent.inner, extent.inner, low + i, high + i);
+    }
+    for (int64_t i = 0; i < count; i++) found(first + i, low[i], high[i]);
+    const uint32_t* words = stream.words(begin, n, room);
+    uint8_t* to = scheme.packed ? bytes : data_of<uint8_t>(codes) + begin;
+    const Grids<C> all = grids();
+    for (int64_t i = 0; i < count; i++) {
+      const int64_t at = i * extent.inner;
+      encode(values + at, extent.inner, Same<C>{all.at(first + i)}, words ? words + at : nullptr, to + at, errors);
+    }
+    if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + begin / 2);
+    errors.flush();
   }
 
   /** Range, then codes, of one channel that is a single run. */
-  void encode_channel(int64_t channel, C* buffer, Errors* errors) const {
+  void encode_channel(int64_t channel, C* buffer, ErrorSums& errors) const {
     const int64_t begin = channel * extent.inner;
     const C* values = read_run(x, begin, extent.inner, buffer);
     C low = 0, high = 0;
@@ -282,6 +321,7 @@ struct Quantizer {
       uint8_t* to = scheme.packed ? bytes : data_of<uint8_t>(codes) + begin + i;
       encode(values + i, n, g, stream.words(begin + i, n, room), to, errors);
       if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + (begin + i) / 2);
+      errors.flush();
     }
   }
 
@@ -318,35 +358,52 @@ struct Quantizer {
       }
       return OG_OK;
     }
-    // scattered channels: stretches of them, each walked through all outer rows
-    const int64_t stretch = extent.inner >= kShortRun ? 1 : kBlock / (extent.inner > 0 ? extent.inner : 1);
-    parallel_ranges(extent.channels, stretch, [&](int64_t begin, int64_t end) {
+    if (extent.inner < kShortRun) return find_columns();
+    parallel_for(extent.channels, [&](int64_t channel) {
       alignas(64) C buffer[kBlock];
-      alignas(64) C low[kBlock] = {}, high[kBlock] = {};
-      const int64_t length = (end - begin) * extent.inner;
+      C low = 0, high = 0;
       for (int64_t row = 0; row < extent.outer; row++) {
-        const int64_t at = (row * extent.channels + begin) * extent.inner;
-        if (extent.inner >= kShortRun) {
-          for (int64_t i = 0; i < length; i += kBlock) {
-            const int64_t n = length - i < kBlock ? length - i : kBlock;
-            find(read_run(x, at + i, n, buffer), n, low, high);
-          }
-        } else {
-          find_ranges(read_run(x, at, length, buffer), length, low, high);
+        const int64_t at = (row * extent.channels + channel) * extent.inner;
+        for (int64_t i = 0; i < extent.inner; i += kBlock) {
+          const int64_t n = extent.inner - i < kBlock ? extent.inner - i : kBlock;
+          find(read_run(x, at + i, n, buffer), n, &low, &high);
         }
       }
-      for (int64_t channel = begin; channel < end; channel++) {
-        C least = low[0], most = high[0];
-        if (extent.inner < kShortRun) {
-          least = most = 0;
-          find_range(low + (channel - begin) * extent.inner, extent.inner, &least, &most);
-          C unused = 0;
-          find_range(high + (channel - begin) * extent.inner, extent.inner, &unused, &most);
-          if (scheme.kind != 1) find_magnitude(&least, 1, &most);
-        }
-        found(channel, least, most);
-      }
+      found(channel, low, high);
     });
+    return OG_OK;
+  }
+
+  /** Ranges of channels whose runs are short: of each column of a piece of rows, then put together. */
+  int32_t find_columns() const {
+    const int64_t width = extent.channels * extent.inner, most = (int64_t{1} << 20) / width;
+    int64_t pieces = extent.outer < 64 ? extent.outer : 64;
+    if (pieces > most) pieces = most > 0 ? most : 1;
+    const int64_t rows = (extent.outer + pieces - 1) / pieces;
+    pieces = (extent.outer + rows - 1) / rows;
+    ScratchFrame scratch;
+    C* ranges = scratch.take<C>(pieces * 2 * width);
+    OG_SCRATCH(ranges, "the ranges of quantize");
+    parallel_for(pieces, [&](int64_t piece) {
+      alignas(64) C buffer[kBlock];
+      C *low = ranges + piece * 2 * width, *high = low + width;
+      for (int64_t i = 0; i < 2 * width; i++) low[i] = 0;
+      const int64_t end = piece + 1 == pieces ? extent.outer : (piece + 1) * rows;
+      for (int64_t row = piece * rows; row < end; row++)
+        for (int64_t i = 0; i < width; i += kBlock) {
+          const int64_t n = width - i < kBlock ? width - i : kBlock;
+          find_ranges(read_run(x, row * width + i, n, buffer), n, low + i, high + i);
+        }
+    });
+    C *low = ranges, *high = ranges + width;
+    for (int64_t other = 2; other < 2 * pieces; other++) find_ranges(ranges + other * width, width, low, high);
+    for (int64_t channel = 0; channel < extent.channels; channel++) {
+      C least = 0, largest = 0, unused = 0;
+      find_range(low + channel * extent.inner, extent.inner, &least, &largest);
+      find_range(high + channel * extent.inner, extent.inner, &unused, &largest);
+      if (scheme.kind != 1) find_magnitude(&least, 1, &largest);
+      found(channel, least, largest);
+    }
     return OG_OK;
   }
 
@@ -364,20 +421,23 @@ struct Quantizer {
     if (!given && !fused) OG_TRY(find_all());
     int short_of_memory = 0;
     parallel_ranges(total, grain, [&](int64_t begin, int64_t end) {
-      Errors sums;
-      Errors* to = wants_errors ? &sums : nullptr;
-      if (fused) {
+      Errors total;
+      ErrorSums sums(wants_errors ? &total : nullptr);
+      if (fused && 2 * extent.inner <= kBlock && extent.inner > 0) {
+        const int64_t step = kBlock / extent.inner;
+        for (int64_t i = begin; i < end; i += step) encode_channels(i, end - i < step ? end - i : step, sums);
+      } else if (fused) {
         ScratchFrame inner;
         C* buffer = is_native<C>(x.dtype) ? nullptr : inner.take<C>(extent.inner);
         if (!buffer && !is_native<C>(x.dtype)) {
           __atomic_store_n(&short_of_memory, 1, __ATOMIC_RELAXED);
           return;
         }
-        for (int64_t channel = begin; channel < end; channel++) encode_channel(channel, buffer, to);
+        for (int64_t channel = begin; channel < end; channel++) encode_channel(channel, buffer, sums);
       } else {
-        for (int64_t at = begin; at < end; at += kBlock) encode_block(at, end - at < kBlock ? end - at : kBlock, to);
+        for (int64_t at = begin; at < end; at += kBlock) encode_block(at, end - at < kBlock ? end - at : kBlock, sums);
       }
-      if (wants_errors) partial[begin / grain] = sums;
+      if (wants_errors) partial[begin / grain] = total;
     });
     if (short_of_memory) return fail(OG_OUT_OF_MEMORY, "quantize: no memory for a row");
     if (wants_errors) {
@@ -448,7 +508,9 @@ int32_t kernel_quantize(const og_call* call) {
                             x,
                             codes,
                             given ? scale_in : scale_out,
-                            scheme.kind != 1 ? absent() : given ? zero_in : zero_out,
+                            scheme.kind != 1 ? absent()
+                            : given          ? zero_in
+                                             : zero_out,
                             is_present(errors)};
     return work.run(given, errors);
   });
@@ -493,8 +555,7 @@ int32_t kernel_fake_quantize(const og_call* call) {
   Extent extent;
   OG_SUPPORTED(dtype_is_float(x.dtype) && y.dtype == x.dtype, "fake_quantize: x and y must be floats of one dtype");
   OG_TRY(read_extent("fake_quantize", x, &extent));
-  OG_REQUIRE(same_shape(x, y) && is_dense(y) && same_shape(x, inside) && is_dense(inside) &&
-                 inside.dtype == OG_BOOL,
+  OG_REQUIRE(same_shape(x, y) && is_dense(y) && same_shape(x, inside) && is_dense(inside) && inside.dtype == OG_BOOL,
              "fake_quantize: y and a bool mask in the shape of x are expected");
   OG_TRY(check_grids("fake_quantize", scale, zero, extent.channels));
   const double low = call->attrs[0], high = call->attrs[1];

@@ -1,11 +1,11 @@
 /**
- * Quantisation of contiguous runs that lie in L1: ranges, codes, errors, and back. One scale for the whole run (Same) or
- * one for each element (Each), so that per-tensor, per-channel, per-token and per-group are the same loops.
+ * Quantisation of contiguous runs that lie in L1: ranges, codes, errors, and back. One scale for the whole run (Same)
+ * or one for each element (Each), so that per-tensor, per-channel, per-token and per-group are the same loops.
  *
- * Integers: code = clamp(round(x / scale), low, high) + zero, ties to even, the quotient rounded to float as a division;
- * stochastic: ⌊x / scale⌋ + (u < fraction) for a uniform u of 24 bits, so that the mean of the code is x / scale. NaN
- * becomes `zero`. NF4: the nearest of the 16 numbers of NormalFloat (Dettmers et al. 2023, arXiv:2305.14314, appendix
- * E) to x / scale, the lower one on a tie; four steps of binary search.
+ * Integers: code = clamp(round(x / scale), low, high) + zero, ties to even, the quotient rounded to float as a
+ * division; stochastic: ⌊x / scale⌋ + (u < fraction) for a uniform u of 24 bits, so that the mean of the code is x /
+ * scale. NaN becomes `zero`. NF4: the nearest of the 16 numbers of NormalFloat (Dettmers et al. 2023, arXiv:2305.14314,
+ * appendix E) to x / scale, the lower one on a tie; four steps of binary search.
  */
 #ifndef OMNIGRAD_CPU_QUANTIZE_RUN_H
 #define OMNIGRAD_CPU_QUANTIZE_RUN_H
@@ -46,7 +46,8 @@ alignas(64) const float kNf4[16] = {-1.f,
                                     0.7229568362236023f,
                                     1.f};
 
-/** Midpoints between neighbours as a search tree: children of node n are 2n and 2n + 1; x goes right when it is above. */
+/** Midpoints between neighbours as a search tree: children of node n are 2n and 2n + 1; x goes right when it is above.
+ */
 alignas(64) const float kNf4Tree[16] = {
     0.f,
     0.03979014977812767f,    // between codes 7 and 8
@@ -97,7 +98,8 @@ struct Each {
 
 #ifdef OG_IS_REFERENCE
 
-/** x / scale as the fast sets compute it: the double quotient of two floats, rounded to float, is the float quotient. */
+/** x / scale as the fast sets compute it: the double quotient of two floats, rounded to float, is the float quotient.
+ */
 inline float quotient(float x, float scale) { return (float)((double)x / (double)scale); }
 inline double quotient(double x, double scale) { return x / scale; }
 
@@ -111,6 +113,14 @@ inline C integer_code(C x, const Grid<C>& g, const uint32_t* word) {
   return floor + ((C)(*word >> 8) * C(5.9604644775390625e-8) < v - floor ? 1 : 0);
 }
 
+/** Sums that are kept while a block is encoded. */
+struct ErrorSums {
+  Errors* total;
+  explicit ErrorSums(Errors* to) : total(to) {}
+  explicit operator bool() const { return total != nullptr; }
+  void flush() {}
+};
+
 inline void add_error(Errors* errors, double x, double y) {
   const double d = std::fabs(y - x);
   errors->squares += d * d;
@@ -118,25 +128,25 @@ inline void add_error(Errors* errors, double x, double y) {
   if (d > errors->largest || d != d) errors->largest = d;
 }
 
-/** codes[i] of x[i]; `words` null: nearest. `errors` may be null. */
+/** codes[i] of x[i]; `words` null: nearest. */
 template <class C, class G>
-void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, Errors* errors) {
+void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors) {
   for (int64_t i = 0; i < n; i++) {
     const Grid<C> g = grids.at(i);
     const C code = integer_code(x[i], g, words ? words + i : nullptr);
     codes[i] = (uint8_t)(int32_t)(code + g.zero);
-    if (errors) add_error(errors, (double)x[i], (double)code * (double)g.scale);
+    if (errors) add_error(errors.total, (double)x[i], (double)code * (double)g.scale);
   }
 }
 
 template <class C, class G>
-void nf4_codes(const C* x, int64_t n, const G& grids, uint8_t* codes, Errors* errors) {
+void nf4_codes(const C* x, int64_t n, const G& grids, uint8_t* codes, ErrorSums& errors) {
   for (int64_t i = 0; i < n; i++) {
     const C scale = grids.at(i).scale, v = quotient(x[i], scale);
     int best = 0;
     for (int node = 1; node < 16; node = best) best = 2 * node + (v > (C)kNf4Tree[node] ? 1 : 0);
     codes[i] = (uint8_t)(best - 16);
-    if (errors) add_error(errors, (double)x[i], (double)kNf4[best - 16] * (double)scale);
+    if (errors) add_error(errors.total, (double)x[i], (double)kNf4[best - 16] * (double)scale);
   }
 }
 
@@ -183,10 +193,6 @@ void find_ranges(const C* x, int64_t n, C* low, C* high) {
 
 #else
 
-typedef uint8_t Vbytes __attribute__((vector_size(OG_LANES)));
-typedef uint8_t VbytesUnaligned __attribute__((vector_size(OG_LANES), aligned(1), may_alias));
-typedef int8_t Vsigned __attribute__((vector_size(OG_LANES)));
-
 /** Nearest integer, ties to even, for any float. */
 OG_INLINE Vf round_even(Vf a) {
 #if defined(__AVX512F__)
@@ -205,8 +211,20 @@ OG_INLINE Vf round_even(Vf a) {
 OG_INLINE void store_bytes(uint8_t* to, Vi v) {
 #if defined(__AVX512F__)
   _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+  const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,
+                                       4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
+  const __m256i picked = _mm256_shuffle_epi8((__m256i)v, low);
+  _mm_storel_epi64((__m128i*)to, _mm_or_si128(_mm256_castsi256_si128(picked), _mm256_extracti128_si256(picked, 1)));
+#elif defined(__x86_64__)
+  __m128i bytes = _mm_and_si128((__m128i)v, _mm_set1_epi32(255));
+  bytes = _mm_packs_epi32(bytes, bytes);
+  const int32_t word = _mm_cvtsi128_si32(_mm_packus_epi16(bytes, bytes));
+  std::memcpy(to, &word, 4);
 #else
-  *reinterpret_cast<VbytesUnaligned*>(to) = __builtin_convertvector(v, Vbytes);
+  const uint16x4_t half = vmovn_u32((uint32x4_t)v);
+  const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
+  std::memcpy(to, &word, 4);
 #endif
 }
 OG_INLINE void store_bytes(uint8_t* to, Vi v, int n) {
@@ -219,8 +237,24 @@ OG_INLINE void store_bytes(uint8_t* to, Vi v, int n) {
   std::memcpy(to, bytes, (size_t)n);
 }
 OG_INLINE Vi load_bytes(const uint8_t* from, bool is_signed) {
-  const Vbytes v = *reinterpret_cast<const VbytesUnaligned*>(from);
-  return is_signed ? __builtin_convertvector((Vsigned)v, Vi) : __builtin_convertvector(v, Vi);
+#if defined(__AVX512F__)
+  const __m128i v = _mm_loadu_si128((const __m128i*)from);
+  return is_signed ? (Vi)_mm512_cvtepi8_epi32(v) : (Vi)_mm512_cvtepu8_epi32(v);
+#elif defined(__AVX2__)
+  const __m128i v = _mm_loadl_epi64((const __m128i*)from);
+  return is_signed ? (Vi)_mm256_cvtepi8_epi32(v) : (Vi)_mm256_cvtepu8_epi32(v);
+#else
+  int32_t word;
+  std::memcpy(&word, from, 4);
+#if defined(__x86_64__)
+  const __m128i zero = _mm_setzero_si128();
+  const __m128i low = _mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(word), zero), zero);
+  const Vi v = (Vi)low;
+#else
+  const Vi v = (Vi)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32((uint32_t)word)))));
+#endif
+  return is_signed ? (v << 24) >> 24 : v;
+#endif
 }
 OG_INLINE Vi load_bytes(const uint8_t* from, bool is_signed, int n) {
   if (n == kLanes) return load_bytes(from, is_signed);
@@ -258,8 +292,30 @@ OG_INLINE GridVector grid_at(const Each<float>& g, int64_t i, int n) {
 
 OG_INLINE Vf within(Vf v, Vf low, Vf high) { return min_second(high, max_second(low, v)); }
 
-struct VectorErrors {
-  Vf squares{}, largest{}, signal{};
+OG_INLINE Vi larger(Vi a, Vi b) { return a > b ? a : b; }
+
+OG_INLINE int32_t largest_lane(Vi v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_epi32((__m512i)v);
+#elif defined(__AVX2__)
+  __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+  return _mm_cvtsi128_si32(m);
+#else
+  int32_t top = v[0];
+  for (int i = 1; i < kLanes; i++) top = v[i] > top ? v[i] : top;
+  return top;
+#endif
+}
+
+/** Sums that are kept in vectors while a block is encoded. */
+struct ErrorSums {
+  Vf squares{}, signal{};
+  Vi largest{};  // bits of a magnitude: NaN is above all
+  Errors* total;
+  explicit ErrorSums(Errors* to) : total(to) {}
+  explicit operator bool() const { return total != nullptr; }
 
   OG_INLINE void add(Vf x, Vf y, int n) {
     Vf d = y - x;
@@ -270,20 +326,22 @@ struct VectorErrors {
     }
     squares = fma(d, d, squares);
     signal = fma(x, x, signal);
-    largest = max_nan(abs(d), largest);
+    largest = larger(bits(abs(d)), largest);
   }
-  void flush(Errors* to) const {
-    to->squares += (double)sum(squares);
-    to->signal += (double)sum(signal);
-    const double top = (double)max_lane(largest);
-    if (!(top <= to->largest)) to->largest = top;
+  void flush() {
+    if (!total) return;
+    total->squares += (double)sum(squares);
+    total->signal += (double)sum(signal);
+    const double top = (double)bits_float((uint32_t)largest_lane(largest));
+    if (!(top <= total->largest)) total->largest = top;
+    squares = signal = Vf{};
+    largest = Vi{};
   }
 };
 
 template <bool kRandom, bool kErrors, class G>
 OG_INLINE void integer_loop(const float* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes,
-                            Errors* errors) {
-  VectorErrors found;
+                            ErrorSums& errors) {
   const auto step = [&](int64_t i, int left) __attribute__((always_inline)) {
     const GridVector g = grid_at(grids, i, left);
     const Vf value = load_n(x + i, left), ratio = value / g.scale;
@@ -300,17 +358,16 @@ OG_INLINE void integer_loop(const float* x, int64_t n, const G& grids, const uin
       code = round_even(v);
     }
     store_bytes(codes + i, to_int(code + g.zero), left);
-    if (kErrors) found.add(value, code * g.scale, left);
+    if (kErrors) errors.add(value, code * g.scale, left);
   };
   int64_t i = 0;
   for (; i + kLanes <= n; i += kLanes) step(i, kLanes);
   if (i < n) step(i, (int)(n - i));
-  if (kErrors) found.flush(errors);
 }
 
-/** codes[i] of x[i]; `words` null: nearest. `errors` may be null. */
+/** codes[i] of x[i]; `words` null: nearest. */
 template <class C, class G>
-void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, Errors* errors) {
+void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors) {
   if (words && errors)
     integer_loop<true, true>(x, n, grids, words, codes, errors);
   else if (words)
@@ -348,8 +405,7 @@ OG_INLINE Vi nf4_code(Vf v) {
   const __m256 top = _mm256_load_ps(kNf4Tree), bottom = _mm256_load_ps(kNf4Tree + 8);
   Vi node = set1(1);
 #pragma GCC unroll 3
-  for (int level = 0; level < 3; level++)
-    node = node + node - (v > (Vf)_mm256_permutevar8x32_ps(top, (__m256i)node));
+  for (int level = 0; level < 3; level++) node = node + node - (v > (Vf)_mm256_permutevar8x32_ps(top, (__m256i)node));
   node = node + node - (v > (Vf)_mm256_permutevar8x32_ps(bottom, (__m256i)node));
   return node - 16;
 #else
@@ -364,17 +420,15 @@ OG_INLINE Vi nf4_code(Vf v) {
 }
 
 template <class C, class G>
-void nf4_codes(const C* x, int64_t n, const G& grids, uint8_t* codes, Errors* errors) {
-  VectorErrors found;
+void nf4_codes(const C* x, int64_t n, const G& grids, uint8_t* codes, ErrorSums& errors) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const int left = n - i < kLanes ? (int)(n - i) : kLanes;
     const GridVector g = grid_at(grids, i, left);
     const Vf value = load_n(x + i, left);
     const Vi code = nf4_code(value / g.scale);
     store_bytes(codes + i, code, left);
-    if (errors) found.add(value, nf4_value(code) * g.scale, left);
+    if (errors) errors.add(value, nf4_value(code) * g.scale, left);
   }
-  if (errors) found.flush(errors);
 }
 
 template <class C, class G>
@@ -409,23 +463,6 @@ void fake_codes(const C* x, int64_t n, const G& grids, C* y, uint8_t* inside) {
   }
 }
 
-OG_INLINE Vi larger(Vi a, Vi b) { return a > b ? a : b; }
-
-OG_INLINE int32_t largest_lane(Vi v) {
-#if defined(__AVX512F__)
-  return _mm512_reduce_max_epi32((__m512i)v);
-#elif defined(__AVX2__)
-  __m128i m = _mm_max_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
-  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-  m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-  return _mm_cvtsi128_si32(m);
-#else
-  int32_t top = v[0];
-  for (int i = 1; i < kLanes; i++) top = v[i] > top ? v[i] : top;
-  return top;
-#endif
-}
-
 /** Largest magnitude, or smallest and largest; NaN if there is one. Both start from what they hold. Magnitudes are
  * compared as the integers of their bits, where NaN is above infinity. */
 template <class C>
@@ -441,23 +478,55 @@ void find_magnitude(const C* x, int64_t n, C* largest) {
   if (found > before) *largest = bits_float((uint32_t)found);
 }
 
+OG_INLINE bool any_lane(Vi mask) {
+#if defined(__AVX512F__)
+  return _mm512_movepi32_mask((__m512i)mask) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+  return (mask[0] | mask[1] | mask[2] | mask[3]) != 0;
+#endif
+}
+
+/** Largest lane of a vector without NaN. */
+OG_INLINE float largest_float(Vf v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+  __m128 m = _mm_max_ps(_mm256_castps256_ps128((__m256)v), _mm256_extractf128_ps((__m256)v, 1));
+  m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+  return _mm_cvtss_f32(_mm_max_ss(m, _mm_shuffle_ps(m, m, 1)));
+#else
+  return max_lane(v);
+#endif
+}
+
+/** The maxima drop NaN, which is looked for beside them. */
 template <class C>
 void find_range(const C* x, int64_t n, C* low, C* high) {
   if (n == 0) return;
-  Vf least = set1(*low), most = set1(*high);
+  Vf least[2] = {set1(*low), set1(*low)}, most[2] = {set1(*high), set1(*high)};
+  Vi nan[2] = {least[0] != least[0], most[0] != most[0]};
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    const Vf v = load(x + i);
-    least = min_nan(v, least);
-    most = max_nan(v, most);
+  for (; i + 2 * kLanes <= n; i += 2 * kLanes)
+    for (int k = 0; k < 2; k++) {
+      const Vf v = load(x + i + k * kLanes);
+      least[k] = min_second(v, least[k]);
+      most[k] = max_second(v, most[k]);
+      nan[k] |= v != v;
+    }
+  for (; i < n; i += kLanes) {
+    const Vf v = n - i < kLanes ? load_partial(x + i, n - i, x[i]) : load(x + i);
+    least[0] = min_second(v, least[0]);
+    most[0] = max_second(v, most[0]);
+    nan[0] |= v != v;
   }
-  if (i < n) {
-    const Vf v = load_partial(x + i, n - i, x[i]);
-    least = min_nan(v, least);
-    most = max_nan(v, most);
+  if (any_lane(nan[0] | nan[1])) {
+    *low = *high = std::numeric_limits<float>::quiet_NaN();
+    return;
   }
-  *low = min_lane(least);
-  *high = max_lane(most);
+  *low = -largest_float(-min_second(least[0], least[1]));
+  *high = largest_float(max_second(most[0], most[1]));
 }
 
 /** The same for each of n columns. */

@@ -9,14 +9,16 @@
 #ifndef OMNIGRAD_CPU_WEIGHT_DOTS_H
 #define OMNIGRAD_CPU_WEIGHT_DOTS_H
 
+#include "../core/cpu_features.h"
 #include "weight_rows.h"
 
 namespace og {
 namespace {
 
-constexpr int64_t kBlock32 = 32;             // activations that share a scale
-constexpr int kVectorBlocks = kLanes / 4;    // blocks in a vector of bytes
-constexpr int kVectorBytes = 4 * kLanes;     // 2 codes each
+constexpr int64_t kAhead = 512;            // bytes that a stream of weights is fetched ahead
+constexpr int64_t kBlock32 = 32;           // activations that share a scale
+constexpr int kVectorBlocks = kLanes / 4;  // blocks in a vector of bytes
+constexpr int kVectorBytes = 4 * kLanes;   // 2 codes each
 
 /** Activations of kVectorBlocks blocks, in the order of the weights' halves. */
 struct alignas(64) CodedChunk {
@@ -39,15 +41,15 @@ inline void code_activations(const float* x, int64_t k, CodedChunk* to) {
     float scale = largest / 127.f;
     if (scale == 0) scale = 1;
     uint8_t codes[kBlock32];
-    integer_codes(from, kBlock32, Same<float>{{scale, -127.f, 127.f, 0.f}}, nullptr, codes, nullptr);
+    ErrorSums none(nullptr);
+    integer_codes(from, kBlock32, Same<float>{{scale, -127.f, 127.f, 0.f}}, nullptr, codes, none);
     for (int j = 0; j < 16; j++) {
       chunk.even[16 * at + j] = (int8_t)codes[2 * j];
       chunk.odd[16 * at + j] = (int8_t)codes[2 * j + 1];
     }
     for (int lane = 0; lane < 4; lane++) {
       int32_t total = 0;
-      for (int j = 0; j < 4; j++)
-        total += chunk.even[16 * at + 4 * lane + j] + chunk.odd[16 * at + 4 * lane + j];
+      for (int j = 0; j < 4; j++) total += chunk.even[16 * at + 4 * lane + j] + chunk.odd[16 * at + 4 * lane + j];
       chunk.sums[4 * at + lane] = (float)total;
       chunk.scale[4 * at + lane] = scale;
     }
@@ -62,9 +64,17 @@ OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
   low = _mm512_and_si512(v, mask);
   high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
 }
+template <bool kDotBytes>
 OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
-  const Vbyte pairs = _mm512_add_epi16(_mm512_maddubs_epi16(low, load_vector(x.even)),
-                                       _mm512_maddubs_epi16(high, load_vector(x.odd)));
+  if (kDotBytes) {  // the set is compiled without VNNI, so the compiler does not know the instruction
+    Vbyte sum = _mm512_setzero_si512();
+    const Vbyte even = load_vector(x.even), odd = load_vector(x.odd);
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(low), "v"(even));
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(high), "v"(odd));
+    return (Vi)sum;
+  }
+  const Vbyte pairs =
+      _mm512_add_epi16(_mm512_maddubs_epi16(low, load_vector(x.even)), _mm512_maddubs_epi16(high, load_vector(x.odd)));
   return (Vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
 }
 #elif OG_LANES == 8
@@ -75,9 +85,10 @@ OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
   low = _mm256_and_si256(v, mask);
   high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
 }
+template <bool kDotBytes>
 OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
-  const Vbyte pairs = _mm256_add_epi16(_mm256_maddubs_epi16(low, load_vector(x.even)),
-                                       _mm256_maddubs_epi16(high, load_vector(x.odd)));
+  const Vbyte pairs =
+      _mm256_add_epi16(_mm256_maddubs_epi16(low, load_vector(x.even)), _mm256_maddubs_epi16(high, load_vector(x.odd)));
   return (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 #elif defined(__aarch64__)
@@ -87,6 +98,7 @@ OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
   low = vandq_s8(v, vdupq_n_s8(15));
   high = vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4));
 }
+template <bool kDotBytes>
 OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
   const Vbyte even = load_vector(x.even), odd = load_vector(x.odd);
   const int16x8_t a = vmlal_s8(vmull_s8(vget_low_s8(low), vget_low_s8(even)), vget_low_s8(high), vget_low_s8(odd));
@@ -107,37 +119,46 @@ OG_INLINE Vi dot_half(Vbyte codes, Vbyte x) {
   return (Vi)_mm_add_epi32(_mm_madd_epi16(_mm_unpacklo_epi8(codes, zero), _mm_unpacklo_epi8(x, sign)),
                            _mm_madd_epi16(_mm_unpackhi_epi8(codes, zero), _mm_unpackhi_epi8(x, sign)));
 }
+template <bool kDotBytes>
 OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
   return dot_half(low, load_vector(x.even)) + dot_half(high, load_vector(x.odd));
 }
 #endif
 
-/** One number a block, repeated over the block's four lanes. Span: blocks that share one, 1, 2, or 4 (or more). */
-template <int kSpan>
-OG_INLINE Vf over_lanes(const float* p) {
-  if (kSpan >= kVectorBlocks) return set1(*p);
-#if OG_LANES == 16
-  if (kSpan == 2) return (Vf)_mm512_insertf32x8(_mm512_castps256_ps512(_mm256_set1_ps(p[0])), _mm256_set1_ps(p[1]), 1);
-  const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return (Vf)_mm512_permutexvar_ps(index, _mm512_castps128_ps512(_mm_loadu_ps(p)));
-#elif OG_LANES == 8
-  return (Vf)_mm256_insertf128_ps(_mm256_castps128_ps256(_mm_set1_ps(p[0])), _mm_set1_ps(p[1]), 1);
-#else
-  return set1(*p);
-#endif
+#if OG_LANES >= 8
+typedef __m128 Few;
+OG_INLINE Few few_numbers(const float* p, int n) {
+  if (n == 4) return _mm_loadu_ps(p);
+  if (n == 1) return _mm_load_ss(p);
+  uint64_t bits;
+  std::memcpy(&bits, p, 8);
+  return _mm_castsi128_ps(_mm_cvtsi64_si128((long long)bits));
 }
-
-/** n ≤ kVectorBlocks numbers as floats. */
-OG_INLINE void few_floats(const f16* p, int n, float* to) {
-#if defined(__AVX2__)
+OG_INLINE Few few_numbers(const f16* p, int n) {
   uint64_t bits = 0;
-  if (n == 4)
-    std::memcpy(&bits, p, 8);
-  else
-    std::memcpy(&bits, p, (size_t)n * 2);
-  _mm_storeu_ps(to, _mm_cvtph_ps(_mm_cvtsi64_si128((long long)bits)));
+  std::memcpy(&bits, p, n == 4 ? 8 : n == 2 ? 4 : 2);
+  return _mm_cvtph_ps(_mm_cvtsi64_si128((long long)bits));
+}
 #else
-  for (int i = 0; i < n; i++) to[i] = to_float(p[i]);
+struct Few {
+  float first;
+};
+OG_INLINE Few few_numbers(const float* p, int) { return {*p}; }
+OG_INLINE Few few_numbers(const f16* p, int) { return {to_float(*p)}; }
+#endif
+
+/** One number a group, repeated over the four lanes of each of the group's blocks. */
+template <int kSpan>
+OG_INLINE Vf over_lanes(Few v) {
+#if OG_LANES == 16
+  if (kSpan >= 4) return (Vf)_mm512_broadcastss_ps(v);
+  const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return (Vf)_mm512_permutexvar_ps(kSpan == 1 ? each : _mm512_srli_epi32(each, 1), _mm512_castps128_ps512(v));
+#elif OG_LANES == 8
+  if (kSpan >= 2) return (Vf)_mm256_broadcastss_ps(v);
+  return (Vf)_mm256_permutevar8x32_ps(_mm256_castps128_ps256(v), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+#else
+  return set1(v.first);
 #endif
 }
 
@@ -149,28 +170,34 @@ struct GroupReader {
   int64_t first;   // index of the row's first group
   int64_t blocks;  // blocks of a group
 
-  OG_INLINE int64_t group(int64_t chunk) const { return kSpan >= kVectorBlocks ? chunk * kVectorBlocks / blocks : chunk * kCount; }
-
-  OG_INLINE Vf scales(int64_t chunk, int count) const {
-    const int64_t at = first + group(chunk);
-    if (!w->half_scale && count == kCount) return over_lanes<kSpan>(static_cast<const float*>(w->scale) + at);
-    float room[4] = {};
-    if (w->half_scale)
-      few_floats(static_cast<const f16*>(w->scale) + at, count, room);
-    else
-      for (int i = 0; i < count; i++) room[i] = static_cast<const float*>(w->scale)[at + i];
-    return over_lanes<kSpan>(room);
+  OG_INLINE int64_t group(int64_t chunk) const {
+    return kSpan >= kVectorBlocks ? chunk * kVectorBlocks / blocks : chunk * kCount;
   }
-  OG_INLINE Vf zeros(int64_t chunk, int count) const {
+
+  OG_INLINE Vf scales(int64_t chunk) const {
+    const int64_t at = first + group(chunk);
+    if (w->half_scale) return over_lanes<kSpan>(few_numbers(static_cast<const f16*>(w->scale) + at, kCount));
+    return over_lanes<kSpan>(few_numbers(static_cast<const float*>(w->scale) + at, kCount));
+  }
+  OG_INLINE Vf zeros(int64_t chunk) const {
     if (!w->zero) return set1(w->middle);
+    return last_zeros(chunk, kCount);
+  }
+  /** Those of a chunk that holds `count` groups: the row ends within it. */
+  Vf last_scales(int64_t chunk, int64_t count) const {
     float room[4] = {};
-    for (int i = 0; i < count; i++) room[i] = w->zero_at(first + group(chunk) + i);
-    return over_lanes<kSpan>(room);
+    for (int64_t i = 0; i < count; i++) room[i] = w->scale_at(first + group(chunk) + i);
+    return over_lanes<kSpan>(few_numbers(room, kCount));
+  }
+  Vf last_zeros(int64_t chunk, int64_t count) const {
+    float room[4] = {};
+    for (int64_t i = 0; i < count; i++) room[i] = w->zero_at(first + group(chunk) + i);
+    return over_lanes<kSpan>(few_numbers(room, kCount));
   }
 };
 
 /** Weight rows [begin, end) for all m rows of coded activations. */
-template <int kSpan>
+template <int kSpan, bool kDotBytes>
 struct DotRows {
   const WeightMatrix* w;
   int64_t m, chunks;
@@ -178,20 +205,17 @@ struct DotRows {
   const float* bias;
   float* sums;  // [m][n]
 
+  /** One chunk of one weight row against R rows of activations. */
   template <int R>
-  OG_INLINE void chunk_step(const CodedChunk* at, const uint8_t* const* code, const GroupReader<kSpan>* groups,
-                            int64_t chunk, int count, Vf (&total)[R][kCodeStreams]) const {
+  OG_INLINE void chunk_step(const CodedChunk* at, const uint8_t* code, Vf scale, Vf zero, int s,
+                            Vf (&total)[R][kCodeStreams]) const {
+    Vbyte low, high;
+    halves(load_vector(code), low, high);
 #pragma GCC unroll 4
-    for (int s = 0; s < kCodeStreams; s++) {
-      Vbyte low, high;
-      halves(load_vector(code[s]), low, high);
-      const Vf scale = groups[s].scales(chunk, count), zero = groups[s].zeros(chunk, count);
-#pragma GCC unroll 4
-      for (int i = 0; i < R; i++) {
-        const CodedChunk& a = at[i * chunks];
-        const Vf value = to_float(dot(low, high, a)) - zero * load(a.sums);
-        total[i][s] = fma(value, scale * load(a.scale), total[i][s]);
-      }
+    for (int i = 0; i < R; i++) {
+      const CodedChunk& a = at[i * chunks];
+      const Vf value = to_float(dot<kDotBytes>(low, high, a)) - zero * load(a.sums);
+      total[i][s] = fma(value, scale * load(a.scale), total[i][s]);
     }
   }
 
@@ -208,20 +232,25 @@ struct DotRows {
     const CodedChunk* from = x + i * chunks;
     const int64_t whole = w->k / (kBlock32 * kVectorBlocks);
     for (int64_t c = 0; c < whole; c++) {
-      chunk_step<R>(from + c, code, groups, c, GroupReader<kSpan>::kCount, total);
-      for (int s = 0; s < kCodeStreams; s++) code[s] += kVectorBytes;
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) {
+        prefetch(code[s] + kAhead);
+        chunk_step<R>(from + c, code[s], groups[s].scales(c), groups[s].zeros(c), s, total);
+        code[s] += kVectorBytes;
+      }
     }
     if (whole < chunks) {  // a row that ends within a vector
-      alignas(64) uint8_t rest[kCodeStreams][kVectorBytes] = {};
-      const uint8_t* padded[kCodeStreams];
       const int64_t blocks = w->k / kBlock32 - whole * kVectorBlocks;
-      for (int s = 0; s < kCodeStreams; s++) {
-        std::memcpy(rest[s], code[s], (size_t)blocks * 16);
-        padded[s] = rest[s];
-      }
       const int64_t left = w->groups - groups[0].group(whole);
-      constexpr int most = GroupReader<kSpan>::kCount;
-      chunk_step<R>(from + whole, padded, groups, whole, left < most ? (int)left : most, total);
+      constexpr int64_t most = GroupReader<kSpan>::kCount;
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) {
+        alignas(64) uint8_t rest[kVectorBytes] = {};
+        std::memcpy(rest, code[s], (size_t)blocks * 16);
+        const Vf scale = groups[s].last_scales(whole, left < most ? left : most);
+        const Vf zero = w->zero ? groups[s].last_zeros(whole, left < most ? left : most) : set1(w->middle);
+        chunk_step<R>(from + whole, rest, scale, zero, s, total);
+      }
     }
     for (int r = 0; r < R; r++)
       for (int s = 0; s < count; s++) {

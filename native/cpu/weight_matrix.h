@@ -35,7 +35,8 @@ struct WeightMatrix {
   }
   float zero_at(int64_t index) const {
     if (!zero) return middle;
-    return byte_zero ? (float)static_cast<const uint8_t*>(zero)[index] : (float)static_cast<const int32_t*>(zero)[index];
+    return byte_zero ? (float)static_cast<const uint8_t*>(zero)[index]
+                     : (float)static_cast<const int32_t*>(zero)[index];
   }
 };
 

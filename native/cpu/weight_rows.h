@@ -3,9 +3,10 @@
  * meet x in FMAs. Weights are read once, in four streams n/4 rows apart (gemm_small.h tells why), and used for up to
  * kCodeRows rows of x while they are in registers.
  *
- * 4-bit codes are unpacked as they lie, kLanes bytes at a time: the low halves are the even elements, the high halves the
- * odd ones, so x is laid out likewise once, before. AVX-512 looks its 16 possible weights up in a register that holds them
- * already scaled; elsewhere weight = code · scale + offset. Sums run along k in float lanes, as in few_rows_dot.
+ * 4-bit codes are unpacked as they lie, kLanes bytes at a time: the low halves are the even elements, the high halves
+ * the odd ones, so x is laid out likewise once, before. AVX-512 looks its 16 possible weights up in a register that
+ * holds them already scaled; elsewhere weight = code · scale + offset. Sums run along k in float lanes, as in
+ * few_rows_dot.
  */
 #ifndef OMNIGRAD_CPU_WEIGHT_ROWS_H
 #define OMNIGRAD_CPU_WEIGHT_ROWS_H

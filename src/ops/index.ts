@@ -53,6 +53,7 @@ export {
   type MaxPoolOptions,
   type PoolOptions,
 } from './pool.js';
+export * from './blockwise.js';
 export * from './quantization.js';
 export * from './quantized_linear.js';
 export * from './random_ops.js';

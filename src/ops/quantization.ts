@@ -229,12 +229,18 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
   checkFloat(op, x);
   const attrs = readOptions(options);
   const { scheme, bits, packed } = attrs;
-  if (options.axis !== undefined && options.groupSize !== undefined) refuse('groupSize', 'either axis or groupSize', 'both');
+  if (options.axis !== undefined && options.groupSize !== undefined)
+    refuse('groupSize', 'either axis or groupSize', 'both');
   const axis = options.axis === undefined ? null : checkAxis(op, options.axis, x.rank);
   const groupSize = options.groupSize === undefined ? null : checkInteger(op, 'groupSize', options.groupSize, 1);
   const { extent, scale: scaleShape } = layout(op, x.shape, axis, groupSize);
   if (packed && (x.rank === 0 || x.shape.at(-1)! % 2 !== 0)) {
-    throw new ShapeError({ op, argument: 'x', expected: 'an even last axis for packed codes', actual: formatShape(x.shape) });
+    throw new ShapeError({
+      op,
+      argument: 'x',
+      expected: 'an even last axis for packed codes',
+      actual: formatShape(x.shape),
+    });
   }
   const stream = attrs.stream === null ? null : takeWords(x.size, options.generator);
   return unrecorded(() => {
@@ -265,7 +271,10 @@ export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tens
   checkTensor(op, 'codes', codes);
   const shape = unpackedShape(quantized);
   const { extent, scale: scaleShape } = layout(op, shape, axis, groupSize);
-  for (const [argument, value] of [['scale', scale], ['zeroPoint', zeroPoint]] as const) {
+  for (const [argument, value] of [
+    ['scale', scale],
+    ['zeroPoint', zeroPoint],
+  ] as const) {
     if (value === null || sameShape(value.shape, scaleShape)) continue;
     throw new ShapeError({ op, argument, expected: formatShape(scaleShape), actual: formatShape(value.shape) });
   }

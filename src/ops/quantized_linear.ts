@@ -77,7 +77,11 @@ export interface QuantizedLinearOptions {
 }
 
 /** The weight as the kernel takes it, or null where it lies otherwise. */
-function kernelWeight(weight: Quantized, outFeatures: number, inFeatures: number): [Tensor, Tensor, Tensor | null] | null {
+function kernelWeight(
+  weight: Quantized,
+  outFeatures: number,
+  inFeatures: number,
+): [Tensor, Tensor, Tensor | null] | null {
   const { codes, scale, zeroPoint, axis, groupSize, scheme, packed } = weight;
   const group = groupSize ?? (axis === 0 ? inFeatures : 0);
   if (group === 0 || group % 32 !== 0 || (scheme === 'nf4' && !packed)) return null;
@@ -109,7 +113,10 @@ export function quantizedLinear(
   if (!(weight?.codes instanceof Tensor))
     throw new DTypeError({ op, argument: 'weight', expected: 'what quantize returns', actual: formatValue(weight) });
   checkTensor(op, 'weight', weight.codes);
-  for (const [argument, value] of [['x', x], ['bias', bias]] as const) {
+  for (const [argument, value] of [
+    ['x', x],
+    ['bias', bias],
+  ] as const) {
     if (value === null) continue;
     checkTensor(op, argument, value);
     if (!isFloating(value.dtype))

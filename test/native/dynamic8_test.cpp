@@ -1,4 +1,5 @@
-// Block-wise 8-bit states: codes against a search of the published map, and the optimiser's step against its definition.
+// Block-wise 8-bit states: codes against a search of the published map, and the optimiser's step against its
+// definition.
 #include <algorithm>
 
 #include "check.h"
@@ -36,20 +37,23 @@ void check_codes(og::Isa isa, Random& random, bool is_signed, int64_t n, int64_t
   CHECK_OK(run(isa, "dynamic8_decode", {&codes, &largest}, {&back}, {(double)is_signed, (double)size}));
   for (int64_t i = 0; i < n; i++) {
     double top = 0;
-    for (int64_t j = i / size * size; j < std::min(n, (i / size + 1) * size); j++) top = std::fmax(top, std::fabs(x.get(j)));
+    for (int64_t j = i / size * size; j < std::min(n, (i / size + 1) * size); j++)
+      top = std::fmax(top, std::fabs(x.get(j)));
     CHECK(largest.get(i / size) == top, "magnitude of block %lld", (long long)(i / size));
     const double v = top == 0 ? 0 : x.get(i) / top, got = map[(size_t)codes.get(i)];
     double best = 2;
     for (double number : map) best = std::fmin(best, std::fabs(number - v));
     CHECK(std::fabs(got - v) <= best + 1e-7 * std::fabs(v) + 1e-13, "%g became %g, %g away instead of %g", v, got,
           std::fabs(got - v), best);
-    CHECK(close(back.get(i), got * top, roundoff(dtype) + 2e-7, 1e-30), "code %g came back as %g", got * top, back.get(i));
+    CHECK(close(back.get(i), got * top, roundoff(dtype) + 2e-7, 1e-30), "code %g came back as %g", got * top,
+          back.get(i));
   }
 }
 
 void check_step(og::Isa isa, Random& random, int64_t n, int32_t dtype, bool decoupled) {
   const int64_t size = 256, blocks = blocks_of(n, size);
-  Tensor param(dtype, {n}), grad(dtype, {n}), c1(OG_U8, {n}), c2(OG_U8, {n}), t1(OG_F32, {blocks}), t2(OG_F32, {blocks});
+  Tensor param(dtype, {n}), grad(dtype, {n}), c1(OG_U8, {n}), c2(OG_U8, {n}), t1(OG_F32, {blocks}),
+      t2(OG_F32, {blocks});
   Tensor m(OG_F32, {n}), v(OG_F32, {n});
   param.normal(random);
   const std::vector<double> map1 = published_map(true), map2 = published_map(false);
@@ -121,12 +125,16 @@ int main() {
     Random same(5);
     Tensor x(OG_F32, {100000}), codes(OG_U8, {100000}), top(OG_F32, {49});
     x.normal(same);
-    check_threads([&] { CHECK_OK(run(isa, "dynamic8_encode", {&x}, {&codes, &top}, {1, 2048})); },
-                  [&] { return codes.bytes(); });
+    check_threads(
+        [&] {
+          CHECK_OK(run(isa, "dynamic8_encode", {&x}, {&codes, &top}, {1, 2048}));
+        },
+        [&] { return codes.bytes(); });
     if (first.empty()) first = codes.bytes();
     CHECK(first == codes.bytes(), "codes differ between instruction sets");
 
-    Tensor spoilt(OG_F32, {8}), few(OG_U8, {8}), one(OG_F32, {1}), out(OG_F32, {8}), two(OG_F32, {2}), wide(OG_F64, {8});
+    Tensor spoilt(OG_F32, {8}), few(OG_U8, {8}), one(OG_F32, {1}), out(OG_F32, {8}), two(OG_F32, {2}),
+        wide(OG_F64, {8});
     spoilt.set(3, NAN);
     CHECK_OK(run(isa, "dynamic8_encode", {&spoilt}, {&few, &one}, {1, 8}));
     CHECK_OK(run(isa, "dynamic8_decode", {&few, &one}, {&out}, {1, 8}));
@@ -136,8 +144,9 @@ int main() {
     CHECK_FAILS(run(isa, "dynamic8_encode", {&spoilt}, {&few, &one}, {1, 8192}), OG_INVALID);
     CHECK_FAILS(run(isa, "dynamic8_encode", {&wide}, {&few, &one}, {1, 8}), OG_UNSUPPORTED);
     CHECK_FAILS(run(isa, "dynamic8_decode", {&few, &two}, {&out}, {1, 8}), OG_INVALID);
-    CHECK_FAILS(run(isa, "adamw8bit_step", {&spoilt}, {&out, &few, &one, &few, &two}, {1e-3, 0.9, 0.9, 1e-8, 0, 1, 1, 1, 1, 8}),
-                OG_INVALID);
+    CHECK_FAILS(
+        run(isa, "adamw8bit_step", {&spoilt}, {&out, &few, &one, &few, &two}, {1e-3, 0.9, 0.9, 1e-8, 0, 1, 1, 1, 1, 8}),
+        OG_INVALID);
   });
   return finish("dynamic8");
 }

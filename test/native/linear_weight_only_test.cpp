@@ -1,5 +1,6 @@
 // linear_weight_only: few and many rows, the gradient's product and int8 activations against sums in double.
 #include "check.h"
+#include "core/cpu_features.h"
 
 using namespace og_test;
 
@@ -87,7 +88,7 @@ void check_shapes(og::Isa isa, Random& random) {
   struct Shape {
     int64_t n, k, group;
   };
-  const Shape shapes[] = {{1, 32, 32},   {3, 64, 32},  {5, 96, 32},   {7, 128, 64},  {33, 128, 128},
+  const Shape shapes[] = {{1, 32, 32},   {3, 64, 32},  {5, 96, 32},    {7, 128, 64},   {33, 128, 128},
                           {65, 160, 32}, {17, 96, 96}, {31, 384, 128}, {129, 256, 64}, {4, 768, 256}};
   const int64_t rows[] = {1, 2, 3, 7, 16, 17, 33};
   Tensor none;
@@ -128,7 +129,8 @@ void check_edges(og::Isa isa, Random& random) {
   CHECK_OK(run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none}, {&z}, {0, 8, 0, 1}));
   for (int64_t i = 0; i < 192; i++) CHECK(z.get(i) == 0, "an empty sum is zero");
   Tensor nothing(OG_F32, {0, 0});
-  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none}, {&nothing}, {0, 8, 0, 0}));
+  CHECK_OK(
+      run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none}, {&nothing}, {0, 8, 0, 0}));
 
   Weight w(random, 0, 4, 8, 64, 32, OG_F32, OG_I32);
   Tensor a(OG_F32, {2, 64}), out(OG_F32, {2, 8});
@@ -141,9 +143,11 @@ void check_edges(og::Isa isa, Random& random) {
 
 void check_refusals(og::Isa isa, Random& random) {
   context() = std::string(og::isa_name(isa)) + " refusals";
-  Tensor none, x(OG_F32, {2, 64}), y(OG_F32, {2, 8}), narrow(OG_F32, {2, 7}), flat(OG_F32, {128}), ints(OG_I32, {2, 64});
+  Tensor none, x(OG_F32, {2, 64}), y(OG_F32, {2, 8}), narrow(OG_F32, {2, 7}), flat(OG_F32, {128}),
+      ints(OG_I32, {2, 64});
   Weight w(random, 0, 4, 8, 64, 32, OG_F32, OG_I32), odd(random, 0, 4, 8, 64, 16, OG_F32, OG_I32);
-  Tensor scales(OG_F32, {8, 3}), zeros(OG_I32, {8, 2}), bias(OG_F32, {7}), gaps(OG_F32, {8, 2}, kGaps), bf(OG_BF16, {8, 2});
+  Tensor scales(OG_F32, {8, 3}), zeros(OG_I32, {8, 2}), bias(OG_F32, {7}), gaps(OG_F32, {8, 2}, kGaps),
+      bf(OG_BF16, {8, 2});
   const auto call = [&](Tensor& a, Tensor& codes, Tensor& scale, Tensor& zero, Tensor& b, Tensor& out, double kind,
                         double bits) {
     return run(isa, "linear_weight_only", {&a, &codes, &scale, &zero, &b}, {&out}, {kind, bits, 0, 0});
@@ -186,6 +190,14 @@ int main() {
             },
             [&] { return y.bytes(); });
     }
+    if (!og::cpu_feature(og::kVnni)) return;
+    Tensor x(OG_F32, {5, 768}), with(OG_F32, {5, 1500}), without(OG_F32, {5, 1500});
+    x.normal(random);
+    CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none}, {&with}, {0, 4, 1, 0}));
+    og::use_cpu_feature(og::kVnni, false);
+    CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none}, {&without}, {0, 4, 1, 0}));
+    og::use_cpu_feature(og::kVnni, true);
+    CHECK(with.bytes() == without.bytes(), "VNNI gives other bits");
   });
   return finish("linear_weight_only");
 }

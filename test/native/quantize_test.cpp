@@ -129,7 +129,8 @@ void check_case(og::Isa isa, Random& random, const Case& c, std::vector<int64_t>
 void check_extremes(og::Isa isa) {
   Tensor none;
   const double inf = INFINITY;
-  Tensor x(OG_F32, {1, 4, 40}), codes(OG_I8, {1, 4, 40}), scale(OG_F32, {4}), zero(OG_I32, {4}), affine(OG_U8, {1, 4, 40});
+  Tensor x(OG_F32, {1, 4, 40}), codes(OG_I8, {1, 4, 40}), scale(OG_F32, {4}), zero(OG_I32, {4}),
+      affine(OG_U8, {1, 4, 40});
   x.fill([&](int64_t i) { return i == 3 ? NAN : i == 45 ? inf : i >= 80 && i < 120 ? 0 : i >= 120 ? 1e-42 : 1; });
   CHECK_OK(run(isa, "quantize", {&x, &none, &none}, {&codes, &scale, &none, &none}, {0, 8, 0, 0, 0, 0, 0}));
   CHECK(std::isnan(scale.get(0)) && scale.get(1) == inf && scale.get(2) == 1, "scales of NaN, infinity and zeros");
@@ -209,7 +210,8 @@ void check_refusals(og::Isa isa) {
   CHECK_FAILS(q(x, none, short_, scale, 0, 4), OG_INVALID);
   CHECK_FAILS(q(x, none, codes, scale, 2, 8), OG_INVALID);
   CHECK_FAILS(q(x, none, codes, scale, 1, 8), OG_INVALID);
-  CHECK_FAILS(run(isa, "quantize", {&x, &none, &none}, {&codes, &scale, &none, &none}, {0, 8, 1, -1, 0, 0, 0}), OG_INVALID);
+  CHECK_FAILS(run(isa, "quantize", {&x, &none, &none}, {&codes, &scale, &none, &none}, {0, 8, 1, -1, 0, 0, 0}),
+              OG_INVALID);
   CHECK_FAILS(run(isa, "dequantize", {&short_, &scale, &none}, {&x}, {0, 4}), OG_INVALID);
   CHECK_FAILS(run(isa, "dequantize", {&codes, &three, &none}, {&x}, {0, 8}), OG_INVALID);
   CHECK_FAILS(run(isa, "fake_quantize", {&x, &scale, &none}, {&x, &mask}, {-1, 1}), OG_INVALID);
@@ -224,10 +226,10 @@ int main() {
   const Case cases[] = {{kSymmetric, 8, false}, {kAffine, 8, false}, {kSymmetric, 4, false}, {kAffine, 4, false},
                         {kSymmetric, 4, true},  {kAffine, 4, true},  {kNormal, 4, false},    {kNormal, 4, true}};
   const std::vector<int64_t> shapes[] = {
-      {1, 1, 0},    {1, 1, 1},    {1, 1, 2},   {1, 3, 7},    {1, 2, 15},  {1, 2, 17},   {1, 2, 31},     {1, 5, 32},
-      {1, 2, 33},   {1, 2, 63},   {1, 2, 65},  {1, 2, 127},  {1, 9, 128}, {1, 2, 129},  {1, 40, 16},    {1, 3, 8192},
-      {1, 1, 5000}, {4, 1, 2500}, {3, 6, 5},   {33, 200, 1}, {2, 3, 64},  {3, 2, 1030}, {2, 2, 33000},  {1, 1, 70001},
-      {5, 0, 4},    {0, 3, 4},    {2, 2100, 1}, {2, 700, 3}};
+      {1, 1, 0},    {1, 1, 1},     {1, 1, 2},     {1, 3, 7},    {1, 2, 15},  {1, 2, 17},   {1, 2, 31},
+      {1, 5, 32},   {1, 2, 33},    {1, 2, 63},    {1, 2, 65},   {1, 2, 127}, {1, 9, 128},  {1, 2, 129},
+      {1, 40, 16},  {1, 3, 8192},  {1, 1, 5000},  {4, 1, 2500}, {3, 6, 5},   {33, 200, 1}, {2, 3, 64},
+      {3, 2, 1030}, {2, 2, 33000}, {1, 1, 70001}, {5, 0, 4},    {0, 3, 4},   {2, 2100, 1}, {2, 700, 3}};
   for_each_isa([&](og::Isa isa) {
     for (const Case& c : cases) {
       for (const auto& shape : shapes) {

@@ -36,7 +36,7 @@ export const withoutRow: Readonly<Record<string, string>> = {
   ),
   ...Object.fromEntries('bernoulli dropout multinomial randperm'.split(' ').map((name) => [name, random])),
   ...Object.fromEntries(
-    'dequantize fakeQuantize fromFloat8 linearInt8Dynamic matmulInt8 matmulInteger quantize toFloat8'
+    'dequantize dequantizeBlockwise fakeQuantize fromFloat8 linearInt8Dynamic matmulInt8 matmulInteger quantize quantizeBlockwise toFloat8'
       .split(' ')
       .map((name) => [name, integerCodes]),
   ),
