@@ -56,6 +56,10 @@ constexpr struct {
     {"csr_linear", 1u << 4 | 1u << 5},                               // scale, bias
     {"block_linear", 1u << 4 | 1u << 5},                             // scale, bias
     {"semi_structured_linear", 1u << 3 | 1u << 4},                   // scale, bias
+    {"quantize", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5 | 1u << 6},   // given scale, zero; found scale, zero, errors
+    {"dequantize", 1u << 2},                                         // zero points
+    {"fake_quantize", 1u << 2},                                      // zero points
+    {"linear_weight_only", 1u << 3 | 1u << 4},                       // zero points, bias
 };
 
 constexpr uint32_t optional_operands(const char* name) {

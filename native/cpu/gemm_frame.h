@@ -29,12 +29,15 @@ struct MatrixView {
 };
 
 /** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
+ * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else
+ * b.column.
  */
 struct GemmCall {
   int64_t m, n, k;
   MatrixView a, b, c;
   const float* init;
   int64_t init_row, init_column;
+  const LineSource* b_lines = nullptr;
 };
 
 #if OG_LANES == 16
@@ -113,7 +116,7 @@ struct Round {
     return advance({call->a.data, call->a.dtype, call->a.row, call->a.column}, row, k);
   }
   Operand b_at(int64_t column, int64_t k) const {
-    return advance({call->b.data, call->b.dtype, call->b.column, call->b.row}, column, k);
+    return advance({call->b.data, call->b.dtype, call->b.column, call->b.row, call->b_lines}, column, k);
   }
 
   void pack_shared(int64_t begin, int64_t end, float* to) const {

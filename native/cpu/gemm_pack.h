@@ -15,16 +15,30 @@
 namespace og {
 namespace {
 
+/** A matrix that is no strided array of floats (quantised weights): fill writes n elements of a line, from `first` on,
+ * as floats. n and first are multiples of 4, but for the end of a line. */
+struct LineSource {
+  void (*fill)(const LineSource* self, int64_t line, int64_t first, int64_t n, float* to);
+};
+
 /** A matrix operand seen from packing: `row` strides along the panel's width, `k` along the sum. Strides count
- * elements. */
+ * elements. With `lines` it starts at (row0, k0) of a LineSource; the one of row and k that is 1 runs along its lines.
+ */
 struct Operand {
   const void* data;
   int32_t dtype;
   int64_t row, k;
+  const LineSource* lines = nullptr;
+  int64_t row0 = 0, k0 = 0;
 };
 
 inline Operand advance(const Operand& from, int64_t rows, int64_t k) {
   Operand to = from;
+  if (from.lines) {
+    to.row0 += rows;
+    to.k0 += k;
+    return to;
+  }
   to.data = static_cast<const char*>(from.data) + (rows * from.row + k * from.k) * dtype_size(from.dtype);
   return to;
 }
@@ -175,9 +189,37 @@ OG_INLINE void spread_row(const float* from, int64_t rows, int64_t panel_size, f
 constexpr int kSpread = 8;       // panels filled together from adjacent rows
 constexpr int64_t kStageK = 64;  // steps of k staged at a time
 
+/** pack() of a LineSource: lines are staged in L1, then spread or transposed like floats. */
+template <int P>
+void pack_lines(const Operand& from, int64_t rows, int64_t kc, float* to) {
+  const int64_t panel = kc * P;
+  const LineSource* lines = from.lines;
+  if (from.row == 1) {
+    alignas(64) float staged[kSpread * P];
+    for (int64_t r = 0; r < rows; r += kSpread * P) {
+      const int64_t here = rows - r < kSpread * P ? rows - r : kSpread * P;
+      for (int64_t k = 0; k < kc; k++) {
+        lines->fill(lines, from.k0 + k, from.row0 + r, here, staged);
+        spread_row<P>(staged, here, panel, to + r / P * panel + k * P, k + 1 == kc);
+      }
+    }
+    return;
+  }
+  alignas(64) float staged[P * kStageK];
+  for (int64_t r = 0; r < rows; r += P, to += panel) {
+    const int count = rows - r < P ? (int)(rows - r) : P;
+    for (int64_t k = 0; k < kc; k += kStageK) {
+      const int64_t n = kc - k < kStageK ? kc - k : kStageK;
+      for (int i = 0; i < count; i++) lines->fill(lines, from.row0 + r + i, from.k0 + k, n, staged + i * kStageK);
+      pack_transposed<P>(staged, kStageK, count, n, to + k * P);
+    }
+  }
+}
+
 /** Rows [0, rows) and steps [0, kc) of `from`, as panels. */
 template <int P>
 void pack(const Operand& from, int64_t rows, int64_t kc, float* to) {
+  if (from.lines) return pack_lines<P>(from, rows, kc, to);
   const int64_t panel = kc * P;
   const int64_t size = dtype_size(from.dtype);
   const char* base = static_cast<const char*>(from.data);

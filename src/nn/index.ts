@@ -14,6 +14,7 @@ export * from './linear.js';
 export * from './mlp.js';
 export * from './module.js';
 export * from './norm.js';
+export * from './quantized_linear.js';
 export * from './sequential.js';
 export * from './sparse_linear.js';
 export * from '../ops/losses.js';

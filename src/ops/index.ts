@@ -57,7 +57,9 @@ export {
   type MaxPoolOptions,
   type PoolOptions,
 } from './pool.js';
+export * from './blockwise.js';
 export * from './quantization.js';
+export * from './quantized_linear.js';
 export * from './random_ops.js';
 export { cumprod, cumsum, prod } from './scan.js';
 export * from './sorting.js';

@@ -1,55 +1,143 @@
 /**
- * Quantisation: floats as small integers with a scale, q = clamp(round(x / scale) + zeroPoint), x ≈ (q − zeroPoint) · scale.
- * Rounding is to nearest, ties to even. Groups run along the last axis.
+ * Quantisation: floats as small integers with a scale, q = clamp(round(x / scale) + zeroPoint), x ≈ (q − zeroPoint) · scale,
+ * or as the 16 numbers of NF4. Groups run along the last axis. Each call is one pass of a kernel over its operand.
  *
  * @module
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
-import { zeros } from '../tensor/create.js';
+import { full } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
+import { defaultGenerator, Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
-import { checkAxis, sameShape, type Shape } from '../tensor/shape.js';
-import { needsRecord, record, setRecording } from '../tensor/tape.js';
+import { checkAxis, sameShape, sizeOf, type Shape } from '../tensor/shape.js';
+import { setRecording } from '../tensor/tape.js';
 import { Tensor, checkTensor } from '../tensor/tensor.js';
-import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
+import { checkBoolean, checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
-import { add, div, maximum, minimum, mul, sub } from './arithmetic.js';
-import { eq, ge, le, logicalAnd } from './comparison.js';
-import { to } from './copy.js';
-import { amax, amin } from './reduce.js';
-import { abs, clamp, round } from './unary.js';
-import { reshape } from './views.js';
+import { div, mul } from './arithmetic.js';
+import { contiguous, to } from './copy.js';
+import { defineOp } from './define.js';
+import { log } from './unary.js';
+import { detach, reshape, select } from './views.js';
 import { where } from './where.js';
 
-const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine'];
-/** Around zero (codes −(2ᵇ⁻¹−1) … 2ᵇ⁻¹−1), or from the smallest to the largest element (codes 0 … 2ᵇ−1). */
-export type QuantizationScheme = 'symmetric' | 'affine';
+const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine', 'nf4'];
+/**
+ * Around zero (codes −(2ᵇ⁻¹−1) … 2ᵇ⁻¹−1), from the smallest to the largest element (codes 0 … 2ᵇ−1), or the nearest of the 16
+ * quantiles of a normal distribution (QLoRA, arXiv 2305.14314).
+ */
+export type QuantizationScheme = 'symmetric' | 'affine' | 'nf4';
+
+const roundings: readonly QuantizationRounding[] = ['nearest', 'stochastic'];
+/** To the nearest code, ties to even; or up with a probability of the fraction, so that the mean of the code is exact. */
+export type QuantizationRounding = 'nearest' | 'stochastic';
 
 /** Options of {@link quantize}. */
 export interface QuantizeOptions {
   /** Default `symmetric`. */
   readonly scheme?: QuantizationScheme;
-  /** 8 (default) or 4. 4-bit codes come one in a byte; packing is the business of the formats that store them. */
+  /** 8 (default) or 4; NF4 has 4. */
   readonly bits?: 8 | 4;
   /** A scale for each position of this axis. Default: one for the whole tensor. */
   readonly axis?: number;
   /** A scale for each run of so many elements of the last axis. Excludes `axis`. */
   readonly groupSize?: number;
+  /** Two 4-bit codes a byte, the first in its low half; symmetric codes are stored plus 8. Default false: one a byte. */
+  readonly packed?: boolean;
+  /** Default float32. Codes fit the scale as it is stored. */
+  readonly scaleDType?: 'float32' | 'float16';
+  /** Default `nearest`. */
+  readonly rounding?: QuantizationRounding;
+  /** Stream of stochastic rounding. Default: the shared one. */
+  readonly generator?: Generator;
+  /** Measure the error in the same pass. Default false. */
+  readonly errors?: boolean;
+}
+
+/** How far the dequantised codes lie from the original, as float32 scalars. */
+export interface QuantizationErrors {
+  /** Mean of the squared error. */
+  readonly mse: Tensor;
+  /** Largest error. */
+  readonly max: Tensor;
+  /** Signal to quantisation noise, 10·log₁₀(Σx² / Σerror²), in decibels. */
+  readonly sqnr: Tensor;
 }
 
 /** Codes with what turns them back into floats. */
 export interface Quantized {
-  /** In the shape of the original: int8 for symmetric, uint8 for affine codes. */
+  /** In the shape of the original: int8 for symmetric, uint8 for other codes. Packed: uint8, the last axis halved. */
   readonly codes: Tensor;
-  /** float32. A scalar, one for each position of the axis, or (…, groups). */
+  /** float32 or float16. A scalar, one for each position of the axis, or (…, groups). */
   readonly scale: Tensor;
-  /** int32, shaped like `scale`; null for symmetric codes. */
+  /** int32, shaped like `scale`; null unless the scheme is affine. */
   readonly zeroPoint: Tensor | null;
   readonly bits: 8 | 4;
   /** Axis that the scales run along; null for one scale or for groups. */
   readonly axis: number | null;
   readonly groupSize: number | null;
+  readonly scheme: QuantizationScheme;
+  readonly packed: boolean;
+  /** Where they were asked for. */
+  readonly errors?: QuantizationErrors;
 }
+
+interface QuantizeAttrs {
+  readonly scheme: QuantizationScheme;
+  readonly bits: 8 | 4;
+  readonly packed: boolean;
+  readonly scaleDType: DType;
+  readonly errors: boolean;
+  /** Null: to nearest. */
+  readonly stream: readonly number[] | null;
+}
+
+/** Over [outer, channels, inner]; a scale for each channel. */
+const quantizeOp = defineOp<QuantizeAttrs>({
+  name: 'quantize',
+  inputs: [
+    { name: 'x', kind: 'float' },
+    { name: 'scale', kind: 'float', optional: true },
+    { name: 'zeroPoint', kind: 'integer', optional: true },
+  ],
+  outputCount: 4,
+  attrCount: 7,
+  output: ([x], { scheme, packed, scaleDType, errors }) => [
+    packed
+      ? { shape: [x!.size / 2], dtype: 'uint8' }
+      : { shape: x!.shape, dtype: scheme === 'symmetric' ? 'int8' : 'uint8' },
+    { shape: [x!.shape[1]!], dtype: scaleDType },
+    scheme === 'affine' ? { shape: [x!.shape[1]!], dtype: 'int32' } : null,
+    errors ? { shape: [3], dtype: 'float32' } : null,
+  ],
+  encode: ({ scheme, bits, stream }) => [
+    schemes.indexOf(scheme),
+    bits,
+    Number(stream !== null),
+    ...(stream ?? [0, 0, 0, 0]),
+  ],
+  cost: ([x], [codes]) => ({ flops: 6 * x!.size, bytes: x!.bytes + codes!.bytes }),
+});
+
+interface DequantizeAttrs {
+  readonly scheme: QuantizationScheme;
+  readonly bits: 8 | 4;
+  readonly shape: Shape;
+  readonly dtype: DType;
+}
+
+const dequantizeOp = defineOp<DequantizeAttrs>({
+  name: 'dequantize',
+  inputs: [
+    { name: 'codes', kind: 'integer' },
+    { name: 'scale', kind: 'float' },
+    { name: 'zeroPoint', kind: 'integer', optional: true },
+  ],
+  attrCount: 2,
+  output: (_inputs, { shape, dtype }) => ({ shape, dtype }),
+  encode: ({ scheme, bits }) => [schemes.indexOf(scheme), bits],
+  cost: ([codes], [y]) => ({ flops: 2 * y!.size, bytes: codes!.bytes + y!.bytes }),
+});
 
 /** Runs `body` without recording; what it makes on the way is freed. */
 function unrecorded<T>(body: () => T): T {
@@ -61,102 +149,145 @@ function unrecorded<T>(body: () => T): T {
   }
 }
 
-/** How codes and scales line up: the shape that codes are seen in, and the scales' shape in it. */
+/** How scales lie over a shape: [outer, channels, inner] with one a channel, and the scales' own shape. */
 function layout(
   op: string,
   shape: Shape,
   axis: number | null,
   groupSize: number | null,
-): { codes: Shape; scale: Shape; kept: number[] } {
+): { extent: Shape; scale: Shape } {
+  const size = sizeOf(shape);
   if (groupSize !== null) {
     const last = shape.at(-1);
-    if (last === undefined || shape.length === 8 || last % groupSize !== 0) {
+    if (last === undefined || last % groupSize !== 0) {
       const expected = `a last axis that is a multiple of groupSize ${groupSize}`;
       throw new ShapeError({ op, argument: 'x', expected, actual: formatShape(shape) });
     }
-    const codes = [...shape.slice(0, -1), last / groupSize, groupSize];
-    return { codes, scale: [...codes.slice(0, -1), 1], kept: [...codes.keys()].slice(0, -1) };
+    return { extent: [1, size / groupSize, groupSize], scale: [...shape.slice(0, -1), last / groupSize] };
   }
-  return { codes: shape, scale: shape.map((n, i) => (i === axis ? n : 1)), kept: axis === null ? [] : [axis] };
+  if (axis === null) return { extent: [1, 1, size], scale: [] };
+  const length = shape[axis]!;
+  return { extent: [sizeOf(shape.slice(0, axis)), length, sizeOf(shape.slice(axis + 1))], scale: [length] };
 }
 
-/** The scales' own shape: without the axes that they do not run along. */
-function compact(shape: Shape, kept: readonly number[]): number[] {
-  return kept.map((axis) => shape[axis]!);
+/** The shape that packed codes stand for. */
+function unpackedShape({ codes, packed }: Quantized): Shape {
+  return packed ? [...codes.shape.slice(0, -1), 2 * codes.shape.at(-1)!] : codes.shape;
 }
 
-/**
- * A tensor as integer codes. Scales come from the largest magnitude (symmetric) or from the smallest and the largest
- * element with 0 between them (affine).
- *
- * @dtype floats → int8 or uint8 codes, float32 scales, int32 zero points
- * @throws ShapeError if groups do not divide the last axis
- * @throws AttributeError if both `axis` and `groupSize` are given
- */
-export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
-  const op = 'quantize';
+function checkFloat(op: string, x: Tensor): void {
   checkTensor(op, 'x', x);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
+}
+
+function refuse(argument: string, expected: string, actual: string): never {
+  throw new AttributeError({ op: 'quantize', argument, expected, actual });
+}
+
+function readOptions(options: QuantizeOptions): QuantizeAttrs {
+  const op = 'quantize';
   const scheme = checkOneOf(op, 'scheme', options.scheme ?? 'symmetric', schemes);
-  const { bits = 8 } = options;
-  if (bits !== 8 && bits !== 4)
-    throw new AttributeError({ op, argument: 'bits', expected: '8 or 4', actual: formatValue(bits) });
-  if (options.axis !== undefined && options.groupSize !== undefined) {
-    throw new AttributeError({ op, argument: 'groupSize', expected: 'either axis or groupSize', actual: 'both' });
-  }
+  const { bits = scheme === 'nf4' ? 4 : 8, scaleDType = 'float32' } = options;
+  if (bits !== 8 && bits !== 4) refuse('bits', '8 or 4', formatValue(bits));
+  if (scheme === 'nf4' && bits !== 4) refuse('bits', '4 for nf4', '8');
+  const packed = checkBoolean(op, 'packed', options.packed ?? false);
+  if (packed && bits !== 4) refuse('packed', '4 bits for two codes a byte', '8 bits');
+  checkOneOf(op, 'scaleDType', scaleDType, ['float32', 'float16']);
+  const rounding = checkOneOf(op, 'rounding', options.rounding ?? 'nearest', roundings);
+  if (rounding === 'stochastic' && scheme === 'nf4') refuse('rounding', 'nearest for nf4', 'stochastic');
+  const errors = checkBoolean(op, 'errors', options.errors ?? false);
+  return { scheme, bits, packed, scaleDType, errors, stream: rounding === 'stochastic' ? [] : null };
+}
+
+function takeWords(count: number, stream: Generator = defaultGenerator()): readonly number[] {
+  if (!(stream instanceof Generator)) refuse('generator', 'og.generator(seed)', formatValue(stream));
+  return stream.take(count);
+}
+
+function errorsOf(sums: Tensor, size: number): QuantizationErrors {
+  const [squares, max, signal] = [0, 1, 2].map((i) => select(sums, 0, i));
+  return {
+    mse: div(squares!, size),
+    max: max!,
+    sqnr: mul(log(div(signal!, squares!)), 10 / Math.LN10),
+  };
+}
+
+/**
+ * A tensor as integer codes. Scales come from the largest magnitude (symmetric, nf4) or from the smallest and the largest
+ * element with 0 between them (affine). A row or group of up to 8192 elements is read once: its range is found and applied
+ * while it is in the cache.
+ *
+ * @dtype floats → int8 or uint8 codes, float32 or float16 scales, int32 zero points
+ * @throws ShapeError if groups do not divide the last axis, or packed codes an odd one
+ * @throws AttributeError if options contradict each other, such as `axis` and `groupSize`
+ * @source symmetric and affine: Jacob et al., arXiv 1712.05877; NF4: Dettmers et al., arXiv 2305.14314
+ */
+export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
+  const op = 'quantize';
+  checkFloat(op, x);
+  const attrs = readOptions(options);
+  const { scheme, bits, packed } = attrs;
+  if (options.axis !== undefined && options.groupSize !== undefined)
+    refuse('groupSize', 'either axis or groupSize', 'both');
   const axis = options.axis === undefined ? null : checkAxis(op, options.axis, x.rank);
   const groupSize = options.groupSize === undefined ? null : checkInteger(op, 'groupSize', options.groupSize, 1);
-  const { codes: seen, scale: scaleShape, kept } = layout(op, x.shape, axis, groupSize);
-  const reduced = [...seen.keys()].filter((i) => !kept.includes(i));
+  const { extent, scale: scaleShape } = layout(op, x.shape, axis, groupSize);
+  if (packed && (x.rank === 0 || x.shape.at(-1)! % 2 !== 0)) {
+    throw new ShapeError({
+      op,
+      argument: 'x',
+      expected: 'an even last axis for packed codes',
+      actual: formatShape(x.shape),
+    });
+  }
+  const stream = attrs.stream === null ? null : takeWords(x.size, options.generator);
   return unrecorded(() => {
-    const values = reshape(x.dtype === 'float64' ? x : to(x, 'float32'), seen);
-    const extreme = (f: typeof amax, of: Tensor): Tensor =>
-      reduced.length === 0
-        ? of
-        : of.size === 0
-          ? zeros(scaleShape, { dtype: of.dtype })
-          : f(of, reduced, { keepDims: true });
-    const top = 2 ** bits - 1;
-    const limit = 2 ** (bits - 1) - 1;
-    const low = scheme === 'affine' ? minimum(extreme(amin, values), 0) : null;
-    const range = low === null ? extreme(amax, abs(values)) : sub(maximum(extreme(amax, values), 0), low);
-    const raw = to(div(range, low === null ? limit : top), 'float32');
-    const scale = where(eq(raw, 0), 1, raw); // all zeros: any scale gives them back
-    const zero = low === null ? null : round(div(mul(low, -1), scale));
-    const scaled = round(div(values, scale));
-    const shifted = zero === null ? clamp(scaled, -limit, limit) : clamp(add(scaled, zero), 0, top);
-    const short = compact(scaleShape, kept);
+    const outputs = quantizeOp.callAll([reshape(contiguous(x), extent), null, null], { ...attrs, stream });
+    const [codes, scale, zero, sums] = outputs;
     return {
-      codes: reshape(to(shifted, zero === null ? 'int8' : 'uint8'), x.shape),
-      scale: reshape(scale, short),
-      zeroPoint: zero === null ? null : reshape(to(zero, 'int32'), short),
+      codes: reshape(codes!, packed ? [...x.shape.slice(0, -1), x.shape.at(-1)! / 2] : x.shape),
+      scale: reshape(scale!, scaleShape),
+      zeroPoint: zero === null ? null : reshape(zero!, scaleShape),
       bits,
       axis,
       groupSize,
+      scheme,
+      packed,
+      ...(sums === null ? {} : { errors: errorsOf(sums!, x.size) }),
     };
   });
 }
 
 /**
- * Floats from codes: (codes − zeroPoint) · scale.
+ * Floats from codes: (codes − zeroPoint) · scale, or NF4's numbers · scale.
  *
  * @throws ShapeError if scales and codes do not fit together
  */
 export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tensor {
-  const { codes, scale, zeroPoint, axis, groupSize } = quantized;
-  checkTensor('dequantize', 'codes', codes);
-  checkTensor('dequantize', 'scale', scale);
-  if (zeroPoint !== null) checkTensor('dequantize', 'zeroPoint', zeroPoint);
-  const { codes: seen, scale: scaleShape, kept } = layout('dequantize', codes.shape, axis, groupSize);
-  if (!sameShape(scale.shape, compact(scaleShape, kept))) {
-    const expected = formatShape(compact(scaleShape, kept));
-    throw new ShapeError({ op: 'dequantize', argument: 'scale', expected, actual: formatShape(scale.shape) });
+  const op = 'dequantize';
+  const { codes, scale, zeroPoint, axis, groupSize, scheme, bits } = quantized;
+  checkTensor(op, 'codes', codes);
+  checkTensor(op, 'scale', scale);
+  if (zeroPoint !== null) checkTensor(op, 'zeroPoint', zeroPoint);
+  const shape = unpackedShape(quantized);
+  const { extent, scale: scaleShape } = layout(op, shape, axis, groupSize);
+  for (const [argument, value] of [
+    ['scale', scale],
+    ['zeroPoint', zeroPoint],
+  ] as const) {
+    if (value === null || sameShape(value.shape, scaleShape)) continue;
+    throw new ShapeError({ op, argument, expected: formatShape(scaleShape), actual: formatShape(value.shape) });
   }
   return unrecorded(() => {
-    const whole = to(reshape(codes, seen), 'float32');
-    const centred = zeroPoint === null ? whole : sub(whole, to(reshape(zeroPoint, scaleShape), 'float32'));
-    return to(reshape(mul(centred, reshape(scale, scaleShape)), codes.shape), dtype);
+    const flat = (value: Tensor): Tensor => reshape(contiguous(value), [extent[1]!]);
+    const zero = zeroPoint === null ? null : flat(zeroPoint.dtype === 'uint8' ? zeroPoint : to(zeroPoint, 'int32'));
+    const numbers = scale.dtype === 'float16' ? scale : to(scale, 'float32');
+    const direct = isFloating(dtype) ? dtype : 'float32';
+    const inputs = [contiguous(codes), flat(numbers), zero];
+    const y = dequantizeOp.call(inputs, { scheme, bits, shape: extent, dtype: direct });
+    return to(reshape(y, shape), dtype);
   });
 }
 
@@ -170,20 +301,42 @@ export interface FakeQuantizeOptions {
   readonly axis?: number;
 }
 
-/** A number, or a tensor of one axis laid along `axis` of `x`. */
-function alongAxis(op: string, argument: string, value: Tensor | number, x: Tensor, axis: number): Tensor | number {
-  if (typeof value === 'number') return checkNumber(op, argument, value);
+interface FakeQuantizeAttrs {
+  readonly qmin: number;
+  readonly qmax: number;
+}
+
+/** Over [outer, channels, inner]; also says which codes were not clamped, which is all that the gradient needs. */
+const fakeQuantizeOp = defineOp<FakeQuantizeAttrs>({
+  name: 'fake_quantize',
+  inputs: [
+    { name: 'x', kind: 'float' },
+    { name: 'scale', kind: 'float' },
+    { name: 'zeroPoint', kind: 'any' },
+  ],
+  outputCount: 2,
+  attrCount: 2,
+  output: ([x]) => [
+    { shape: x!.shape, dtype: x!.dtype },
+    { shape: x!.shape, dtype: 'bool' },
+  ],
+  encode: ({ qmin, qmax }) => [qmin, qmax],
+  saves: (_inputs, outputs) => [outputs[1]!],
+  backward: ({ grad, saved: [inside] }) => [where(inside!, grad, 0), null, null],
+  cost: ([x], [y]) => ({ flops: 6 * x!.size, bytes: x!.bytes + y!.bytes + x!.size }),
+});
+
+/** A number, or a tensor of one axis laid along `axis` of `x`, as one number for each channel. */
+function alongAxis(op: string, argument: string, value: Tensor | number, length: number, dtype: DType): Tensor {
+  if (typeof value === 'number') return full([length], checkNumber(op, argument, value), { dtype });
   if (!(value instanceof Tensor))
     throw new DTypeError({ op, argument, expected: 'a tensor or a number', actual: formatValue(value) });
-  checkTensor(op, 'value', value);
-  if (value.rank === 0) return value;
-  if (value.rank !== 1 || value.size !== x.shape[axis]) {
-    throw new ShapeError({ op, argument, expected: `shape [${x.shape[axis]}]`, actual: formatShape(value.shape) });
+  checkTensor(op, argument, value);
+  if (value.rank !== 0 && (value.rank !== 1 || value.size !== length)) {
+    throw new ShapeError({ op, argument, expected: `shape [${length}]`, actual: formatShape(value.shape) });
   }
-  return reshape(
-    value,
-    x.shape.map((_, i) => (i === axis ? -1 : 1)),
-  );
+  const numbers = to(detach(value), dtype);
+  return contiguous(value.rank === 0 ? numbers.view(numbers.offset, [length], [length === 1 ? 1 : 0]) : numbers);
 }
 
 /**
@@ -200,27 +353,19 @@ export function fakeQuantize(
   options: FakeQuantizeOptions = {},
 ): Tensor {
   const op = 'fakeQuantize';
-  checkTensor(op, 'x', x);
-  if (!isFloating(x.dtype))
-    throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
-  const qmin = checkInteger(op, 'qmin', options.qmin ?? -128);
-  const qmax = checkInteger(op, 'qmax', options.qmax ?? 127, qmin + 1);
+  checkFloat(op, x);
+  const qmin = checkInteger(op, 'qmin', options.qmin ?? -128, -(2 ** 31), 2 ** 31);
+  const qmax = checkInteger(op, 'qmax', options.qmax ?? 127, qmin + 1, 2 ** 31);
   const axis = x.rank === 0 ? 0 : checkAxis(op, options.axis ?? 0, x.rank);
   if (typeof scale === 'number' && !(scale > 0)) {
     throw new AttributeError({ op, argument: 'scale', expected: 'a number above 0', actual: formatValue(scale) });
   }
-  const { y, inside } = unrecorded(() => {
-    const step = alongAxis(op, 'scale', scale, x, axis);
-    const zero = alongAxis(op, 'zeroPoint', zeroPoint, x, axis);
-    const offset = zero instanceof Tensor ? to(zero, x.dtype) : zero;
-    const code = add(round(div(x, step)), offset);
-    return {
-      y: to(mul(sub(clamp(code, qmin, qmax), offset), step), x.dtype),
-      inside: logicalAnd(ge(code, qmin), le(code, qmax)),
-    };
-  });
-  if (needsRecord([x])) {
-    record('fake_quantize', [x], [y], [inside], (node, [grad]) => [where(node.unpack()[0]!, grad!, 0)]);
-  }
-  return y;
+  const isVector = [scale, zeroPoint].some((value) => value instanceof Tensor && value.rank > 0);
+  const { extent } = layout(op, x.shape, isVector && x.rank > 0 ? axis : null, null);
+  const dtype = x.dtype === 'float64' ? 'float64' : 'float32';
+  const [step, zero] = unrecorded(() => [
+    alongAxis(op, 'scale', scale, extent[1]!, dtype),
+    alongAxis(op, 'zeroPoint', zeroPoint, extent[1]!, dtype),
+  ]) as [Tensor, Tensor];
+  return reshape(fakeQuantizeOp.call([reshape(contiguous(x), extent), step, zero], { qmin, qmax }), x.shape);
 }

@@ -4,6 +4,7 @@
  * @module
  */
 export * from './adam.js';
+export * from './adamw8bit.js';
 export * from './adaptive.js';
 export * from './clip.js';
 export * from './ema.js';

@@ -8,6 +8,7 @@ import { noGrad } from '../autograd/grad.js';
 import { copy_, to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
+import type { DType } from '../tensor/dtype.js';
 import { keep, scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
@@ -127,10 +128,15 @@ export abstract class Optimizer<O extends OptimizerOptions> {
     return param.shape;
   }
 
+  /** Dtype of the state `name` of a parameter: float32, float64 for float64, unless a subclass says otherwise. */
+  protected stateDType(param: Tensor, _name: string): DType {
+    return param.dtype === 'float64' ? 'float64' : 'float32';
+  }
+
   /** State of a parameter, zeros at first. */
   protected state(param: Tensor, name: string): Tensor {
     const { tensors } = this.slots.get(param)!;
-    const dtype = param.dtype === 'float64' ? 'float64' : 'float32';
+    const dtype = this.stateDType(param, name);
     return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype })));
   }
 

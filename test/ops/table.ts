@@ -10,6 +10,7 @@ import { indexingRows } from './rows/indexing.js';
 import { lossRows } from './rows/losses.js';
 import { otherRows } from './rows/others.js';
 import { quantizationRows } from './rows/quantization.js';
+import { quantizedRows } from './rows/quantized.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
 
@@ -23,6 +24,7 @@ export const table: readonly Row[] = [
   ...attentionRows,
   ...lossRows,
   ...quantizationRows,
+  ...quantizedRows,
   ...fusedRows,
   ...fourierRows,
   ...otherRows,

@@ -130,7 +130,16 @@ const readers: Row[] = [
   {
     name: 'dequantize',
     call: (codes, scale, zeroPoint) =>
-      og.dequantize({ codes: codes!, scale: scale!, zeroPoint: zeroPoint!, bits: 8, axis: 0, groupSize: null }),
+      og.dequantize({
+        codes: codes!,
+        scale: scale!,
+        zeroPoint: zeroPoint!,
+        bits: 8,
+        axis: 0,
+        groupSize: null,
+        scheme: 'affine',
+        packed: false,
+      }),
     oracle: (codes, scale, zero) =>
       make(codes!.shape, ([i, j]) => (get(codes!, [i!, j!]) - zero!.data[i!]!) * scale!.data[i!]!),
     inputs: [uint8, steps, zeros],
@@ -149,7 +158,19 @@ const readers: Row[] = [
     name: 'dequantize of groups',
     op: 'dequantize',
     call: (codes, scale) =>
-      og.dequantize({ codes: codes!, scale: scale!, zeroPoint: null, bits: 4, axis: null, groupSize: 2 }, 'float64'),
+      og.dequantize(
+        {
+          codes: codes!,
+          scale: scale!,
+          zeroPoint: null,
+          bits: 4,
+          axis: null,
+          groupSize: 2,
+          scheme: 'symmetric',
+          packed: false,
+        },
+        'float64',
+      ),
     oracle: (codes, scale) =>
       make(codes!.shape, ([i, j]) =>
         Math.fround(get(codes!, [i!, j!]) * Math.fround(get(scale!, [i!, Math.floor(j! / 2)]))),
@@ -249,7 +270,16 @@ const products: Row[] = [
   {
     name: 'linearInt8Dynamic',
     call: (x, codes, scale, bias) => {
-      const weight: og.Quantized = { codes: codes!, scale: scale!, zeroPoint: null, bits: 8, axis: 0, groupSize: null };
+      const weight: og.Quantized = {
+        codes: codes!,
+        scale: scale!,
+        zeroPoint: null,
+        bits: 8,
+        axis: 0,
+        groupSize: null,
+        scheme: 'symmetric',
+        packed: false,
+      };
       return og.linearInt8Dynamic(x!, weight, bias!);
     },
     oracle: (x, codes, scale, bias) => {

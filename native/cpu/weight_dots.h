@@ -1,0 +1,284 @@
+/**
+ * Few rows of int8 activations against 4-bit weights: exact integer dot products over blocks of 32, scaled in float32.
+ *
+ * x is quantised on the way in blocks of 32, symmetric (max|x| / 127, to nearest even). A vector of weight bytes holds
+ * kLanes / 4 blocks; unsigned codes times signed activations go through vpmaddubsw (at most 4 · 15 · 127 = 7620 in an
+ * int16), then pairs into int32, so that four lanes belong to a block. float(dot) − zero · Σx is exact; one FMA with
+ * scale · x's scale adds it to float lanes, which are summed once a row. Weights are read in four far streams.
+ */
+#ifndef OMNIGRAD_CPU_WEIGHT_DOTS_H
+#define OMNIGRAD_CPU_WEIGHT_DOTS_H
+
+#include "../core/cpu_features.h"
+#include "weight_rows.h"
+
+namespace og {
+namespace {
+
+constexpr int64_t kAhead = 512;            // bytes that a stream of weights is fetched ahead
+constexpr int64_t kBlock32 = 32;           // activations that share a scale
+constexpr int kVectorBlocks = kLanes / 4;  // blocks in a vector of bytes
+constexpr int kVectorBytes = 4 * kLanes;   // 2 codes each
+
+/** Activations of kVectorBlocks blocks, in the order of the weights' halves. */
+struct alignas(64) CodedChunk {
+  int8_t even[kVectorBytes], odd[kVectorBytes];
+  float sums[kLanes];   // of the lane's eight activations
+  float scale[kLanes];  // of the lane's block
+};
+
+inline int64_t chunks_of(int64_t k) { return ceil_div(k, kBlock32 * kVectorBlocks); }
+
+/** One row of k activations; what is missing in the last chunk is zero. */
+inline void code_activations(const float* x, int64_t k, CodedChunk* to) {
+  std::memset(static_cast<void*>(to), 0, (size_t)chunks_of(k) * sizeof(CodedChunk));
+  for (int64_t block = 0; block * kBlock32 < k; block++) {
+    const float* from = x + block * kBlock32;
+    CodedChunk& chunk = to[block / kVectorBlocks];
+    const int at = (int)(block % kVectorBlocks);
+    float largest = 0;
+    find_magnitude(from, kBlock32, &largest);
+    float scale = largest / 127.f;
+    if (scale == 0) scale = 1;
+    uint8_t codes[kBlock32];
+    ErrorSums none(nullptr);
+    integer_codes(from, kBlock32, Same<float>{{scale, -127.f, 127.f, 0.f}}, nullptr, codes, none);
+    for (int j = 0; j < 16; j++) {
+      chunk.even[16 * at + j] = (int8_t)codes[2 * j];
+      chunk.odd[16 * at + j] = (int8_t)codes[2 * j + 1];
+    }
+    for (int lane = 0; lane < 4; lane++) {
+      int32_t total = 0;
+      for (int j = 0; j < 4; j++) total += chunk.even[16 * at + 4 * lane + j] + chunk.odd[16 * at + 4 * lane + j];
+      chunk.sums[4 * at + lane] = (float)total;
+      chunk.scale[4 * at + lane] = scale;
+    }
+  }
+}
+
+#if OG_LANES == 16
+typedef __m512i Vbyte;
+OG_INLINE Vbyte load_vector(const void* p) { return _mm512_loadu_si512(p); }
+OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
+  const Vbyte mask = _mm512_set1_epi8(15);
+  low = _mm512_and_si512(v, mask);
+  high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
+}
+template <bool kDotBytes>
+OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
+  if (kDotBytes) {  // the set is compiled without VNNI, so the compiler does not know the instruction
+    Vbyte sum = _mm512_setzero_si512();
+    const Vbyte even = load_vector(x.even), odd = load_vector(x.odd);
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(low), "v"(even));
+    asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(high), "v"(odd));
+    return (Vi)sum;
+  }
+  const Vbyte pairs =
+      _mm512_add_epi16(_mm512_maddubs_epi16(low, load_vector(x.even)), _mm512_maddubs_epi16(high, load_vector(x.odd)));
+  return (Vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+}
+#elif OG_LANES == 8
+typedef __m256i Vbyte;
+OG_INLINE Vbyte load_vector(const void* p) { return _mm256_loadu_si256((const __m256i*)p); }
+OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
+  const Vbyte mask = _mm256_set1_epi8(15);
+  low = _mm256_and_si256(v, mask);
+  high = _mm256_and_si256(_mm256_srli_epi16(v, 4), mask);
+}
+template <bool kDotBytes>
+OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
+  const Vbyte pairs =
+      _mm256_add_epi16(_mm256_maddubs_epi16(low, load_vector(x.even)), _mm256_maddubs_epi16(high, load_vector(x.odd)));
+  return (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+#elif defined(__aarch64__)
+typedef int8x16_t Vbyte;
+OG_INLINE Vbyte load_vector(const void* p) { return vld1q_s8((const int8_t*)p); }
+OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
+  low = vandq_s8(v, vdupq_n_s8(15));
+  high = vreinterpretq_s8_u8(vshrq_n_u8(vreinterpretq_u8_s8(v), 4));
+}
+template <bool kDotBytes>
+OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
+  const Vbyte even = load_vector(x.even), odd = load_vector(x.odd);
+  const int16x8_t a = vmlal_s8(vmull_s8(vget_low_s8(low), vget_low_s8(even)), vget_low_s8(high), vget_low_s8(odd));
+  const int16x8_t b = vmlal_s8(vmull_s8(vget_high_s8(low), vget_high_s8(even)), vget_high_s8(high), vget_high_s8(odd));
+  return (Vi)vpaddq_s32(vpaddlq_s16(a), vpaddlq_s16(b));
+}
+#else
+typedef __m128i Vbyte;
+OG_INLINE Vbyte load_vector(const void* p) { return _mm_loadu_si128((const __m128i*)p); }
+OG_INLINE void halves(Vbyte v, Vbyte& low, Vbyte& high) {
+  const Vbyte mask = _mm_set1_epi8(15);
+  low = _mm_and_si128(v, mask);
+  high = _mm_and_si128(_mm_srli_epi16(v, 4), mask);
+}
+/** SSE2 has no vpmaddubsw: both sides are widened to int16. Lane L: bytes 2L, 2L+1, 2L+8, 2L+9 of both halves. */
+OG_INLINE Vi dot_half(Vbyte codes, Vbyte x) {
+  const Vbyte zero = _mm_setzero_si128(), sign = _mm_cmpgt_epi8(zero, x);
+  return (Vi)_mm_add_epi32(_mm_madd_epi16(_mm_unpacklo_epi8(codes, zero), _mm_unpacklo_epi8(x, sign)),
+                           _mm_madd_epi16(_mm_unpackhi_epi8(codes, zero), _mm_unpackhi_epi8(x, sign)));
+}
+template <bool kDotBytes>
+OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
+  return dot_half(low, load_vector(x.even)) + dot_half(high, load_vector(x.odd));
+}
+#endif
+
+#if OG_LANES >= 8
+typedef __m128 Few;
+OG_INLINE Few few_numbers(const float* p, int n) {
+  if (n == 4) return _mm_loadu_ps(p);
+  if (n == 1) return _mm_load_ss(p);
+  uint64_t bits;
+  std::memcpy(&bits, p, 8);
+  return _mm_castsi128_ps(_mm_cvtsi64_si128((long long)bits));
+}
+OG_INLINE Few few_numbers(const f16* p, int n) {
+  uint64_t bits = 0;
+  std::memcpy(&bits, p, n == 4 ? 8 : n == 2 ? 4 : 2);
+  return _mm_cvtph_ps(_mm_cvtsi64_si128((long long)bits));
+}
+#else
+struct Few {
+  float first;
+};
+OG_INLINE Few few_numbers(const float* p, int) { return {*p}; }
+OG_INLINE Few few_numbers(const f16* p, int) { return {to_float(*p)}; }
+#endif
+
+/** One number a group, repeated over the four lanes of each of the group's blocks. */
+template <int kSpan>
+OG_INLINE Vf over_lanes(Few v) {
+#if OG_LANES == 16
+  if (kSpan >= 4) return (Vf)_mm512_broadcastss_ps(v);
+  const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+  return (Vf)_mm512_permutexvar_ps(kSpan == 1 ? each : _mm512_srli_epi32(each, 1), _mm512_castps128_ps512(v));
+#elif OG_LANES == 8
+  if (kSpan >= 2) return (Vf)_mm256_broadcastss_ps(v);
+  return (Vf)_mm256_permutevar8x32_ps(_mm256_castps128_ps256(v), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+#else
+  return set1(v.first);
+#endif
+}
+
+/** The scales and zeros of one weight row, a chunk at a time. */
+template <int kSpan>
+struct GroupReader {
+  static constexpr int kCount = kSpan >= kVectorBlocks ? 1 : kVectorBlocks / kSpan;  // groups of a chunk
+  const WeightMatrix* w;
+  int64_t first;   // index of the row's first group
+  int64_t blocks;  // blocks of a group
+
+  OG_INLINE int64_t group(int64_t chunk) const {
+    return kSpan >= kVectorBlocks ? chunk * kVectorBlocks / blocks : chunk * kCount;
+  }
+
+  OG_INLINE Vf scales(int64_t chunk) const {
+    const int64_t at = first + group(chunk);
+    if (w->half_scale) return over_lanes<kSpan>(few_numbers(static_cast<const f16*>(w->scale) + at, kCount));
+    return over_lanes<kSpan>(few_numbers(static_cast<const float*>(w->scale) + at, kCount));
+  }
+  OG_INLINE Vf zeros(int64_t chunk) const {
+    if (!w->zero) return set1(w->middle);
+    return last_zeros(chunk, kCount);
+  }
+  /** Those of a chunk that holds `count` groups: the row ends within it. */
+  Vf last_scales(int64_t chunk, int64_t count) const {
+    float room[4] = {};
+    for (int64_t i = 0; i < count; i++) room[i] = w->scale_at(first + group(chunk) + i);
+    return over_lanes<kSpan>(few_numbers(room, kCount));
+  }
+  Vf last_zeros(int64_t chunk, int64_t count) const {
+    float room[4] = {};
+    for (int64_t i = 0; i < count; i++) room[i] = w->zero_at(first + group(chunk) + i);
+    return over_lanes<kSpan>(few_numbers(room, kCount));
+  }
+};
+
+/** Weight rows [begin, end) for all m rows of coded activations. */
+template <int kSpan, bool kDotBytes>
+struct DotRows {
+  const WeightMatrix* w;
+  int64_t m, chunks;
+  const CodedChunk* x;  // [m][chunks]
+  const float* bias;
+  float* sums;  // [m][n]
+
+  /** One chunk of one weight row against R rows of activations. */
+  template <int R>
+  OG_INLINE void chunk_step(const CodedChunk* at, const uint8_t* code, Vf scale, Vf zero, int s,
+                            Vf (&total)[R][kCodeStreams]) const {
+    Vbyte low, high;
+    halves(load_vector(code), low, high);
+#pragma GCC unroll 4
+    for (int i = 0; i < R; i++) {
+      const CodedChunk& a = at[i * chunks];
+      const Vf value = to_float(dot<kDotBytes>(low, high, a)) - zero * load(a.sums);
+      total[i][s] = fma(value, scale * load(a.scale), total[i][s]);
+    }
+  }
+
+  template <int R>
+  OG_INLINE void rows(int64_t i, const int64_t* at, int count) const {
+    Vf total[R][kCodeStreams];
+    const uint8_t* code[kCodeStreams];
+    GroupReader<kSpan> groups[kCodeStreams];
+    for (int s = 0; s < kCodeStreams; s++) {
+      for (int r = 0; r < R; r++) total[r][s] = Vf{};
+      code[s] = w->row(at[s]);
+      groups[s] = {w, at[s] * w->groups, w->group / kBlock32};
+    }
+    const CodedChunk* from = x + i * chunks;
+    const int64_t whole = w->k / (kBlock32 * kVectorBlocks);
+    for (int64_t c = 0; c < whole; c++) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) {
+        prefetch(code[s] + kAhead);
+        chunk_step<R>(from + c, code[s], groups[s].scales(c), groups[s].zeros(c), s, total);
+        code[s] += kVectorBytes;
+      }
+    }
+    if (whole < chunks) {  // a row that ends within a vector
+      const int64_t blocks = w->k / kBlock32 - whole * kVectorBlocks;
+      const int64_t left = w->groups - groups[0].group(whole);
+      constexpr int64_t most = GroupReader<kSpan>::kCount;
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) {
+        alignas(64) uint8_t rest[kVectorBytes] = {};
+        std::memcpy(rest, code[s], (size_t)blocks * 16);
+        const Vf scale = groups[s].last_scales(whole, left < most ? left : most);
+        const Vf zero = w->zero ? groups[s].last_zeros(whole, left < most ? left : most) : set1(w->middle);
+        chunk_step<R>(from + whole, rest, scale, zero, s, total);
+      }
+    }
+    for (int r = 0; r < R; r++)
+      for (int s = 0; s < count; s++) {
+        const float y = sum(total[r][s]);
+        sums[(i + r) * w->n + at[s]] = bias ? y + bias[at[s]] : y;
+      }
+  }
+
+  void operator()(int64_t begin, int64_t end) const {
+    const Streams streams(begin, end);
+    for (int64_t j = 0; j < streams.quarter; j++) {
+      int64_t at[kCodeStreams];
+      const int count = streams.rows(j, at);
+      int64_t i = 0;
+      for (; i + kCodeRows <= m; i += kCodeRows) rows<kCodeRows>(i, at, count);
+      if (kCodeRows > 2)
+        for (; i + 2 <= m; i += 2) rows<2>(i, at, count);
+      for (; i < m; i++) rows<1>(i, at, count);
+    }
+  }
+};
+
+/** Whether groups line up with vectors: one, two or a multiple of four blocks of 32. */
+inline bool has_dots(const WeightMatrix& w) {
+  const int64_t blocks = w.group / kBlock32;
+  return w.bits == 4 && !w.nf4 && w.group % kBlock32 == 0 && (blocks <= 2 || blocks % 4 == 0);
+}
+
+}  // namespace
+}  // namespace og
+#endif

@@ -1,0 +1,136 @@
+import { noGrad } from '../autograd/grad.js';
+import { clone } from '../ops/copy.js';
+import { quantize, type Quantized, type QuantizationScheme, type QuantizeOptions } from '../ops/quantization.js';
+import { quantizedLinear } from '../ops/quantized_linear.js';
+import { detach } from '../ops/views.js';
+import { zeros } from '../tensor/create.js';
+import { keep, scope } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { ShapeError } from '../errors.js';
+import { checkInteger, checkOneOf } from '../util/assert.js';
+import type { Linear } from './linear.js';
+import { Module, parameter } from './module.js';
+
+/** How {@link QuantizedLinear} holds its weight. */
+export interface WeightFormat {
+  /** Default `symmetric`. */
+  readonly scheme?: QuantizationScheme;
+  /** Default 4, two codes a byte. */
+  readonly bits?: 8 | 4;
+  /** Inputs that share a scale; a multiple of 32 runs without dequantising. Default 32; null: one scale an output. */
+  readonly groupSize?: number | null;
+  /** Default float32. */
+  readonly scaleDType?: 'float32' | 'float16';
+}
+
+/** Options of {@link QuantizedLinear}. */
+export interface QuantizedLinearModuleOptions extends WeightFormat {
+  /** Default true. */
+  readonly bias?: boolean;
+  /** Round up to 16 rows of activations to int8, see {@link quantizedLinear}. Default `float`. */
+  readonly activations?: 'float' | 'int8';
+}
+
+const defaults = { scheme: 'symmetric', bits: 4, groupSize: 32, scaleDType: 'float32' } as const;
+
+function resolve(format: WeightFormat): Required<WeightFormat> {
+  const given = Object.fromEntries(Object.entries(format).filter(([, value]) => value !== undefined));
+  return { ...defaults, ...(given as WeightFormat) };
+}
+
+/** Options under which {@link quantize} gives what the module holds. */
+function quantizeOptions({ scheme, bits, groupSize, scaleDType }: Required<WeightFormat>): QuantizeOptions {
+  return { scheme, bits, scaleDType, packed: bits === 4, ...(groupSize === null ? { axis: 0 } : { groupSize }) };
+}
+
+/**
+ * y = x·Wᵀ + b with a weight of 4- or 8-bit codes that stays quantised. Codes, scales and zero points are buffers: they are
+ * part of `stateDict`, and no optimiser changes them. The gradient of x flows, so that adapters can be trained on top (QLoRA,
+ * Dettmers et al., arXiv 2305.14314).
+ *
+ * Shapes: x `[…, in]` → `[…, out]`; `codes` `[out, in]`, or `[out, in/2]` for 4 bits; `scale` and `zeroPoint`
+ * `[out, in/groupSize]`, or `[out]`; `bias` `[out]`.
+ */
+export class QuantizedLinear extends Module {
+  readonly inFeatures: number;
+  readonly outFeatures: number;
+  readonly format: Required<WeightFormat>;
+  activations: 'float' | 'int8';
+  private packed: boolean;
+  codes: Tensor;
+  scale: Tensor;
+  zeroPoint: Tensor | null;
+  bias: Tensor | null;
+
+  /** A layer of zeros, for `loadStateDict`. {@link QuantizedLinear.from} makes one of a Linear. */
+  constructor(inFeatures: number, outFeatures: number, options: QuantizedLinearModuleOptions = {}) {
+    super();
+    const op = 'QuantizedLinear';
+    this.inFeatures = checkInteger(op, 'inFeatures', inFeatures, 0);
+    this.outFeatures = checkInteger(op, 'outFeatures', outFeatures, 0);
+    const { bias = true, activations = 'float', scheme, bits, groupSize, scaleDType } = options;
+    this.format = resolve({ scheme, bits, groupSize, scaleDType } as WeightFormat);
+    this.activations = checkOneOf(op, 'activations', activations, ['float', 'int8']);
+    const weight = scope(() => quantize(zeros([outFeatures, inFeatures]), quantizeOptions(this.format)));
+    this.packed = weight.packed;
+    this.codes = keep(weight.codes);
+    this.scale = keep(weight.scale);
+    this.zeroPoint = weight.zeroPoint === null ? null : keep(weight.zeroPoint);
+    this.bias = bias ? parameter(zeros([outFeatures])) : null;
+  }
+
+  /**
+   * The layer with its weight rounded to the nearest codes; the bias is copied.
+   *
+   * @throws ShapeError if groups do not divide the layer's inputs
+   */
+  static from(linear: Linear, options: Omit<QuantizedLinearModuleOptions, 'bias'> = {}): QuantizedLinear {
+    const { activations, ...format } = options;
+    const weight = scope(() => quantize(detach(linear.weight), quantizeOptions(resolve(format))));
+    return QuantizedLinear.of(weight, linear.bias, activations);
+  }
+
+  /**
+   * A layer around codes that were made elsewhere, such as by a calibrated method. It owns them.
+   *
+   * @throws ShapeError unless the codes are those of a matrix
+   */
+  static of(weight: Quantized, bias: Tensor | null = null, activations: 'float' | 'int8' = 'float'): QuantizedLinear {
+    const { codes, scale, zeroPoint, scheme, bits, packed, groupSize, axis } = weight;
+    if (codes.rank !== 2 || (groupSize === null && axis !== 0)) {
+      const expected = 'codes [out, in] in groups or with one scale an output';
+      const actual = `${codes.rank} axes, scales along axis ${axis}`;
+      throw new ShapeError({ op: 'QuantizedLinear.of', argument: 'weight', expected, actual });
+    }
+    const [outFeatures, width] = codes.shape as [number, number];
+    const scaleDType = scale.dtype === 'float16' ? 'float16' : 'float32';
+    const layer = new QuantizedLinear(packed ? 2 * width : width, outFeatures, {
+      scheme,
+      bits,
+      groupSize,
+      scaleDType,
+      activations,
+      bias: bias !== null,
+    });
+    layer.dispose();
+    layer.packed = packed;
+    layer.codes = keep(codes);
+    layer.scale = keep(scale);
+    layer.zeroPoint = zeroPoint === null ? null : keep(zeroPoint);
+    layer.bias = bias === null ? null : parameter(noGrad(() => clone(detach(bias))));
+    if (layer.bias !== null) layer.bias.requiresGrad = bias!.requiresGrad;
+    return layer;
+  }
+
+  /** The weight as {@link quantizedLinear} and `dequantize` take it. */
+  get weight(): Quantized {
+    const { scheme, bits, groupSize } = this.format;
+    const { codes, scale, zeroPoint, packed } = this;
+    return { codes, scale, zeroPoint, bits, scheme, packed, groupSize, axis: groupSize === null ? 0 : null };
+  }
+
+  /** `[…, in]` → `[…, out]`. */
+  forward(x: Tensor): Tensor {
+    return quantizedLinear(x, this.weight, this.bias, { activations: this.activations });
+  }
+}

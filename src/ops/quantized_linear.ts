@@ -1,0 +1,152 @@
+/**
+ * Fully connected layers whose weights stay quantised: they are read as codes and become floats in registers, or while a
+ * large product is packed, never in memory.
+ *
+ * @module
+ */
+import { DTypeError, ShapeError } from '../errors.js';
+import { isFloating, type DType } from '../tensor/dtype.js';
+import { sizeOf } from '../tensor/shape.js';
+import { checkTensor, Tensor } from '../tensor/tensor.js';
+import { checkOneOf } from '../util/assert.js';
+import { formatShape, formatValue } from '../util/format.js';
+import { contiguous, to } from './copy.js';
+import { defineOp, type Op } from './define.js';
+import { linear } from './matmul.js';
+import { dequantize, type Quantized, type QuantizationScheme } from './quantization.js';
+import { sum } from './reduce.js';
+import { detach, reshape } from './views.js';
+
+const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine', 'nf4'];
+
+interface WeightOnlyAttrs {
+  readonly scheme: QuantizationScheme;
+  /** Of the codes as they lie: 4 means two a byte. */
+  readonly bits: 8 | 4;
+  readonly coded: boolean;
+  /** x·W instead of x·Wᵀ. */
+  readonly transposed: boolean;
+  /** Columns of W. */
+  readonly inFeatures: number;
+  readonly dtype: DType;
+  readonly biasDType: DType | null;
+}
+
+/** x: [rows, in], codes: [out, in] or [out, in/2], scale and zeroPoint: [out, groups]. */
+const weightOnlyOp: Op<WeightOnlyAttrs> = defineOp<WeightOnlyAttrs>({
+  name: 'linear_weight_only',
+  inputs: [
+    { name: 'x', kind: 'float' },
+    { name: 'codes', kind: 'integer' },
+    { name: 'scale', kind: 'float' },
+    { name: 'zeroPoint', kind: 'integer', optional: true },
+    { name: 'bias', kind: 'float', optional: true },
+  ],
+  attrCount: 4,
+  output: ([x, codes], { transposed, inFeatures, dtype }) => ({
+    shape: [x!.shape[0]!, transposed ? inFeatures : codes!.shape[0]!],
+    dtype,
+  }),
+  encode: ({ scheme, bits, coded, transposed }) => [schemes.indexOf(scheme), bits, Number(coded), Number(transposed)],
+  saves: ([, codes, scale, zeroPoint]) => [codes!, scale!, zeroPoint ?? null],
+  backward: ({ grad, saved: [codes, scale, zeroPoint], attrs, needs }) => [
+    needs(0) ? weightOnlyOp.call([grad, codes!, scale!, zeroPoint!, null], turned(attrs)) : null,
+    null,
+    null,
+    null,
+    needs(4) ? to(sum(grad, 0), attrs.biasDType!) : null,
+  ],
+  cost: ([x, codes, scale], [y], { inFeatures }) => ({
+    flops: 2 * x!.shape[0]! * codes!.shape[0]! * inFeatures,
+    bytes: x!.bytes + codes!.bytes + scale!.bytes + y!.bytes,
+  }),
+});
+
+/** The gradient's product takes no rounded operand. */
+function turned(attrs: WeightOnlyAttrs): WeightOnlyAttrs {
+  return { ...attrs, transposed: !attrs.transposed, coded: false, biasDType: null };
+}
+
+/** Options of {@link quantizedLinear}. */
+export interface QuantizedLinearOptions {
+  /**
+   * `int8`: up to 16 rows of x are rounded to int8 in blocks of 32 and multiplied as integers, which is faster with packed
+   * 4-bit weights; other calls keep `float` (default).
+   */
+  readonly activations?: 'float' | 'int8';
+}
+
+/** The weight as the kernel takes it, or null where it lies otherwise. */
+function kernelWeight(
+  weight: Quantized,
+  outFeatures: number,
+  inFeatures: number,
+): [Tensor, Tensor, Tensor | null] | null {
+  const { codes, scale, zeroPoint, axis, groupSize, scheme, packed } = weight;
+  const group = groupSize ?? (axis === 0 ? inFeatures : 0);
+  if (group === 0 || group % 32 !== 0 || (scheme === 'nf4' && !packed)) return null;
+  const grid = (value: Tensor): Tensor => reshape(contiguous(detach(value)), [outFeatures, inFeatures / group]);
+  const numbers = scale.dtype === 'float32' || scale.dtype === 'float16' ? scale : to(scale, 'float32');
+  const zero = zeroPoint === null || zeroPoint.dtype === 'uint8' ? zeroPoint : to(zeroPoint, 'int32');
+  return [contiguous(codes), grid(numbers), zero === null ? null : grid(zero)];
+}
+
+/**
+ * x·Wᵀ + bias for a weight made by {@link quantize}. Weights in groups of a multiple of 32 along `in`, or with one scale an
+ * output (`axis: 0`), are multiplied as they are; others are dequantised first. The gradient of `x` is that of the dequantised
+ * weight, and `bias` gets one; codes and scales do not.
+ *
+ * @shape x (…, in), weight (out, in), bias (out) → (…, out)
+ * @dtype that of x; accumulates in float32 (float64 in float64)
+ * @throws ShapeError if the axes do not match
+ * @throws DTypeError if `x` or `bias` is not floating-point
+ * @cost 2·rows·in·out flops; few rows are bound by reading the codes
+ * @source QLoRA, Dettmers et al., arXiv 2305.14314
+ */
+export function quantizedLinear(
+  x: Tensor,
+  weight: Quantized,
+  bias: Tensor | null = null,
+  options: QuantizedLinearOptions = {},
+): Tensor {
+  const op = 'quantizedLinear';
+  if (!(weight?.codes instanceof Tensor))
+    throw new DTypeError({ op, argument: 'weight', expected: 'what quantize returns', actual: formatValue(weight) });
+  checkTensor(op, 'weight', weight.codes);
+  for (const [argument, value] of [
+    ['x', x],
+    ['bias', bias],
+  ] as const) {
+    if (value === null) continue;
+    checkTensor(op, argument, value);
+    if (!isFloating(value.dtype))
+      throw new DTypeError({ op, argument, expected: 'a floating-point tensor', actual: value.dtype });
+  }
+  const activations = checkOneOf(op, 'activations', options.activations ?? 'float', ['float', 'int8']);
+  const { codes, packed } = weight;
+  if (codes.rank !== 2)
+    throw new ShapeError({ op, argument: 'weight', expected: 'codes [out, in]', actual: formatShape(codes.shape) });
+  const outFeatures = codes.shape[0]!;
+  const inFeatures = packed ? 2 * codes.shape[1]! : codes.shape[1]!;
+  if (x.rank === 0 || x.shape.at(-1) !== inFeatures)
+    throw new ShapeError({ op, argument: 'x', expected: `last axis ${inFeatures}`, actual: formatShape(x.shape) });
+  if (bias !== null && (bias.rank !== 1 || bias.size !== outFeatures))
+    throw new ShapeError({ op, argument: 'bias', expected: `shape [${outFeatures}]`, actual: formatShape(bias.shape) });
+  const parts = kernelWeight(weight, outFeatures, inFeatures);
+  if (parts === null) {
+    const dense = dequantize(weight, x.dtype === 'float64' ? 'float64' : 'float32');
+    return to(linear(x, dense, bias), x.dtype);
+  }
+  const attrs: WeightOnlyAttrs = {
+    scheme: weight.scheme,
+    bits: packed ? 4 : 8,
+    coded: activations === 'int8',
+    transposed: false,
+    inFeatures,
+    dtype: x.dtype,
+    biasDType: bias?.dtype ?? null,
+  };
+  const rows = reshape(x, [sizeOf(x.shape.slice(0, -1)), inFeatures]);
+  const y = weightOnlyOp.call([rows, ...parts, bias], attrs);
+  return reshape(y, [...x.shape.slice(0, -1), outFeatures]);
+}

@@ -1,0 +1,50 @@
+/** Quantised weights: the product with a fixed weight, as a function of x. */
+import * as og from '../../../src/index.js';
+import { lines, make, type Row } from '../row.js';
+
+const [outFeatures, inFeatures] = [5, 64];
+const weightValues = make([outFeatures, inFeatures], ([i, j]) => Math.sin(3 * i! + 0.7 * j!) * (1 + (j! % 5)));
+const biasValues = [0.5, -1, 0, 2, -0.25];
+
+/** Groups of 32 along a row, symmetric codes of `bits` bits with a float32 scale, back as numbers. */
+function roundTrip(row: ArrayLike<number>, bits: number): number[] {
+  const limit = 2 ** (bits - 1) - 1;
+  return Array.from(row, (_, i) => {
+    const group = Array.from(row).slice(i - (i % 32), i - (i % 32) + 32);
+    const scale = Math.fround(Math.max(...group.map((x) => Math.abs(Math.fround(x)))) / limit);
+    const ratio = Math.fround(Math.fround(row[i]!) / scale);
+    const near = Math.floor(ratio + 0.5);
+    const code = near - ratio === 0.5 && near % 2 !== 0 ? near - 1 : near;
+    return Math.max(-limit, Math.min(limit, code)) * scale;
+  });
+}
+
+function row(name: string, bits: 4 | 8): Row {
+  const rows = Array.from({ length: outFeatures }, (_, i) =>
+    roundTrip(weightValues.data.slice(i * inFeatures, (i + 1) * inFeatures), bits),
+  );
+  const weight = (): og.Quantized => {
+    const dense = og.tensor(weightValues.data, { shape: [outFeatures, inFeatures], dtype: 'float32' });
+    return og.quantize(dense, { bits, packed: bits === 4, groupSize: 32 });
+  };
+  return {
+    name,
+    op: 'quantizedLinear',
+    call: (x) => og.quantizedLinear(x!, weight(), og.tensor(biasValues, { dtype: x!.dtype })),
+    oracle: (x) =>
+      lines(x!, -1, (line) =>
+        line.length === inFeatures
+          ? rows.map((w, i) => w.reduce((sum, value, j) => sum + value * line[j]!, biasValues[i]!))
+          : biasValues,
+      ),
+    shapes: [[[3, inFeatures]], [[0, inFeatures]], [[1, 1, inFeatures]], [[17, inFeatures]], [[33, inFeatures]]],
+    magnitude: 50,
+    kernels: ['linear_weight_only'],
+    misfits: [[[3, inFeatures - 1]], [[]]],
+    exceptions: {
+      single: 'the last axis is that of the weight',
+    },
+  };
+}
+
+export const quantizedRows: readonly Row[] = [row('quantizedLinear int4', 4), row('quantizedLinear int8', 8)];
