@@ -4,6 +4,10 @@
 #include <cstdlib>
 #include <cstring>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace og {
 namespace {
 
@@ -14,6 +18,20 @@ const char* const kNames[kIsaCount] = {"reference", "baseline", "avx2", "avx512"
 #endif
 
 std::atomic<int> chosen{-1};
+std::atomic<bool> switched_off[kFeatureCount];
+
+bool machine_has(CpuFeature feature) {
+#if defined(__x86_64__)
+  return feature == kVnni && __builtin_cpu_supports("avx512vnni");
+#elif defined(__ARM_FEATURE_DOTPROD)
+  return feature == kDotProduct;
+#elif defined(__aarch64__) && defined(__linux__)
+  return feature == kDotProduct && (getauxval(AT_HWCAP) & (1ul << 20));  // HWCAP_ASIMDDP
+#else
+  (void)feature;
+  return false;
+#endif
+}
 
 }  // namespace
 
@@ -59,6 +77,14 @@ bool set_isa(Isa isa) {
   if (!isa_available(isa)) return false;
   chosen.store(isa, std::memory_order_relaxed);
   return true;
+}
+
+bool cpu_feature(CpuFeature feature) {
+  return machine_has(feature) && !switched_off[feature].load(std::memory_order_relaxed);
+}
+
+void use_cpu_feature(CpuFeature feature, bool use) {
+  switched_off[feature].store(!use, std::memory_order_relaxed);
 }
 
 }  // namespace og

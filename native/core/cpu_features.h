@@ -17,5 +17,16 @@ Isa current_isa();
 /** False, and nothing changes, if the set is not available. */
 bool set_isa(Isa isa);
 
+/** Instructions beyond a set's own that single kernels use where the machine has them. */
+enum CpuFeature {
+  kVnni = 0,        // AVX512_VNNI: dot products of bytes
+  kDotProduct = 1,  // the same on arm64 (FEAT_DotProd)
+  kFeatureCount = 2
+};
+/** Whether the machine has it and it has not been switched off. */
+bool cpu_feature(CpuFeature feature);
+/** Switches a feature off, or on again where the machine has it: for tests and comparisons of the other path. */
+void use_cpu_feature(CpuFeature feature, bool use);
+
 }  // namespace og
 #endif

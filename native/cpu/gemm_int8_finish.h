@@ -1,0 +1,174 @@
+/**
+ * What becomes of exact int32 sums: zero points, scales, bias, activation, residual, and the output's dtype, in one pass
+ * over a block that is still in L1.
+ *
+ * sum − za·(ΣB' − K·zb) − zb·ΣA' in int32 (modulo 2^32, exact because the true value fits), then in float32
+ * act((sum · a_scale) · b_scale + bias) + residual, each operation rounded once; int8 codes are
+ * clamp(round(y / out_scale) + out_zero), ties to even, NaN becomes out_zero.
+ */
+#ifndef OMNIGRAD_CPU_GEMM_INT8_FINISH_H
+#define OMNIGRAD_CPU_GEMM_INT8_FINISH_H
+
+#include "gemm_frame.h"
+#include "gemm_int8_kinds.h"
+#include "math.h"
+
+namespace og {
+namespace {
+
+enum Int8Activation { kNone = 0, kRelu = 1, kGeluExact = 2, kGeluTanh = 3, kSilu = 4, kActivationCount = 5 };
+
+/** Numbers of the rows of A, each dense over all rows; null: none. */
+struct RowTerms {
+  const int32_t* zero;  // za' of each row; null when one value serves all (ColumnTerms::add holds its share)
+  const int32_t* sum;   // ΣA' of each row; null when no column has a zero point
+  const float* scale;
+};
+
+/** Numbers of some columns of B, dense, with room for a whole vector beyond the last. */
+struct ColumnTerms {
+  int32_t* add;   // the share of a uniform za'
+  int32_t* sum;   // ΣB' − K·zb', for RowTerms::zero
+  int32_t* zero;  // zb', for RowTerms::sum
+  float* scale;   // null: int32 output
+  float* bias;
+};
+
+struct Finish {
+  RowTerms rows;
+  MatrixView c, residual;  // residual.data null: none
+  int activation;
+  float out_scale;
+  int32_t out_zero;
+
+  bool floats() const { return c.dtype != OG_I32; }
+  /** Whether a whole tile may be stored as it comes out of the loop. */
+  bool is_plain() const { return !floats() && c.column == 1 && !rows.zero && !rows.sum; }
+};
+
+/** 1/(1 + e^-x) times x. */
+OG_INLINE Vf times_logistic(Vf x, Vf of) {
+  const Vf t = exp_nonpositive(-abs(of)), high = 1.f / (1.f + t);
+  return x * select(of < 0.f, t * high, high);
+}
+
+template <int Act>
+OG_INLINE Vf activate(Vf x) {
+  if (Act == kRelu) return select(x <= 0.f, Vf{}, x);  // NaN stays
+  if (Act == kGeluExact) return x * normal(x).cdf;
+  if (Act == kGeluTanh) return times_logistic(x, x * (1.5957691216057308f + 0.07135481627260025f * (x * x)));
+  if (Act == kSilu) return times_logistic(x, x);
+  return x;
+}
+
+constexpr int64_t kFinishChunk = 128;  // columns at a time where the output is not dense float32
+
+OG_INLINE Vi corrected(Vi v, const ColumnTerms& at, int64_t j, const RowTerms& rows, int64_t row) {
+  Vu u = (Vu)v;
+  if (rows.zero) u -= (uint32_t)rows.zero[row] * (Vu)load_words(at.sum + j);
+  if (rows.sum) u -= (uint32_t)rows.sum[row] * (Vu)load_words(at.zero + j);
+  return (Vi)u;
+}
+
+/** to[0, n) of one row; sums and terms are readable to the end of the last vector. */
+template <int Act>
+void finish_floats(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t n,
+                   const float* residual, float* to) {
+  const Vf scale = set1(f.rows.scale[row]);
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const Vi v = corrected(load_words(sums + j), at, j, f.rows, row);
+    Vf y = activate<Act>((to_float(v) * scale) * load(at.scale + j) + load(at.bias + j));
+    const int left = lanes_left(n - j, 0);
+    if (left == kLanes) {
+      if (residual) y += load(residual + j);
+      store(to + j, y);
+    } else {
+      if (residual) y += load_first(residual + j, left);
+      store_first(to + j, y, left);
+    }
+  }
+}
+
+inline void finish_any(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t n,
+                       const float* residual, float* to) {
+  switch (f.activation) {
+    case kRelu:
+      return finish_floats<kRelu>(f, at, sums, row, n, residual, to);
+    case kGeluExact:
+      return finish_floats<kGeluExact>(f, at, sums, row, n, residual, to);
+    case kGeluTanh:
+      return finish_floats<kGeluTanh>(f, at, sums, row, n, residual, to);
+    case kSilu:
+      return finish_floats<kSilu>(f, at, sums, row, n, residual, to);
+    default:
+      return finish_floats<kNone>(f, at, sums, row, n, residual, to);
+  }
+}
+
+/** n floats as codes, `stride` apart. */
+template <class T>
+void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, int64_t stride) {
+  const float low = (float)((int32_t)std::numeric_limits<T>::min() - zero);
+  const float high = (float)((int32_t)std::numeric_limits<T>::max() - zero);
+  for (int64_t i = 0; i < n; i++) {
+    const float x = from[i] / scale;
+    const float clipped = x < low ? low : x > high ? high : x == x ? x : 0.f;
+    const float magic = 12582912.f;  // 1.5 · 2^23: rounds to the nearest integer, ties to even
+    to[i * stride] = (T)((int32_t)((clipped + magic) - magic) + zero);
+  }
+}
+
+/** One row of sums, columns [column, column + n) of the matrix; `at` begins with the first of them. */
+inline void finish_row(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t column,
+                       int64_t n) {
+  char* c = static_cast<char*>(f.c.data) + (row * f.c.row + column * f.c.column) * dtype_size(f.c.dtype);
+  if (!f.floats()) {
+    int32_t* to = reinterpret_cast<int32_t*>(c);
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const Vi v = corrected(load_words(sums + j), at, j, f.rows, row);
+      const int left = lanes_left(n - j, 0);
+      if (f.c.column == 1 && left == kLanes)
+        store_words(to + j, v);
+      else
+        for (int i = 0; i < left; i++) to[(j + i) * f.c.column] = v[i];
+    }
+    return;
+  }
+  const bool dense = f.c.dtype == OG_F32 && f.c.column == 1;
+  const bool dense_residual = !f.residual.data || (f.residual.dtype == OG_F32 && f.residual.column == 1);
+  const int64_t size = dtype_size(f.residual.dtype);
+  const char* residual =
+      f.residual.data
+          ? static_cast<const char*>(f.residual.data) + (row * f.residual.row + column * f.residual.column) * size
+          : nullptr;
+  if (dense && dense_residual) {
+    finish_any(f, at, sums, row, n, reinterpret_cast<const float*>(residual), reinterpret_cast<float*>(c));
+    return;
+  }
+  for (int64_t j = 0; j < n; j += kFinishChunk) {
+    const int64_t here = least(kFinishChunk, n - j);
+    alignas(64) float y[kFinishChunk], terms[kFinishChunk];
+    const float* more = reinterpret_cast<const float*>(residual) + (residual ? j : 0);
+    if (!dense_residual) {
+      stage_floats(residual + j * f.residual.column * size, f.residual.dtype, f.residual.column, here, terms);
+      more = terms;
+    }
+    const ColumnTerms from{at.add + j, at.sum + j, at.zero + j, at.scale + j, at.bias + j};
+    finish_any(f, from, sums + j, row, here, residual ? more : nullptr, y);
+    char* to = c + j * f.c.column * dtype_size(f.c.dtype);
+    if (f.c.dtype == OG_F32)
+      store_run(y, here, reinterpret_cast<float*>(to), f.c.column);
+    else if (f.c.dtype == OG_F16)
+      store_run(y, here, reinterpret_cast<f16*>(to), f.c.column);
+    else if (f.c.dtype == OG_BF16)
+      store_run(y, here, reinterpret_cast<bf16*>(to), f.c.column);
+    else if (f.c.dtype == OG_I8)
+      requantize(y, here, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), f.c.column);
+    else
+      requantize(y, here, f.out_scale, f.out_zero, reinterpret_cast<uint8_t*>(to), f.c.column);
+  }
+}
+
+}  // namespace
+}  // namespace og
+#endif
