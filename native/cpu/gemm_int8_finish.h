@@ -70,38 +70,60 @@ OG_INLINE Vi corrected(Vi v, const ColumnTerms& at, int64_t j, const RowTerms& r
   return (Vi)u;
 }
 
-/** to[0, n) of one row; sums and terms are readable to the end of the last vector. */
-template <int Act>
-void finish_floats(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t n,
-                   const float* residual, float* to) {
-  const Vf scale = set1(f.rows.scale[row]);
-  for (int64_t j = 0; j < n; j += kLanes) {
-    const Vi v = corrected(load_words(sums + j), at, j, f.rows, row);
-    Vf y = activate<Act>((to_float(v) * scale) * load(at.scale + j) + load(at.bias + j));
-    const int left = lanes_left(n - j, 0);
+/** One vector of R rows: their chains of operations overlap. */
+template <int Act, int R>
+OG_INLINE void finish_vector(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row,
+                             int64_t j, int left, const float* residual, int64_t ld_residual, float* to, int64_t ld_to) {
+  const Vf scale = load(at.scale + j), bias = load(at.bias + j);
+  Vf y[R];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) {
+    const Vi v = corrected(load_words(sums + r * ld + j), at, j, f.rows, row + r);
+    y[r] = (to_float(v) * f.rows.scale[row + r]) * scale + bias;
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) y[r] = activate<Act>(y[r]);
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++) {
     if (left == kLanes) {
-      if (residual) y += load(residual + j);
-      store(to + j, y);
+      if (residual) y[r] += load(residual + r * ld_residual + j);
+      store(to + r * ld_to + j, y[r]);
     } else {
-      if (residual) y += load_first(residual + j, left);
-      store_first(to + j, y, left);
+      if (residual) y[r] += load_first(residual + r * ld_residual + j, left);
+      store_first(to + r * ld_to + j, y[r], left);
     }
   }
 }
 
-inline void finish_any(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t n,
-                       const float* residual, float* to) {
+/** to[rows × n]; sums and terms are readable to the end of the last vector. */
+template <int Act>
+void finish_floats(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row, int64_t rows,
+                   int64_t n, const float* residual, int64_t ld_residual, float* to, int64_t ld_to) {
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const int left = lanes_left(n - j, 0);
+    int64_t r = 0;
+    for (; r + 4 <= rows; r += 4)
+      finish_vector<Act, 4>(f, at, sums + r * ld, ld, row + r, j, left, residual ? residual + r * ld_residual : nullptr,
+                            ld_residual, to + r * ld_to, ld_to);
+    for (; r < rows; r++)
+      finish_vector<Act, 1>(f, at, sums + r * ld, ld, row + r, j, left, residual ? residual + r * ld_residual : nullptr,
+                            ld_residual, to + r * ld_to, ld_to);
+  }
+}
+
+inline void finish_any(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row,
+                       int64_t rows, int64_t n, const float* residual, int64_t ld_residual, float* to, int64_t ld_to) {
   switch (f.activation) {
     case kRelu:
-      return finish_floats<kRelu>(f, at, sums, row, n, residual, to);
+      return finish_floats<kRelu>(f, at, sums, ld, row, rows, n, residual, ld_residual, to, ld_to);
     case kGeluExact:
-      return finish_floats<kGeluExact>(f, at, sums, row, n, residual, to);
+      return finish_floats<kGeluExact>(f, at, sums, ld, row, rows, n, residual, ld_residual, to, ld_to);
     case kGeluTanh:
-      return finish_floats<kGeluTanh>(f, at, sums, row, n, residual, to);
+      return finish_floats<kGeluTanh>(f, at, sums, ld, row, rows, n, residual, ld_residual, to, ld_to);
     case kSilu:
-      return finish_floats<kSilu>(f, at, sums, row, n, residual, to);
+      return finish_floats<kSilu>(f, at, sums, ld, row, rows, n, residual, ld_residual, to, ld_to);
     default:
-      return finish_floats<kNone>(f, at, sums, row, n, residual, to);
+      return finish_floats<kNone>(f, at, sums, ld, row, rows, n, residual, ld_residual, to, ld_to);
   }
 }
 
@@ -118,55 +140,65 @@ void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, 
   }
 }
 
-/** One row of sums, columns [column, column + n) of the matrix; `at` begins with the first of them. */
-inline void finish_row(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t column,
-                       int64_t n) {
-  char* c = static_cast<char*>(f.c.data) + (row * f.c.row + column * f.c.column) * dtype_size(f.c.dtype);
-  if (!f.floats()) {
-    int32_t* to = reinterpret_cast<int32_t*>(c);
-    for (int64_t j = 0; j < n; j += kLanes) {
-      const Vi v = corrected(load_words(sums + j), at, j, f.rows, row);
-      const int left = lanes_left(n - j, 0);
-      if (f.c.column == 1 && left == kLanes)
-        store_words(to + j, v);
-      else
-        for (int i = 0; i < left; i++) to[(j + i) * f.c.column] = v[i];
-    }
-    return;
-  }
-  const bool dense = f.c.dtype == OG_F32 && f.c.column == 1;
-  const bool dense_residual = !f.residual.data || (f.residual.dtype == OG_F32 && f.residual.column == 1);
-  const int64_t size = dtype_size(f.residual.dtype);
-  const char* residual =
-      f.residual.data
-          ? static_cast<const char*>(f.residual.data) + (row * f.residual.row + column * f.residual.column) * size
-          : nullptr;
-  if (dense && dense_residual) {
-    finish_any(f, at, sums, row, n, reinterpret_cast<const float*>(residual), reinterpret_cast<float*>(c));
-    return;
-  }
-  for (int64_t j = 0; j < n; j += kFinishChunk) {
-    const int64_t here = least(kFinishChunk, n - j);
-    alignas(64) float y[kFinishChunk], terms[kFinishChunk];
-    const float* more = reinterpret_cast<const float*>(residual) + (residual ? j : 0);
-    if (!dense_residual) {
-      stage_floats(residual + j * f.residual.column * size, f.residual.dtype, f.residual.column, here, terms);
-      more = terms;
-    }
-    const ColumnTerms from{at.add + j, at.sum + j, at.zero + j, at.scale + j, at.bias + j};
-    finish_any(f, from, sums + j, row, here, residual ? more : nullptr, y);
-    char* to = c + j * f.c.column * dtype_size(f.c.dtype);
-    if (f.c.dtype == OG_F32)
-      store_run(y, here, reinterpret_cast<float*>(to), f.c.column);
-    else if (f.c.dtype == OG_F16)
-      store_run(y, here, reinterpret_cast<f16*>(to), f.c.column);
-    else if (f.c.dtype == OG_BF16)
-      store_run(y, here, reinterpret_cast<bf16*>(to), f.c.column);
-    else if (f.c.dtype == OG_I8)
-      requantize(y, here, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), f.c.column);
+/** n floats of one row as the output's dtype, from column `column` on. */
+inline void store_floats(const Finish& f, const float* from, int64_t row, int64_t column, int64_t n) {
+  const MatrixView& c = f.c;
+  char* to = static_cast<char*>(c.data) + (row * c.row + column * c.column) * dtype_size(c.dtype);
+  if (c.dtype == OG_F32)
+    store_run(from, n, reinterpret_cast<float*>(to), c.column);
+  else if (c.dtype == OG_F16)
+    store_run(from, n, reinterpret_cast<f16*>(to), c.column);
+  else if (c.dtype == OG_BF16)
+    store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
+  else if (c.dtype == OG_I8)
+    requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), c.column);
+  else
+    requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<uint8_t*>(to), c.column);
+}
+
+inline void finish_integers(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t column,
+                            int64_t n) {
+  int32_t* to = static_cast<int32_t*>(f.c.data) + row * f.c.row + column * f.c.column;
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const Vi v = corrected(load_words(sums + j), at, j, f.rows, row);
+    const int left = lanes_left(n - j, 0);
+    if (f.c.column == 1 && left == kLanes)
+      store_words(to + j, v);
     else
-      requantize(y, here, f.out_scale, f.out_zero, reinterpret_cast<uint8_t*>(to), f.c.column);
+      for (int i = 0; i < left; i++) to[(j + i) * f.c.column] = v[i];
   }
+}
+
+/** A block of sums, rows from `row` and columns [column, column + n) of the matrix; `at` begins with the first column. */
+inline void finish_block(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row,
+                         int64_t rows, int64_t column, int64_t n) {
+  if (!f.floats()) {
+    for (int64_t r = 0; r < rows; r++) finish_integers(f, at, sums + r * ld, row + r, column, n);
+    return;
+  }
+  const MatrixView& more = f.residual;
+  const bool dense_residual = !more.data || (more.dtype == OG_F32 && more.column == 1);
+  const int64_t size = dtype_size(more.dtype);
+  const char* residual =
+      more.data ? static_cast<const char*>(more.data) + (row * more.row + column * more.column) * size : nullptr;
+  if (f.c.dtype == OG_F32 && f.c.column == 1 && dense_residual) {
+    finish_any(f, at, sums, ld, row, rows, n, reinterpret_cast<const float*>(residual), more.row,
+               static_cast<float*>(f.c.data) + row * f.c.row + column, f.c.row);
+    return;
+  }
+  for (int64_t r = 0; r < rows; r += 4)
+    for (int64_t j = 0; j < n; j += kFinishChunk) {
+      const int64_t here = least(kFinishChunk, n - j), count = least(4, rows - r);
+      alignas(64) float y[4 * kFinishChunk], terms[4 * kFinishChunk];
+      if (residual)
+        for (int64_t i = 0; i < count; i++)
+          stage_floats(residual + ((r + i) * more.row + j * more.column) * size, more.dtype, more.column, here,
+                       terms + i * kFinishChunk);
+      const ColumnTerms from{at.add + j, at.sum + j, at.zero + j, at.scale + j, at.bias + j};
+      finish_any(f, from, sums + r * ld + j, ld, row + r, count, here, residual ? terms : nullptr, kFinishChunk, y,
+                 kFinishChunk);
+      for (int64_t i = 0; i < count; i++) store_floats(f, y + i * kFinishChunk, row + r + i, column + j, here);
+    }
 }
 
 }  // namespace

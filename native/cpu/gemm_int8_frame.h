@@ -193,7 +193,7 @@ struct Int8Gemm {
           }
           alignas(64) int32_t sums[kRows * kColumns];
           tile(steps, from, panel, here.add, sums, kColumns);
-          for (int64_t r = 0; r < rows; r++) finish_row(finish, here, sums + r * kColumns, i + r, j, columns);
+          finish_block(finish, here, sums, kColumns, i, rows, j, columns);
         }
       }
     }
@@ -311,16 +311,33 @@ struct Int8Gemm {
   static constexpr int kStreams = Loops::kStreams;
   static constexpr int kDotRows = OG_LANES == 16 ? 4 : 2;
 
-  /** Rows i … i+R against four columns of the task at `begin`; sums go to block[row][column − begin]. */
-  template <int R, bool Flip, bool Sums>
-  void dot_rows(int64_t i, const uint8_t* a, int64_t lda, const uint8_t* const* b, const int64_t* columns, int count,
-                int32_t* block, int64_t ld, int32_t* sums) const {
+  /** Four columns of a few-rows task, and where their results go. */
+  struct FourColumns {
+    const uint8_t *b[kStreams], *next[kStreams];  // their weights; those that come after them
+    int64_t columns[kStreams];                    // from the task's first
+    int count;
+    int32_t *block, *sums;  // [row][column]; [column], or null
+    int64_t ld;
+  };
+
+  template <int R, bool Flip, bool Sums, bool Fetch>
+  void dot_rows(int64_t i, const uint8_t* a, int64_t lda, const FourColumns& at) const {
     typename Loops::Four out[R], of_columns{};
-    Loops::template dots<R, Flip, Sums>(call->k, a + i * lda, lda, b, out, of_columns);
-    for (int s = 0; s < count; s++) {
-      for (int r = 0; r < R; r++) block[(i + r) * ld + columns[s]] = out[r][s];
-      if (Sums) sums[columns[s]] = of_columns[s];
+    Loops::template dots<R, Flip, Sums, Fetch>(call->k, a + i * lda, lda, at.b, at.next, out, of_columns);
+    for (int s = 0; s < at.count; s++) {
+      for (int r = 0; r < R; r++) at.block[(i + r) * at.ld + at.columns[s]] = (int32_t)out[r][s];
+      if (Sums) at.sums[at.columns[s]] = (int32_t)of_columns[s];
     }
+  }
+  /** The first rows wait for memory; while the others compute, the next weights are fetched. */
+  template <int R, bool Flip>
+  void dot_some(int64_t i, const uint8_t* a, int64_t lda, const FourColumns& at) const {
+    if (i > 0)
+      dot_rows<R, Flip, false, true>(i, a, lda, at);
+    else if (at.sums)
+      dot_rows<R, Flip, true, false>(i, a, lda, at);
+    else
+      dot_rows<R, Flip, false, false>(i, a, lda, at);
   }
 
   template <bool Flip>
@@ -335,24 +352,24 @@ struct Int8Gemm {
     for (int64_t i = 0; i < p.m; i++)
       for (int64_t j = n; j < ld; j++) block[i * ld + j] = 0;
     for (int64_t j = 0; j < quarter; j++) {
-      const uint8_t* b[kStreams];
-      int64_t columns[kStreams];
-      int count = 0;
+      FourColumns four{};
+      four.block = block;
+      four.sums = sums;
+      four.ld = ld;
+      four.count = 0;
       for (int s = 0; s < kStreams; s++) {
         const int64_t column = s * quarter + j;
         if (column >= n) continue;
-        columns[count] = column;
-        b[count++] = p.b.data + (begin + column) * p.b.row;
+        four.columns[four.count] = column;
+        four.b[four.count++] = p.b.data + (begin + column) * p.b.row;
       }
-      for (int s = count; s < kStreams; s++) b[s] = b[0];
+      for (int s = four.count; s < kStreams; s++) four.b[s] = four.b[0];
+      for (int s = 0; s < kStreams; s++) four.next[s] = j + 1 < quarter ? four.b[s] + p.b.row : four.b[s];
       int64_t i = 0;
-      if (own_sums) {  // with the first row
-        dot_rows<1, Flip, true>(0, a, lda, b, columns, count, block, ld, sums);
-        i = 1;
-      }
-      for (; i + kDotRows <= p.m; i += kDotRows)
-        dot_rows<kDotRows, Flip, false>(i, a, lda, b, columns, count, block, ld, nullptr);
-      for (; i < p.m; i++) dot_rows<1, Flip, false>(i, a, lda, b, columns, count, block, ld, nullptr);
+      for (; i + kDotRows <= p.m; i += kDotRows) dot_some<kDotRows, Flip>(i, a, lda, four);
+      if (kDotRows > 2)
+        for (; i + 2 <= p.m; i += 2) dot_some<2, Flip>(i, a, lda, four);
+      for (; i < p.m; i++) dot_some<1, Flip>(i, a, lda, four);
     }
     ColumnTerms at;
     if (!prepare_columns(begin, end, own_sums ? sums : p.panel_sums ? p.panel_sums + begin : nullptr, scratch, at))
@@ -360,8 +377,8 @@ struct Int8Gemm {
     for (int64_t i = 0; i < p.m; i++) {
       int32_t* row = block + i * ld;
       for (int64_t j = 0; j < n; j++) row[j] = (int32_t)((uint32_t)row[j] + (uint32_t)at.add[j]);
-      finish_row(finish, at, row, i, begin, n);
     }
+    finish_block(finish, at, block, ld, 0, p.m, begin, n);
   }
 
   void few_rows() {

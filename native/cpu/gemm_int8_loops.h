@@ -78,15 +78,17 @@ struct OG_LOOPS {
 
   /**
    * R rows of A' (dense, padded with zeros to whole vectors, `lda` bytes apart) against four rows of weights whose k is
-   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set. Flip: the weights are uint8 codes.
+   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set. Flip: the weights are uint8 codes. `next`: weights to
+   * fetch meanwhile where Fetch is set.
    */
-  template <int R, bool Flip, bool Sums>
-  OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b, Four (&out)[R],
-                             Four& sums) {
+  template <int R, bool Flip, bool Sums, bool Fetch>
+  OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b,
+                             const uint8_t* const* next, Four (&out)[R], Four& sums) {
     constexpr int kBytes = kLanes * Kind::kGroup;    // of a weight vector
     constexpr int kBytesA = kLanes * 4;              // of an A' vector
     const Vi ones = set1(Kind::kOnes);
     Vi x[R][kStreams] = {}, y[kStreams] = {};
+    (void)next;
     int64_t p = 0;
     for (; p + kBytes <= k; p += kBytes, a += kBytesA) {
       Vi v[R];
@@ -95,6 +97,7 @@ struct OG_LOOPS {
 #pragma GCC unroll 4
       for (int s = 0; s < kStreams; s++) {
         const Vi w = Kind::load_b<Flip>(b[s] + p);
+        if (Fetch) __builtin_prefetch(next[s] + p);
         if (Sums) y[s] = Kind::dot(y[s], ones, w);
 #pragma GCC unroll 4
         for (int i = 0; i < R; i++) x[i][s] = Kind::dot(x[i][s], v[i], w);
