@@ -1,9 +1,8 @@
 // matmul_int8, Gop/s per shape, beside the ceiling of its dot product from registers and of reading memory.
-//   matmul_int8_bench [isa] [threads] [only this shape, e.g. 512x2304x768]
-// Weights are [N, K], k dense. NT: packed in the call; packed: beforehand; f32: with scales and bias, gelu: and with the
-// tanh form of GELU. Rows of up
-// to 8 also from memory: more copies of the weights than the caches hold, in turn. Median and best of interleaved
-// samples.
+//   matmul_int8_bench [isa] [threads] [only this shape, e.g. 512x2304x768, or: memory]
+// Weights are [N, K], k dense. NT: packed in the call; packed: beforehand; f32: with scales and bias, gelu: and with
+// the tanh form of GELU. Rows of up to 8 also from memory: more copies of the weights than the caches hold, in turn.
+// Median and best of interleaved samples.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -96,14 +95,14 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
   for (int c = 0; c < copies; c++) {
     weights.push_back(block(bytes));
     for (size_t i = 0; i < bytes; i++) weights.back()[i] = (char)(i * 31 % 253);
-    packed.push_back(cold ? nullptr : block(packed_size));
+    packed.push_back(block(packed_size));
   }
   char* out = block((size_t)(m * n) * 4);
   std::vector<float> scale((size_t)std::max(m, n), 0.001f), bias((size_t)n, 0.5f);
   const double flag = 0;
-  if (!cold) {
-    const og_view b = view(weights[0], OG_I8, {k, n}, {1, k});
-    const og_view p = view(packed[0], OG_U8, {(int64_t)packed_size}, {1});
+  for (size_t c = 0; c < packed.size(); c++) {
+    const og_view b = view(weights[c], OG_I8, {k, n}, {1, k});
+    const og_view p = view(packed[c], OG_U8, {(int64_t)packed_size}, {1});
     const og_call call = {&b, &p, &flag, 1, 1, 1};
     if (og::run_kernel_on(isa, packer, call)) std::printf("%s\n", og::last_message());
   }
@@ -126,13 +125,14 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     next = (next + 1) % copies;
   };
   std::vector<Case> cases = {{"NT", {}}, {"packed", {}}, {"f32", {}}, {"gelu", {}}};
-  if (cold) cases.resize(1);
+  if (cold) cases.resize(2);
   const double work = 2. * (double)(m * n * k);
   for (int sample = 0; sample < 15; sample++)
     for (Case& one : cases) {
       const int turns = std::max(1, (int)(2e9 / work / 2));
       const double start = now();
-      for (int t = 0; t < turns; t++) multiply(one.name[0] != 'N', one.name[0] == 'f' || one.name[0] == 'g', one.name[0] == 'g');
+      for (int t = 0; t < turns; t++)
+        multiply(one.name[0] != 'N', one.name[0] == 'f' || one.name[0] == 'g', one.name[0] == 'g');
       one.seconds.push_back((now() - start) / turns);
     }
   std::printf("%5lldx%lldx%lld%s", (long long)m, (long long)n, (long long)k, cold ? " from memory" : "");
@@ -140,7 +140,7 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     std::sort(one.seconds.begin(), one.seconds.end());
     const double middle = one.seconds[one.seconds.size() / 2];
     std::printf("  %s %.0f / %.0f", one.name, work / middle * 1e-9, work / one.seconds[0] * 1e-9);
-    if (m <= 8) std::printf(" (%.1f GB/s)", (double)bytes / middle * 1e-9);
+    if (m <= 16) std::printf(" (%.1f GB/s)", (double)bytes / middle * 1e-9);
   }
   std::printf("\n");
   std::fflush(stdout);
@@ -161,13 +161,15 @@ int main(int argc, char** argv) {
   std::printf("%s, %d threads; vpdpbusd %.0f Gop/s a thread, reading %.1f GB/s\n", og::isa_name(isa), og::threads(),
               dot_ceiling(), read_ceiling());
   const int64_t shapes[][3] = {{512, 2304, 768},   {512, 3072, 768}, {512, 768, 3072}, {3072, 384, 384},
-                               {1024, 1024, 1024}, {64, 3072, 768},  {1, 3072, 768},   {8, 3072, 768}};
+                               {1024, 1024, 1024}, {64, 3072, 768},  {1, 3072, 768},   {2, 3072, 768},
+                               {4, 3072, 768},     {8, 3072, 768}};
   for (const auto& s : shapes) {
     const std::string name = std::to_string(s[0]) + "x" + std::to_string(s[1]) + "x" + std::to_string(s[2]);
     if (!only || name == only) run_shape(isa, s[0], s[1], s[2], false);
   }
-  const int64_t cold[][3] = {{1, 3072, 768}, {1, 50257, 768}, {4, 3072, 768}, {8, 3072, 768}};
+  const int64_t cold[][3] = {{1, 3072, 768}, {1, 50257, 768}, {2, 3072, 768},
+                             {4, 3072, 768}, {8, 3072, 768},  {16, 3072, 768}};
   for (const auto& s : cold)
-    if (!only) run_shape(isa, s[0], s[1], s[2], true);
+    if (!only || std::strcmp(only, "memory") == 0) run_shape(isa, s[0], s[1], s[2], true);
   return 0;
 }

@@ -83,8 +83,6 @@ bool cpu_feature(CpuFeature feature) {
   return machine_has(feature) && !switched_off[feature].load(std::memory_order_relaxed);
 }
 
-void use_cpu_feature(CpuFeature feature, bool use) {
-  switched_off[feature].store(!use, std::memory_order_relaxed);
-}
+void use_cpu_feature(CpuFeature feature, bool use) { switched_off[feature].store(!use, std::memory_order_relaxed); }
 
 }  // namespace og

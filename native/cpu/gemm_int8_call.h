@@ -93,7 +93,8 @@ inline bool is_bytes(const og_view& v) { return v.dtype == OG_I8 || v.dtype == O
 
 /** `packed` can be a block of packed weights for a B of k × n. */
 inline int32_t check_packed_view(const og_view& packed, int64_t k, int64_t n) {
-  OG_REQUIRE(packed.dtype == OG_U8 && packed.rank == 1 && is_contiguous(packed), "packed weights: expected dense uint8");
+  OG_REQUIRE(packed.dtype == OG_U8 && packed.rank == 1 && is_contiguous(packed),
+             "packed weights: expected dense uint8");
   OG_REQUIRE(k < (int64_t{1} << 40) && n < (int64_t{1} << 40) && (k == 0 || n < (int64_t{1} << 46) / (k + 4)) &&
                  packed.shape[0] == packed_bytes(k, n),
              "packed weights: %lld bytes do not hold (%lld, %lld)", (long long)packed.shape[0], (long long)k,
@@ -110,14 +111,14 @@ inline int32_t check_packed(const og_view& packed, uint32_t layout, int64_t k, i
   OG_REQUIRE(head.magic == kPackedMagic && head.bytes == packed.shape[0], "packed weights: not made by pack");
   OG_REQUIRE(head.layout == layout, "packed weights: layout %u, this instruction set reads %u; pack them again",
              head.layout, layout);
-  OG_REQUIRE(head.k == k && head.n == n && head.is_signed == (is_signed ? 1 : 0) &&
-                 head.seven_bit == (seven_bit ? 1 : 0),
-             "packed weights: made of another weight");
+  OG_REQUIRE(
+      head.k == k && head.n == n && head.is_signed == (is_signed ? 1 : 0) && head.seven_bit == (seven_bit ? 1 : 0),
+      "packed weights: made of another weight");
   return OG_OK;
 }
 
 inline void write_header(char* packed, uint32_t layout, int64_t k, int64_t n, bool is_signed, bool seven_bit) {
-  const PackedHeader head{kPackedMagic, layout,    k,           n, is_signed ? 1 : 0, seven_bit ? 1 : 0,
+  const PackedHeader head{kPackedMagic,       layout,   k, n, is_signed ? 1 : 0, seven_bit ? 1 : 0,
                           packed_bytes(k, n), {0, 0, 0}};
   std::memcpy(packed, &head, sizeof head);
 }
@@ -246,8 +247,8 @@ inline void take_sides(const og_call* call, Int8Product& p) {
     const bool matrix = i == kA || i == kB || i == kResidual;
     if (i != kPacked) p.sides[i] = side_of(call->inputs[i], p.rank, !matrix);
   }
-  p.sides[kPacked] = {is_present(call->inputs[kPacked]) ? static_cast<char*>(call->inputs[kPacked].data) : nullptr,
-                      OG_U8, 0, 0, {}};
+  p.sides[kPacked] = {
+      is_present(call->inputs[kPacked]) ? static_cast<char*>(call->inputs[kPacked].data) : nullptr, OG_U8, 0, 0, {}};
   p.c = side_of(call->outputs[0], p.rank, false);
 }
 

@@ -1,6 +1,6 @@
 /**
- * What becomes of exact int32 sums: zero points, scales, bias, activation, residual, and the output's dtype, in one pass
- * over a block that is still in L1.
+ * What becomes of exact int32 sums: zero points, scales, bias, activation, residual, and the output's dtype, in one
+ * pass over a block that is still in L1.
  *
  * sum − za·(ΣB' − K·zb) − zb·ΣA' in int32 (modulo 2^32, exact because the true value fits), then in float32
  * act((sum · a_scale) · b_scale + bias) + residual, each operation rounded once; int8 codes are
@@ -42,8 +42,13 @@ struct Finish {
   int32_t out_zero;
 
   bool floats() const { return c.dtype != OG_I32; }
-  /** Whether a whole tile may be stored as it comes out of the loop. */
-  bool is_plain() const { return !floats() && c.column == 1 && !rows.zero && !rows.sum; }
+  bool corrects() const { return rows.zero || rows.sum; }
+  /** Whether a whole tile may be stored as it comes out of the loop: as sums, or scaled. */
+  bool is_plain() const { return !floats() && c.column == 1 && !corrects(); }
+  bool is_scaled() const {
+    return c.dtype == OG_F32 && c.column == 1 && !corrects() &&
+           (!residual.data || (residual.dtype == OG_F32 && residual.column == 1));
+  }
 };
 
 /** 1/(1 + e^-x) times x. */
@@ -73,7 +78,8 @@ OG_INLINE Vi corrected(Vi v, const ColumnTerms& at, int64_t j, const RowTerms& r
 /** One vector of R rows: their chains of operations overlap. */
 template <int Act, int R>
 OG_INLINE void finish_vector(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row,
-                             int64_t j, int left, const float* residual, int64_t ld_residual, float* to, int64_t ld_to) {
+                             int64_t j, int left, const float* residual, int64_t ld_residual, float* to,
+                             int64_t ld_to) {
   const Vf scale = load(at.scale + j), bias = load(at.bias + j);
   Vf y[R];
 #pragma GCC unroll 4
@@ -140,6 +146,43 @@ void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, 
   }
 }
 
+/** Activation and residual of rows × two vectors of scaled floats, in place. */
+template <int Act>
+void activate_in_place(int64_t rows, float* to, int64_t ld, const float* residual, int64_t ld_residual) {
+  for (int64_t r = 0; r < rows; r += 2) {  // two rows of two vectors: four chains
+    const int64_t next = r + 1 < rows ? 1 : 0;
+    float *first = to + r * ld, *second = first + next * ld;
+    Vf a = load(first), b = load(first + kLanes), c = load(second), d = load(second + kLanes);
+    a = activate<Act>(a), b = activate<Act>(b), c = activate<Act>(c), d = activate<Act>(d);
+    if (residual) {
+      const float *p = residual + r * ld_residual, *q = p + next * ld_residual;
+      a += load(p), b += load(p + kLanes), c += load(q), d += load(q + kLanes);
+    }
+    store(second, c), store(second + kLanes, d);
+    store(first, a), store(first + kLanes, b);
+  }
+}
+
+/** What is left to do for a whole tile of two vectors that was stored scaled. */
+inline void finish_scaled(const Finish& f, int64_t row, int64_t rows, int64_t column) {
+  if (f.activation == kNone && !f.residual.data) return;
+  float* to = static_cast<float*>(f.c.data) + row * f.c.row + column;
+  const float* more =
+      f.residual.data ? static_cast<const float*>(f.residual.data) + row * f.residual.row + column : nullptr;
+  switch (f.activation) {
+    case kRelu:
+      return activate_in_place<kRelu>(rows, to, f.c.row, more, f.residual.row);
+    case kGeluExact:
+      return activate_in_place<kGeluExact>(rows, to, f.c.row, more, f.residual.row);
+    case kGeluTanh:
+      return activate_in_place<kGeluTanh>(rows, to, f.c.row, more, f.residual.row);
+    case kSilu:
+      return activate_in_place<kSilu>(rows, to, f.c.row, more, f.residual.row);
+    default:
+      return activate_in_place<kNone>(rows, to, f.c.row, more, f.residual.row);
+  }
+}
+
 /** n floats of one row as the output's dtype, from column `column` on. */
 inline void store_floats(const Finish& f, const float* from, int64_t row, int64_t column, int64_t n) {
   const MatrixView& c = f.c;
@@ -169,7 +212,8 @@ inline void finish_integers(const Finish& f, const ColumnTerms& at, const int32_
   }
 }
 
-/** A block of sums, rows from `row` and columns [column, column + n) of the matrix; `at` begins with the first column. */
+/** A block of sums, rows from `row` and columns [column, column + n) of the matrix; `at` begins with the first column.
+ */
 inline void finish_block(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t ld, int64_t row,
                          int64_t rows, int64_t column, int64_t n) {
   if (!f.floats()) {

@@ -11,6 +11,8 @@
 #ifndef OMNIGRAD_CPU_GEMM_INT8_FRAME_H
 #define OMNIGRAD_CPU_GEMM_INT8_FRAME_H
 
+#include <initializer_list>
+
 #include "gemm_int8_finish.h"
 #include "gemm_int8_pack.h"
 
@@ -31,9 +33,9 @@ struct Int8Call {
   int64_t m, n, k;
   Bytes a, b;  // b.row: along its columns
   bool a_signed, b_signed;
-  bool seven_bit;                // B' is promised to lie in [-64, 64]; checked when it is packed
-  const uint8_t* panels;         // B packed by matmul_int8_pack; null: not
-  const int32_t* panel_sums;     // Σ B' of its columns
+  bool seven_bit;             // B' is promised to lie in [-64, 64]; checked when it is packed
+  const uint8_t* panels;      // B packed by matmul_int8_pack; null: not
+  const int32_t* panel_sums;  // Σ B' of its columns
   Numbers a_zero, b_zero, a_scale, b_scale, bias;
   MatrixView c, residual;
   int activation;
@@ -41,7 +43,8 @@ struct Int8Call {
   int32_t out_zero;
 };
 
-constexpr int64_t kInt8FewRows = 8;
+/** Rows up to which the unpacked weights are read; beyond, tiles over packed ones are faster if there are any. */
+constexpr int64_t kInt8FewRows = 8, kInt8FewPacked = 4;
 constexpr int64_t kInt8Shared = int64_t{32} << 20;  // bytes of the shared operand packed at a time
 constexpr int64_t kInt8Block = 384 << 10;           // bytes of A that stay in L2
 
@@ -84,8 +87,7 @@ struct Int8Gemm {
       int32_t* sum = scratch.take<int32_t>(p.m);
       if (!sum) return false;
       parallel_ranges(p.m, grain_for(p.k, 1 << 17), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++)
-          sum[i] = (int32_t)((uint32_t)row_sum(i) + (uint32_t)(shift * p.k));
+        for (int64_t i = begin; i < end; i++) sum[i] = (int32_t)((uint32_t)row_sum(i) + (uint32_t)(shift * p.k));
       });
       finish.rows.sum = sum;
     }
@@ -166,13 +168,26 @@ struct Int8Gemm {
         Loops::sum_panel(packed_steps<Kind>(p.k), panels + j * panel, sums + j * kColumns);
   }
 
+  /** The lines that the epilogue will touch, while the tile computes. */
+  void fetch_output(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    for (const MatrixView* one : {&finish.c, &finish.residual}) {
+      if (!one->data || one->column != 1) continue;
+      const int64_t size = dtype_size(one->dtype);
+      const char* at = static_cast<const char*>(one->data) + (row * one->row + column) * size;
+      for (int64_t r = 0; r < rows; r++, at += one->row * size) {
+        __builtin_prefetch(at, 1);
+        __builtin_prefetch(at + (columns - 1) * size, 1);
+      }
+    }
+  }
+
   /** Packed rows [m0, m1) times packed columns [n0, n1), whose terms are `at`. */
   void multiply_panels(int64_t m0, int64_t m1, int64_t n0, int64_t n1, const int32_t* a, const uint8_t* b,
                        const ColumnTerms& at) const {
     const int64_t steps = packed_steps<Kind>(call->k);
     const int64_t a_panel = panel_bytes_a<Kind>(call->k), b_panel = panel_bytes_b<Kind>(call->k);
     const char* a_bytes = reinterpret_cast<const char*>(a);
-    const bool plain = finish.is_plain();
+    const bool plain = finish.is_plain(), scaled = finish.is_scaled();
     int64_t block = a_panel > 0 ? kInt8Block / a_panel * kRows : m1 - m0;
     if (block < 4 * kRows) block = 4 * kRows;
     for (int64_t i0 = m0; i0 < m1; i0 += block) {
@@ -186,13 +201,16 @@ struct Int8Gemm {
           int height;
           const auto tile = Loops::pick(rows, height);
           const int32_t* from = reinterpret_cast<const int32_t*>(a_bytes + (i - m0) / kRows * a_panel);
-          if (plain && height == rows && columns == kColumns) {
+          if ((plain || scaled) && height == rows && columns == kColumns) {
+            const TileScale scale{scaled ? finish.rows.scale + i : nullptr, here.scale, here.bias};
             tile(steps, from, panel, here.add, static_cast<int32_t*>(finish.c.data) + i * finish.c.row + j,
-                 finish.c.row);
+                 finish.c.row, scaled ? &scale : nullptr);
+            if (scaled) finish_scaled(finish, i, rows, j);
             continue;
           }
           alignas(64) int32_t sums[kRows * kColumns];
-          tile(steps, from, panel, here.add, sums, kColumns);
+          fetch_output(i, rows, j, columns);
+          tile(steps, from, panel, here.add, sums, kColumns, nullptr);
           finish_block(finish, here, sums, kColumns, i, rows, j, columns);
         }
       }
@@ -240,7 +258,8 @@ struct Int8Gemm {
     const Int8Call& p = *call;
     const int64_t panel = panel_bytes_a<Kind>(p.k);
     int64_t width = p.m;
-    if (ceil_div(p.m, kRows) * panel > kInt8Shared) width = kInt8Shared / panel > 0 ? kInt8Shared / panel * kRows : kRows;
+    if (ceil_div(p.m, kRows) * panel > kInt8Shared)
+      width = kInt8Shared / panel > 0 ? kInt8Shared / panel * kRows : kRows;
     // panels of B that fit half of L2 with room for A
     int64_t wanted = panel > 0 ? (256 << 10) / panel_bytes_b<Kind>(p.k) * kColumns : 8 * kColumns;
     wanted = wanted < kColumns ? kColumns : least(wanted, 8 * kColumns);
@@ -403,7 +422,7 @@ struct Int8Gemm {
   int run() {
     ScratchFrame scratch;
     if (!prepare(scratch)) return kNoMemory;
-    if (call->m <= kInt8FewRows && call->b.k == 1 && call->n >= Loops::kStreams)
+    if (call->m <= (call->panels ? kInt8FewPacked : kInt8FewRows) && call->b.k == 1 && call->n >= Loops::kStreams)
       few_rows();
     else if (call->n >= call->m)
       by_columns();

@@ -93,9 +93,7 @@ struct NeonDot : FourBytes {
   static constexpr int kRows = 8;
   static constexpr uint32_t kLayout = 6;
   static constexpr bool kUnsignedA = false, kWide = false;
-  static OG_DOT_INLINE Vi dot(Vi sum, Vi a, Vi b) {
-    return (Vi)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b);
-  }
+  static OG_DOT_INLINE Vi dot(Vi sum, Vi a, Vi b) { return (Vi)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b); }
 };
 
 #endif
@@ -134,6 +132,11 @@ struct Wide {
 };
 
 #endif
+
+/** What turns the sums of a tile into floats: a number a row, two vectors of columns each. */
+struct TileScale {
+  const float *rows, *columns, *bias;
+};
 
 /** Whether A' is A with its top bits flipped, and the value that this adds to every zero point of A. */
 template <class Kind>

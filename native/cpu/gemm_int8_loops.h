@@ -10,11 +10,15 @@ struct OG_LOOPS {
   typedef OG_KIND Kind;
   static constexpr int kColumns = 2 * kLanes;
   static constexpr int kStreams = 4;
+  static constexpr int kAhead = 2048;  // bytes of B that are fetched ahead for few rows
 
-  /** to[R × kColumns] = add (a row, or null for zero) + A·B over `steps` packed steps. */
+  /**
+   * to[R × kColumns] = add (a row, or null for zero) + A·B over `steps` packed steps; with `scale` as floats,
+   * (sum · row) · column + bias.
+   */
   template <int R>
   OG_TARGET static void tile(int64_t steps, const int32_t* a, const uint8_t* b, const int32_t* add, int32_t* to,
-                             int64_t ld) {
+                             int64_t ld, const TileScale* scale) {
     Vi x[R][2];
     const Vi first = add ? load_words(add) : Vi{}, second = add ? load_words(add + kLanes) : Vi{};
 #pragma GCC unroll 16
@@ -27,6 +31,10 @@ struct OG_LOOPS {
 #pragma GCC unroll 2
     for (int64_t k = 0; k < steps; k++) {
       const Vi b0 = Kind::load_b<false>(b), b1 = Kind::load_b<false>(b + kLanes * Kind::kGroup);
+      if (R <= 8) {  // few rows are done with a line before hardware has the next from memory
+        __builtin_prefetch(b + kAhead);
+        if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         const Vi v = set1(a[i]);
@@ -35,6 +43,16 @@ struct OG_LOOPS {
       }
       a += Kind::kRows;
       b += kColumns * Kind::kGroup;
+    }
+    if (scale) {
+      const Vf s0 = load(scale->columns), s1 = load(scale->columns + kLanes);
+      const Vf t0 = load(scale->bias), t1 = load(scale->bias + kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < R; i++) {
+        store_words(to + i * ld, (Vi)((to_float(x[i][0]) * scale->rows[i]) * s0 + t0));
+        store_words(to + i * ld + kLanes, (Vi)((to_float(x[i][1]) * scale->rows[i]) * s1 + t1));
+      }
+      return;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
@@ -84,8 +102,8 @@ struct OG_LOOPS {
   template <int R, bool Flip, bool Sums, bool Fetch>
   OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b,
                              const uint8_t* const* next, Four (&out)[R], Four& sums) {
-    constexpr int kBytes = kLanes * Kind::kGroup;    // of a weight vector
-    constexpr int kBytesA = kLanes * 4;              // of an A' vector
+    constexpr int kBytes = kLanes * Kind::kGroup;  // of a weight vector
+    constexpr int kBytesA = kLanes * 4;            // of an A' vector
     const Vi ones = set1(Kind::kOnes);
     Vi x[R][kStreams] = {}, y[kStreams] = {};
     (void)next;
@@ -118,14 +136,14 @@ struct OG_LOOPS {
     if (Sums) sums = sum_of_four(y);
   }
 
-  typedef void (*Tile)(int64_t, const int32_t*, const uint8_t*, const int32_t*, int32_t*, int64_t);
+  typedef void (*Tile)(int64_t, const int32_t*, const uint8_t*, const int32_t*, int32_t*, int64_t, const TileScale*);
   /** The smallest tile that holds so many rows, and how many it has. */
   static Tile pick(int64_t rows, int& height) {
     constexpr int kMost = Kind::kRows;
-#define OG_PICK(R)                           \
-  if (R < kMost && rows <= R) {              \
-    height = R;                              \
-    return tile < (R < kMost ? R : kMost) >; \
+#define OG_PICK(R)                        \
+  if (R < kMost && rows <= R) {           \
+    height = R;                           \
+    return tile<(R < kMost ? R : kMost)>; \
   }
     OG_PICK(1)
     OG_PICK(2)

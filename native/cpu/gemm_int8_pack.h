@@ -79,8 +79,8 @@ struct PutA {
 
 /** `count` ≤ kLanes rows whose k is dense, to lanes [lane, …) of a panel. `word`, `words`: position and length. */
 template <class Put>
-OG_INLINE void pack_bytes_group(const uint8_t* const* rows, int count, int64_t k, uint8_t flip, int64_t word,
-                                bool ends, int lane, uint8_t* panel) {
+OG_INLINE void pack_bytes_group(const uint8_t* const* rows, int count, int64_t k, uint8_t flip, int64_t word, bool ends,
+                                int lane, uint8_t* panel) {
   const Vi mask = set1((int32_t)(flip * 0x01010101u));
   const int64_t words = (k + 3) / 4;
   constexpr int kMost = Put::kWidth < kLanes ? Put::kWidth : kLanes;

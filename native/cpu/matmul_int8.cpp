@@ -1,10 +1,11 @@
 /**
- * matmul_int8: c[…, M, N] = Σ_k (a[…, M, K] − a_zero) · (b[…, K, N] − b_zero) of int8 or uint8 codes, exact in int32, or
- * from there to float32, float16, bfloat16 (act((sum · a_scale) · b_scale + bias) + residual) or int8 and uint8 codes.
- * matmul_int8_pack: b[K, N] once and for all, with the sums of its columns, in the layout of the instruction set.
+ * matmul_int8: c[…, M, N] = Σ_k (a[…, M, K] − a_zero) · (b[…, K, N] − b_zero) of int8 or uint8 codes, exact in int32,
+ * or from there to float32, float16, bfloat16 (act((sum · a_scale) · b_scale + bias) + residual) or int8 and uint8
+ * codes. matmul_int8_pack: b[K, N] once and for all, with the sums of its columns, in the layout of the instruction
+ * set.
  *
- * Inputs: a, b, and optionally packed b, a_zero and a_scale […, M], b_zero, b_scale and bias […, N], residual […, M, N].
- * Attributes: activation (gemm_int8_finish.h), seven_bit (b's codes, less 128 if uint8, are promised to lie in
+ * Inputs: a, b, and optionally packed b, a_zero and a_scale […, M], b_zero, b_scale and bias […, N], residual […, M,
+ * N]. Attributes: activation (gemm_int8_finish.h), seven_bit (b's codes, less 128 if uint8, are promised to lie in
  * [-64, 64]: checked when b is packed, and used where it is faster), scale and zero point of int8 or uint8 output. All
  * strides are free, batch axes may be broadcast. Operands must not overlap the output.
  *
@@ -82,8 +83,9 @@ double activated(double x, int activation) {
 double number(const Int8Side& side, int64_t offset, double absent) {
   double value = absent;
   if (side.data)
-    with_storage(side.dtype,
-                 [&](auto type) { value = widen<double>(static_cast<const decltype(type)*>((void*)side.data)[offset]); });
+    with_storage(side.dtype, [&](auto type) {
+      value = widen<double>(static_cast<const decltype(type)*>((void*)side.data)[offset]);
+    });
   return value;
 }
 
@@ -209,8 +211,10 @@ Int8Call matrix_call(const Int8Product& p, int64_t index) {
   call.c = {p.at(p.c, index), p.c.dtype, p.c.row, p.c.column};
   call.residual = {p.at(s[kResidual], index), s[kResidual].dtype, s[kResidual].row, s[kResidual].column};
   call.activation = p.activation;
-  call.out_scale = (float)p.out_scale;
-  call.out_zero = (int32_t)p.out_zero;
+  if (p.c.dtype == OG_I8 || p.c.dtype == OG_U8) {  // only then were they checked
+    call.out_scale = (float)p.out_scale;
+    call.out_zero = (int32_t)p.out_zero;
+  }
   return call;
 }
 
@@ -242,8 +246,8 @@ int32_t multiply_all(const og_call* call, const Int8Product& p) {
   return with_loops(p.seven_bit, [&](auto gemm) -> int32_t {
     typedef decltype(gemm) Gemm;
     if (p.sides[kPacked].data)
-      OG_TRY(check_packed(call->inputs[kPacked], Gemm::Kind::kLayout, p.k, p.n, p.sides[kB].dtype == OG_I8,
-                          p.seven_bit));
+      OG_TRY(
+          check_packed(call->inputs[kPacked], Gemm::Kind::kLayout, p.k, p.n, p.sides[kB].dtype == OG_I8, p.seven_bit));
     return multiply_batch<Gemm>(p);
   });
 }

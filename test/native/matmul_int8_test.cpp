@@ -43,9 +43,8 @@ struct Operands {
   double activation = 0, seven_bit = 0, out_scale = 1, out_zero = 0;
 
   int32_t run(og::Isa isa, Tensor& c) {
-    return og_test::run(isa, "matmul_int8",
-                        {&a, &b, &packed, &a_zero, &b_zero, &a_scale, &b_scale, &bias, &residual}, {&c},
-                        {activation, seven_bit, out_scale, out_zero});
+    return og_test::run(isa, "matmul_int8", {&a, &b, &packed, &a_zero, &b_zero, &a_scale, &b_scale, &bias, &residual},
+                        {&c}, {activation, seven_bit, out_scale, out_zero});
   }
 };
 
@@ -160,8 +159,7 @@ void shapes(Random& random) {
     o.b = codes(random, tb, {k, n}, lb);
     if (zeros & 1) o.a_zero = Tensor(OG_I32, {m}, random.below(2) ? kDense : kReversed).integers(random, -128, 256);
     if (zeros & 2) o.b_zero = Tensor(OG_I32, {n}, random.below(2) ? kDense : kGaps).integers(random, -128, 256);
-    if ((zeros & 1) && random.below(2))
-      o.a_zero = Tensor(OG_I32, {1}).integers(random, -128, 256).broadcast(0, m);
+    if ((zeros & 1) && random.below(2)) o.a_zero = Tensor(OG_I32, {1}).integers(random, -128, 256).broadcast(0, m);
     Tensor c(OG_I32, {m, n}, lc);
     check_product(o, c, 1, m, n, k);
   }
@@ -195,8 +193,8 @@ void extremes() {
     double x, y;
     int64_t k;
   };
-  const Limit limits[] = {{OG_I8, OG_I8, -128, -128, 131071}, {OG_U8, OG_U8, 255, 255, 33025},
-                          {OG_U8, OG_I8, 255, -128, 65793}};
+  const Limit limits[] = {
+      {OG_I8, OG_I8, -128, -128, 131071}, {OG_U8, OG_U8, 255, 255, 33025}, {OG_U8, OG_I8, 255, -128, 65793}};
   for (const Limit& limit : limits)
     for (int64_t m : {2, 9}) {
       named("K at the limit %lld, %lld rows", (long long)limit.k, (long long)m);
@@ -381,7 +379,7 @@ void packed_refusals(Random& random) {
     Block packed(packed_bytes(k, n)), empty(packed_bytes(k, n)), small(packed_bytes(k, n) - 1);
     std::memset(empty.view.data, 0, 64);
     CHECK_FAILS(pack(isa, b.view(), small, 0), OG_INVALID);
-    CHECK_FAILS(pack(isa, b.view(), packed, 1), OG_INVALID);  // 65 breaks the promise
+    CHECK_FAILS(pack(isa, b.view(), packed, 1), OG_INVALID);                          // 65 breaks the promise
     CHECK_FAILS(multiply(isa, a.view(), b.view(), packed, c.view(), 1), OG_INVALID);  // and left nothing usable
     CHECK_FAILS(multiply(isa, a.view(), b.view(), empty, c.view(), 0), OG_INVALID);
     CHECK_OK(pack(isa, b.view(), packed, 0));

@@ -29,7 +29,7 @@ export const withoutRow: Readonly<Record<string, string>> = {
   ),
   ...Object.fromEntries('bernoulli dropout multinomial randperm'.split(' ').map((name) => [name, random])),
   ...Object.fromEntries(
-    'dequantize fakeQuantize fromFloat8 linearInt8Dynamic matmulInt8 matmulInteger quantize toFloat8'
+    'dequantize fakeQuantize fromFloat8 linearInt8 linearInt8Dynamic matmulInt8 matmulInteger quantize toFloat8'
       .split(' ')
       .map((name) => [name, integerCodes]),
   ),
