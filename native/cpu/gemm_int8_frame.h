@@ -44,7 +44,7 @@ struct Int8Call {
 };
 
 /** Rows up to which the unpacked weights are read; beyond, tiles over packed ones are faster if there are any. */
-constexpr int64_t kInt8FewRows = 8, kInt8FewPacked = 4;
+constexpr int64_t kInt8FewRows = 8, kInt8FewPacked = 2;
 constexpr int64_t kInt8Shared = int64_t{32} << 20;  // bytes of the shared operand packed at a time
 constexpr int64_t kInt8Block = 384 << 10;           // bytes of A that stay in L2
 

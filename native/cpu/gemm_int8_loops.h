@@ -10,7 +10,8 @@ struct OG_LOOPS {
   typedef OG_KIND Kind;
   static constexpr int kColumns = 2 * kLanes;
   static constexpr int kStreams = 4;
-  static constexpr int kAhead = 2048;  // bytes of B that are fetched ahead for few rows
+  /** Bytes of B fetched ahead, into L2: few rows are done with a line before hardware has the next from memory. */
+  static constexpr int kAhead = 8192;
 
   /**
    * to[R × kColumns] = add (a row, or null for zero) + A·B over `steps` packed steps; with `scale` as floats,
@@ -31,10 +32,8 @@ struct OG_LOOPS {
 #pragma GCC unroll 2
     for (int64_t k = 0; k < steps; k++) {
       const Vi b0 = Kind::load_b<false>(b), b1 = Kind::load_b<false>(b + kLanes * Kind::kGroup);
-      if (R <= 8) {  // few rows are done with a line before hardware has the next from memory
-        __builtin_prefetch(b + kAhead);
-        if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64);
-      }
+      __builtin_prefetch(b + kAhead, 0, 2);
+      if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64, 0, 2);
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         const Vi v = set1(a[i]);
@@ -116,6 +115,7 @@ struct OG_LOOPS {
       for (int s = 0; s < kStreams; s++) {
         const Vi w = Kind::load_b<Flip>(b[s] + p);
         if (Fetch) __builtin_prefetch(next[s] + p);
+        if (R > 1 && !Fetch) __builtin_prefetch(b[s] + p + kAhead / 4, 0, 2);  // one row alone: hardware does it
         if (Sums) y[s] = Kind::dot(y[s], ones, w);
 #pragma GCC unroll 4
         for (int i = 0; i < R; i++) x[i][s] = Kind::dot(x[i][s], v[i], w);

@@ -8,7 +8,6 @@ import { ShapeError } from '../errors.js';
 import { currentIsa } from '../runtime/backend.js';
 import type { View } from '../runtime/queue.js';
 import type { DType } from '../tensor/dtype.js';
-import { keep } from '../tensor/scope.js';
 import { broadcastShapes, broadcastStrides, type Shape } from '../tensor/shape.js';
 import { setRecording } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -162,7 +161,9 @@ export function packWeight(weight: Tensor, sevenBit: boolean): Tensor {
   }
   const before = setRecording(false);
   try {
-    const packed = keep(packOp.call([transpose(weight)], sevenBit));
+    const made = packOp.call([transpose(weight)], sevenBit);
+    const packed = made.alias(true); // of no scope, and not the caller's to free
+    made.dispose();
     packedWeights.set(weight, { packed, version, isa, sevenBit });
     return packed;
   } finally {
@@ -171,7 +172,7 @@ export function packWeight(weight: Tensor, sevenBit: boolean): Tensor {
 }
 
 /** Rows up to which weights are read as they are. */
-const FEW_ROWS = 4;
+const FEW_ROWS = 2;
 
 /** Whether a product of so many rows wants its weight packed. */
 export function wantsPacked(rows: number): boolean {

@@ -194,23 +194,25 @@ function finished(
   const count = rows.codes.shape[0]!;
   const integers = (zero: Tensor | null): Tensor | null => (zero === null ? null : to(zero, 'int32'));
   const floats = (scale: Tensor): Tensor => (scale.dtype === 'float64' ? to(scale, 'float32') : scale);
-  const inputs: Inputs = [
-    rows.codes,
-    transpose(weight.codes),
-    wantsPacked(count) ? packWeight(weight.codes, attrs.sevenBit) : null,
-    integers(rows.zeroPoint),
-    integers(weight.zeroPoint),
-    floats(rows.scale),
-    floats(weight.scale),
-    offset,
-    residual === null ? null : reshape(residual, [count, out]),
-  ];
-  return reshape(int8Product.call(inputs, { ...attrs, activation }), shape);
+  return scope(() => {
+    const inputs: Inputs = [
+      rows.codes,
+      transpose(weight.codes),
+      wantsPacked(count) ? packWeight(weight.codes, attrs.sevenBit) : null,
+      integers(rows.zeroPoint),
+      integers(weight.zeroPoint),
+      floats(rows.scale),
+      floats(weight.scale),
+      offset,
+      residual === null ? null : reshape(residual, [count, out]),
+    ];
+    return reshape(int8Product.call(inputs, { ...attrs, activation }), shape);
+  });
 }
 
 /**
  * A fully connected layer of 8-bit codes: (x − zeroPoint)·(weight − zeroPoint)ᵀ exactly in int32, then, in the same pass,
- * scales, bias, activation, residual, and rounding to the result's dtype. The weight is packed for the machine when more than 4
+ * scales, bias, activation, residual, and rounding to the result's dtype. The weight is packed for the machine when more than 2
  * rows first meet it, and again only after it was written to.
  *
  * @shape x: codes (…, in), with one scale, or (rows, in) with one a row; weight: (out, in) with one scale or one a row;
