@@ -143,13 +143,16 @@ interface PackedWeight {
 /** Weights as the kernels want them, for as long as the weights live. Not by block: the pool hands blocks out again. */
 const packedWeights = new WeakMap<Tensor, PackedWeight>();
 
+/** Rows up to which weights are read as they are, if they have not been packed before. */
+const FEW_ROWS = 2;
+
 /**
  * The weight [out, in] as a packed b [in, out], made once: again only if the weight was written to, or another instruction
- * set is in use, whose layout differs.
+ * set is in use, whose layout differs. Null where so few rows need none and there is none.
  *
  * @internal
  */
-export function packWeight(weight: Tensor, sevenBit: boolean): Tensor {
+export function packWeight(weight: Tensor, sevenBit: boolean, rows = Infinity): Tensor | null {
   const { version } = weight.storage;
   const isa = currentIsa();
   const found = packedWeights.get(weight);
@@ -157,8 +160,10 @@ export function packWeight(weight: Tensor, sevenBit: boolean): Tensor {
     const { packed } = found;
     const same = found.version === version && found.isa === isa && found.sevenBit === sevenBit;
     if (same && !packed.storage.poisoned) return packed;
+    packedWeights.delete(weight);
     packed.dispose();
   }
+  if (rows <= FEW_ROWS) return null;
   const before = setRecording(false);
   try {
     const made = packOp.call([transpose(weight)], sevenBit);
@@ -169,14 +174,6 @@ export function packWeight(weight: Tensor, sevenBit: boolean): Tensor {
   } finally {
     setRecording(before);
   }
-}
-
-/** Rows up to which weights are read as they are. */
-const FEW_ROWS = 2;
-
-/** Whether a product of so many rows wants its weight packed. */
-export function wantsPacked(rows: number): boolean {
-  return rows > FEW_ROWS;
 }
 
 /**

@@ -18,7 +18,6 @@ import {
   int8Activations,
   int8Product,
   packWeight,
-  wantsPacked,
   type Int8Activation,
   type Int8Attrs,
 } from './int8_product.js';
@@ -198,7 +197,7 @@ function finished(
     const inputs: Inputs = [
       rows.codes,
       transpose(weight.codes),
-      wantsPacked(count) ? packWeight(weight.codes, attrs.sevenBit) : null,
+      packWeight(weight.codes, attrs.sevenBit, count),
       integers(rows.zeroPoint),
       integers(weight.zeroPoint),
       floats(rows.scale),
