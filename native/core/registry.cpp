@@ -37,6 +37,7 @@ constexpr struct {
     {"attention", 1u << 3},                                          // mask
     {"attention_backward", 1u << 3 | 1u << 10},                      // mask; its gradient
     {"matmul", 1u << 2},                                             // bias
+    {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
     {"cross_entropy", 1u << 2},                                      // weight
     {"cross_entropy_backward", 1u << 2},                             // weight
     {"layer_norm", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5},           // weight, bias; mean, rstd

@@ -57,17 +57,14 @@ inline void stage_floats(const void* data, int32_t dtype, int64_t stride, int64_
  */
 constexpr int kBlockK = kLanes;
 
-/** rows[i] points at n ≤ kBlockK floats of row i < count; lane i of to[j] receives the j-th of them. */
-OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&to)[kBlockK]) {
+/** Lane i of to[j] receives lane j of r[i]. */
+OG_INLINE void transpose_lanes(const Vf (&r)[kBlockK], Vf (&to)[kBlockK]) {
 #if OG_LANES == 16
-  __m512 r[16], t[16], s[16];
-  const __mmask16 mask = (__mmask16)((1u << n) - 1u);
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++) r[i] = i < count ? _mm512_maskz_loadu_ps(mask, rows[i]) : _mm512_setzero_ps();
+  __m512 t[16], s[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; i++) {
-    t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i] = _mm512_unpacklo_ps((__m512)r[2 * i], (__m512)r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_ps((__m512)r[2 * i], (__m512)r[2 * i + 1]);
   }
 #pragma GCC unroll 4
   for (int g = 0; g < 16; g += 4) {  // lane L of s[g + c] holds column 4·L + c of rows g … g+3
@@ -87,15 +84,11 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
     to[c + 12] = (Vf)_mm512_shuffle_f32x4(u1, u3, 0xDD);
   }
 #elif OG_LANES == 8
-  __m256 r[8];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; i++)
-    r[i] = i < count ? (n == 8 ? _mm256_loadu_ps(rows[i]) : (__m256)load_first(rows[i], n)) : _mm256_setzero_ps();
   __m256 t[8], s[8];
 #pragma GCC unroll 4
   for (int i = 0; i < 4; i++) {
-    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
-    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i] = _mm256_unpacklo_ps((__m256)r[2 * i], (__m256)r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps((__m256)r[2 * i], (__m256)r[2 * i + 1]);
   }
 #pragma GCC unroll 2
   for (int h = 0; h < 2; h++) {
@@ -110,9 +103,6 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
     to[i + 4] = (Vf)_mm256_permute2f128_ps(s[i], s[i + 4], 0x31);
   }
 #else
-  Vf r[4];
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; i++) r[i] = i < count ? (n == 4 ? load(rows[i]) : load_first(rows[i], n)) : Vf{};
   const Vf t0 = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), t1 = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
   const Vf t2 = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5), t3 = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
   to[0] = __builtin_shufflevector(t0, t2, 0, 1, 4, 5);
@@ -120,6 +110,20 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
   to[2] = __builtin_shufflevector(t1, t3, 0, 1, 4, 5);
   to[3] = __builtin_shufflevector(t1, t3, 2, 3, 6, 7);
 #endif
+}
+
+/** rows[i] points at n ≤ kBlockK floats of row i < count; lane i of to[j] receives the j-th of them. */
+OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&to)[kBlockK]) {
+  Vf r[kBlockK];
+#pragma GCC unroll 16
+  for (int i = 0; i < kBlockK; i++) {
+#if OG_LANES == 16
+    r[i] = i < count ? load_first(rows[i], n) : Vf{};
+#else
+    r[i] = i < count ? (n == kBlockK ? load(rows[i]) : load_first(rows[i], n)) : Vf{};
+#endif
+  }
+  transpose_lanes(r, to);
 }
 
 /** `count` ≤ kLanes rows whose k is dense go to lanes [lane, lane+count) of a panel; further lanes up to P become zero.

@@ -52,6 +52,15 @@ export function setIsa(isa: string): void {
   }
   waitFor();
   addon.configure({ isa });
+  isaInUse = isa;
+}
+
+let isaInUse: string | null = null;
+
+/** @internal The instruction set in use, without a call into the addon. */
+export function currentIsa(): string {
+  isaInUse ??= addon.configure().isa;
+  return isaInUse;
 }
 
 /** Resolves when all queued work is done; rejects with what went wrong in it. */

@@ -1,0 +1,502 @@
+// matmul_int8 and matmul_int8_pack on every instruction set and with every dot product it has: sums against int64,
+// epilogues against double, shapes around the tile sizes, layouts, batches, extremes, packed weights, refusals.
+#include <cstdarg>
+#include <limits>
+
+#include "check.h"
+
+using namespace og_test;
+
+namespace {
+
+void named(const char* format, ...) __attribute__((format(printf, 1, 2)));
+void named(const char* format, ...) {
+  char text[240];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  context() = text;
+}
+
+/** Every set, and those with optional instructions also without them. */
+template <class F>
+void for_each_path(const F& body) {
+  for_each_isa([&](og::Isa isa) { body(isa); });
+  for (int i = 0; i < og::kFeatureCount; i++) {
+    const og::CpuFeature feature = (og::CpuFeature)i;
+    if (!og::cpu_feature(feature)) continue;
+    const og::Isa isa = feature == og::kVnni ? og::kAvx512 : og::kBaseline;
+    if (!og::isa_available(isa)) continue;
+    const std::string before = context();
+    context() = before + " " + og::isa_name(isa) + " without dot products";
+    og::use_cpu_feature(feature, false);
+    body(isa);
+    og::use_cpu_feature(feature, true);
+    context() = before;
+  }
+}
+
+/** The operands of one product; what is not present is absent. */
+struct Operands {
+  Tensor a, b, packed, a_zero, b_zero, a_scale, b_scale, bias, residual;
+  double activation = 0, seven_bit = 0, out_scale = 1, out_zero = 0;
+
+  int32_t run(og::Isa isa, Tensor& c) {
+    return og_test::run(isa, "matmul_int8", {&a, &b, &packed, &a_zero, &b_zero, &a_scale, &b_scale, &bias, &residual},
+                        {&c}, {activation, seven_bit, out_scale, out_zero});
+  }
+};
+
+double activated(double x, int activation) {
+  switch (activation) {
+    case 1:
+      return x < 0 ? 0 : x;
+    case 2:
+      return 0.5 * x * std::erfc(-x / std::sqrt(2.));
+    case 3:
+      return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+    case 4:
+      return x / (1 + std::exp(-x));
+    default:
+      return x;
+  }
+}
+
+/** Exact sums of all matrices of the batch, row-major. */
+std::vector<int64_t> exact_sums(const Operands& o, int64_t batch, int64_t m, int64_t n, int64_t k) {
+  std::vector<int64_t> sums((size_t)(batch * m * n));
+  const std::vector<double> a = o.a.values(), b = o.b.values();
+  std::vector<double> az((size_t)(batch * m), 0.), bz((size_t)(batch * n), 0.);
+  if (o.a_zero.present()) az = o.a_zero.values();
+  if (o.b_zero.present()) bz = o.b_zero.values();
+  for (int64_t g = 0; g < batch; g++)
+    for (int64_t i = 0; i < m; i++)
+      for (int64_t j = 0; j < n; j++) {
+        int64_t sum = 0;
+        for (int64_t t = 0; t < k; t++)
+          sum += ((int64_t)a[(size_t)((g * m + i) * k + t)] - (int64_t)az[(size_t)(g * m + i)]) *
+                 ((int64_t)b[(size_t)((g * k + t) * n + j)] - (int64_t)bz[(size_t)(g * n + j)]);
+        sums[(size_t)((g * m + i) * n + j)] = sum;
+      }
+  return sums;
+}
+
+/** Runs on every path with 1, 2 and 4 threads: sums exactly, floats within their bound, codes at most a tie apart. */
+void check_product(Operands& o, Tensor& c, int64_t batch, int64_t m, int64_t n, int64_t k) {
+  const std::vector<int64_t> sums = exact_sums(o, batch, m, n, k);
+  const size_t count = sums.size();
+  std::vector<double> want(count), size(count);
+  for (size_t i = 0; i < count; i++) {
+    const int64_t row = (int64_t)i / n, column = (int64_t)i / (m * n) * n + (int64_t)i % n;
+    double y = (double)sums[i];
+    if (o.a_scale.present()) y *= o.a_scale.get(row);
+    if (o.b_scale.present()) y *= o.b_scale.get(column);
+    const double bias = o.bias.present() ? o.bias.get(column) : 0;
+    const double residual = o.residual.present() ? o.residual.get((int64_t)i) : 0;
+    size[i] = std::fabs(y) + std::fabs(bias) + std::fabs(residual);
+    want[i] = activated(y + bias, (int)o.activation) + residual;
+  }
+  const int before = og::threads();
+  for_each_path([&](og::Isa isa) {
+    std::vector<char> first;
+    const int counts[] = {1, 2, 4};
+    for (int threads : counts) {
+      og::set_threads(threads);
+      c.fill([](int64_t) { return 77.; });
+      CHECK(o.run(isa, c) == OG_OK, "%s", og::last_message());
+      if (threads == 1)
+        first = c.bytes();
+      else
+        CHECK(c.bytes() == first, "%d threads gave other bits", threads);
+    }
+    for (size_t i = 0; i < count; i++) {
+      const double got = c.get((int64_t)i);
+      bool right;
+      if (c.dtype() == OG_I32) {
+        right = got == (double)sums[i];
+      } else if (c.dtype() == OG_I8 || c.dtype() == OG_U8) {
+        const double low = c.dtype() == OG_I8 ? -128 : 0, exact = want[i] / (double)(float)o.out_scale + o.out_zero;
+        const double code = std::fmin(std::fmax(exact, low), low + 255);
+        right = std::fabs(got - code) <= 0.5 + 2e-6 * size[i] / o.out_scale;
+      } else {
+        right = std::fabs(got - want[i]) <= 3e-6 * size[i] + og_test::roundoff(c.dtype()) * std::fabs(want[i]) + 6e-8;
+      }
+      if (right) continue;
+      CHECK(false, "c[%zu] is %.9g, expected %.9g (sum %lld)", i, got, want[i], (long long)sums[i]);
+      break;
+    }
+    passes()++;
+  });
+  og::set_threads(before);
+}
+
+Tensor codes(Random& random, int32_t dtype, std::vector<int64_t> shape, Layout layout) {
+  Tensor t(dtype, shape, layout);
+  if (random.below(4) == 0)  // extremes only
+    t.fill([&](int64_t) { return dtype == OG_I8 ? (random.below(2) ? -128. : 127.) : random.below(2) ? 255. : 0.; });
+  else
+    t.integers(random, dtype == OG_I8 ? -128 : 0, dtype == OG_I8 ? 128 : 256);
+  return t;
+}
+
+const int64_t kSizes[] = {1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127, 129};
+const int kSizeCount = (int)(sizeof kSizes / sizeof *kSizes);
+
+void shapes(Random& random) {
+  for (int trial = 0; trial < 120; trial++) {
+    const int64_t m = trial < kSizeCount ? kSizes[trial] : kSizes[random.below(kSizeCount)];
+    const int64_t n = trial < kSizeCount ? kSizes[(trial + 5) % kSizeCount] : kSizes[random.below(kSizeCount)];
+    const int64_t k = trial < kSizeCount ? kSizes[(trial + 8) % kSizeCount] : kSizes[random.below(kSizeCount)];
+    const int32_t ta = random.below(2) ? OG_I8 : OG_U8, tb = random.below(2) ? OG_I8 : OG_U8;
+    const Layout la = (Layout)random.below(kLayoutCount), lb = (Layout)random.below(kLayoutCount);
+    const Layout lc = random.below(2) ? kDense : (Layout)random.below(kLayoutCount);
+    const int zeros = (int)random.below(4);
+    named("%lldx%lldx%lld dtypes %d %d layouts %d %d %d zeros %d", (long long)m, (long long)n, (long long)k, ta, tb, la,
+          lb, lc, zeros);
+    Operands o;
+    o.a = codes(random, ta, {m, k}, la);
+    o.b = codes(random, tb, {k, n}, lb);
+    if (zeros & 1) o.a_zero = Tensor(OG_I32, {m}, random.below(2) ? kDense : kReversed).integers(random, -128, 256);
+    if (zeros & 2) o.b_zero = Tensor(OG_I32, {n}, random.below(2) ? kDense : kGaps).integers(random, -128, 256);
+    if ((zeros & 1) && random.below(2)) o.a_zero = Tensor(OG_I32, {1}).integers(random, -128, 256).broadcast(0, m);
+    Tensor c(OG_I32, {m, n}, lc);
+    check_product(o, c, 1, m, n, k);
+  }
+}
+
+/** Sums at the ends of what bytes can give, and a K next to the limit. */
+void extremes() {
+  struct Kind {
+    int32_t a, b;
+    double x, y;
+  };
+  const Kind kinds[] = {{OG_I8, OG_I8, -128, -128}, {OG_I8, OG_I8, -128, 127}, {OG_U8, OG_I8, 255, 127},
+                        {OG_U8, OG_I8, 255, -128},  {OG_U8, OG_U8, 255, 255},  {OG_I8, OG_U8, -128, 255}};
+  for (const Kind& kind : kinds)
+    for (int64_t m : {3, 20})
+      for (int zero = 0; zero < 2; zero++) {
+        const int64_t n = 37, k = 777;
+        named("extremes %g x %g, %lld rows, zero %d", kind.x, kind.y, (long long)m, zero);
+        Operands o;
+        o.a = Tensor(kind.a, {m, k}).fill([&](int64_t) { return kind.x; });
+        o.b = Tensor(kind.b, {k, n}, kTransposed).fill([&](int64_t) { return kind.y; });
+        if (zero) {
+          o.a_zero = Tensor(OG_I32, {1}).fill([&](int64_t) { return kind.x > 0 ? -128. : 255.; }).broadcast(0, m);
+          o.b_zero = Tensor(OG_I32, {1}).fill([&](int64_t) { return kind.y > 0 ? -128. : 255.; }).broadcast(0, n);
+        }
+        Tensor c(OG_I32, {m, n});
+        check_product(o, c, 1, m, n, k);
+      }
+  struct Limit {
+    int32_t a, b;
+    double x, y;
+    int64_t k;
+  };
+  const Limit limits[] = {
+      {OG_I8, OG_I8, -128, -128, 131071}, {OG_U8, OG_U8, 255, 255, 33025}, {OG_U8, OG_I8, 255, -128, 65793}};
+  for (const Limit& limit : limits)
+    for (int64_t m : {2, 9}) {
+      named("K at the limit %lld, %lld rows", (long long)limit.k, (long long)m);
+      Operands o;
+      o.a = Tensor(limit.a, {m, limit.k}).fill([&](int64_t) { return limit.x; });
+      o.b = Tensor(limit.b, {limit.k, 5}, kTransposed).fill([&](int64_t) { return limit.y; });
+      Tensor c(OG_I32, {m, 5});
+      check_product(o, c, 1, m, 5, limit.k);
+      named("K beyond the limit %lld", (long long)limit.k);
+      o.a = Tensor(limit.a, {m, limit.k + 1});
+      o.b = Tensor(limit.b, {limit.k + 1, 5});
+      for_each_path([&](og::Isa isa) { CHECK_FAILS(o.run(isa, c), OG_UNSUPPORTED); });
+    }
+}
+
+void epilogues(Random& random) {
+  const int32_t outputs[] = {OG_F32, OG_F16, OG_BF16, OG_I8, OG_U8};
+  const int32_t floats[] = {OG_F32, OG_F16, OG_BF16};
+  const int64_t sizes[][3] = {{1, 70, 33}, {3, 41, 129}, {8, 33, 200}, {30, 50, 64}, {65, 17, 31}, {40, 300, 100}};
+  for (int activation = 0; activation < 5; activation++)
+    for (int32_t output : outputs)
+      for (const auto& s : sizes) {
+        const int64_t m = s[0], n = s[1], k = s[2];
+        const int32_t ta = random.below(2) ? OG_I8 : OG_U8, tb = random.below(2) ? OG_I8 : OG_U8;
+        const int present = (int)random.below(64);
+        named("activation %d output %s %lldx%lldx%lld operands %d", activation, dtype_name(output), (long long)m,
+              (long long)n, (long long)k, present);
+        Operands o;
+        o.activation = activation;
+        o.a = codes(random, ta, {m, k}, (Layout)random.below(kLayoutCount));
+        o.b = codes(random, tb, {k, n}, (Layout)random.below(kLayoutCount));
+        const double unit = 1 / (80. * 80 * std::sqrt((double)k));
+        o.a_scale = Tensor(OG_F32, {m}, present & 1 ? kReversed : kDense).uniform(random, 0.5, 1.5);
+        o.b_scale = Tensor(OG_F32, {n}, present & 2 ? kGaps : kDense).uniform(random, 0.5 * unit, 1.5 * unit);
+        if (present & 4) o.bias = Tensor(floats[random.below(3)], {n}, present & 1 ? kReversed : kDense).normal(random);
+        if (present & 8)
+          o.residual = Tensor(floats[random.below(3)], {m, n}, (Layout)random.below(kLayoutCount)).normal(random);
+        if (present & 16) o.a_zero = Tensor(OG_I32, {m}).integers(random, -128, 128);
+        if (present & 32) o.b_zero = Tensor(OG_I32, {n}).integers(random, 0, 256);
+        o.out_scale = 0.02;
+        o.out_zero = output == OG_U8 ? 128 : -3;
+        Tensor c(output, {m, n}, random.below(2) ? kDense : (Layout)random.below(kLayoutCount));
+        check_product(o, c, 1, m, n, k);
+      }
+}
+
+/** Ties go to even, values outside saturate, NaN becomes the zero point. */
+void requantisation() {
+  const double nan = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
+  const double bias[] = {0.5, 1.5, 2.5, -0.5, -1.5, 1e9, -1e9, nan, inf, -inf, 126.5, 127.5, 3};
+  const double want[] = {0, 2, 2, 0, -2, 127, -128, 0, 127, -128, 126, 127, 3};
+  named("requantisation");
+  for (int64_t m : {1, 12}) {
+    Operands o;
+    o.a = Tensor(OG_I8, {m, 3});
+    o.b = Tensor(OG_I8, {3, 13});
+    o.bias = Tensor(OG_F32, {13}).fill([&](int64_t i) { return bias[i]; });
+    Tensor c(OG_I8, {m, 13});
+    for_each_path([&](og::Isa isa) {
+      CHECK_OK(o.run(isa, c));
+      for (int64_t i = 0; i < m * 13; i++) CHECK(c.get(i) == want[i % 13], "code %g of %g", c.get(i), bias[i % 13]);
+    });
+  }
+}
+
+void batches(Random& random) {
+  for (int trial = 0; trial < 40; trial++) {
+    const int64_t g = 1 + random.below(3), h = 1 + random.below(3);
+    const int64_t m = 1 + random.below(30), n = 1 + random.below(60), k = 1 + random.below(50);
+    const int shared = (int)random.below(3);  // of b: nothing, the inner batch axis, both
+    named("batch %lldx%lld of %lldx%lldx%lld shared %d", (long long)g, (long long)h, (long long)m, (long long)n,
+          (long long)k, shared);
+    Operands o;
+    o.a = codes(random, OG_I8, {g, h, m, k}, (Layout)random.below(kLayoutCount));
+    o.b = codes(random, random.below(2) ? OG_I8 : OG_U8, {shared == 2 ? 1 : g, shared >= 1 ? 1 : h, k, n},
+                (Layout)random.below(kLayoutCount));
+    if (shared >= 1) o.b.broadcast(1, h);
+    if (shared == 2) o.b.broadcast(0, g);
+    const bool is_float = random.below(2);
+    if (is_float) {
+      o.a_scale = Tensor(OG_F32, {g, h, m}).uniform(random, 0.5, 1);
+      o.b_scale = Tensor(OG_F32, {1, 1, n}).uniform(random, 0.001, 0.002).broadcast(0, g).broadcast(1, h);
+      if (random.below(2)) o.bias = Tensor(OG_F32, {g, h, n}).normal(random);
+      if (random.below(2)) o.residual = Tensor(OG_F32, {g, h, m, n}).normal(random);
+    }
+    if (random.below(2)) o.a_zero = Tensor(OG_I32, {g, h, m}).integers(random, -128, 128);
+    Tensor c(is_float ? OG_F32 : OG_I32, {g, h, m, n}, (Layout)random.below(kLayoutCount));
+    check_product(o, c, g * h, m, n, k);
+  }
+}
+
+/** Large enough for several tasks and blocks of rows, both ways of splitting. */
+void large(Random& random) {
+  const int64_t sizes[][3] = {{300, 200, 900}, {70, 530, 1601}, {530, 70, 401}, {8, 1400, 1000}, {1, 900, 3072}};
+  for (const auto& s : sizes)
+    for (int way = 0; way < 4; way++) {
+      const int64_t m = s[0], n = s[1], k = s[2];
+      named("large %lldx%lldx%lld way %d", (long long)m, (long long)n, (long long)k, way);
+      Operands o;
+      o.a = codes(random, OG_I8, {m, k}, way & 1 ? kTransposed : kDense);
+      o.b = codes(random, OG_I8, {k, n}, way & 2 ? kTransposed : kDense);
+      Tensor c(OG_I32, {m, n});
+      check_product(o, c, 1, m, n, k);
+    }
+}
+
+int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 3) / 4 * 4); }
+
+/** A block on a cache line, as the runtime's blocks are. */
+struct Block {
+  std::vector<char> bytes;
+  og_view view;
+
+  explicit Block(int64_t size) : bytes((size_t)size + 64, (char)0xa5) {
+    std::memset(&view, 0, sizeof view);
+    view.data = bytes.data() + (64 - reinterpret_cast<uintptr_t>(bytes.data()) % 64) % 64;
+    view.dtype = OG_U8;
+    view.rank = 1;
+    view.shape[0] = size;
+    view.strides[0] = 1;
+  }
+};
+
+int32_t pack(og::Isa isa, og_view b, Block& packed, double seven_bit) {
+  const og_call call = {&b, &packed.view, &seven_bit, 1, 1, 1};
+  return og::run_kernel_on(isa, og::kernel_id("matmul_int8_pack"), call);
+}
+
+int32_t multiply(og::Isa isa, og_view a, og_view b, const Block& packed, og_view c, double seven_bit) {
+  og_view in[9] = {a, b, packed.view};
+  for (int i = 3; i < 9; i++) in[i].dtype = -1;
+  const double attrs[] = {0, seven_bit, 1, 0};
+  const og_call call = {in, &c, attrs, 9, 1, 4};
+  return og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call);
+}
+
+void packed_weights(Random& random) {
+  for (int trial = 0; trial < 40; trial++) {
+    const int64_t m = kSizes[random.below(kSizeCount)], n = kSizes[random.below(kSizeCount)] + (trial % 4 ? 0 : 300);
+    const int64_t k = kSizes[random.below(kSizeCount)];
+    const int32_t ta = random.below(2) ? OG_I8 : OG_U8, tb = random.below(2) ? OG_I8 : OG_U8;
+    const int seven = trial % 3 == 0;
+    named("packed %lldx%lldx%lld dtypes %d %d seven bits %d", (long long)m, (long long)n, (long long)k, ta, tb, seven);
+    Operands o;
+    o.a = codes(random, ta, {m, k}, (Layout)random.below(kLayoutCount));
+    o.b = codes(random, tb, {k, n}, (Layout)random.below(kLayoutCount));
+    if (seven) o.b.integers(random, tb == OG_I8 ? -64 : 64, tb == OG_I8 ? 65 : 193);
+    const std::vector<int64_t> want = exact_sums(o, 1, m, n, k);
+    for_each_path([&](og::Isa isa) {
+      Block packed(packed_bytes(k, n));
+      Tensor c(OG_I32, {m, n});
+      CHECK_OK(pack(isa, o.b.view(), packed, seven));
+      CHECK_OK(multiply(isa, o.a.view(), o.b.view(), packed, c.view(), seven));
+      CHECK(std::memcmp(packed.bytes.data() + packed.bytes.size() - 1, "\xa5", 1) == 0 ||
+                reinterpret_cast<uintptr_t>(packed.bytes.data()) % 64 == 0,
+            "wrote beyond the block");
+      for (size_t i = 0; i < want.size(); i++)
+        if (c.get((int64_t)i) != (double)want[i]) {
+          CHECK(false, "c[%zu] is %g, expected %lld", i, c.get((int64_t)i), (long long)want[i]);
+          break;
+        }
+      // unpacked, with the promise
+      o.seven_bit = seven;
+      CHECK_OK(o.run(isa, c));
+      for (size_t i = 0; i < want.size(); i++)
+        if (c.get((int64_t)i) != (double)want[i]) {
+          CHECK(false, "unpacked c[%zu] is %g, expected %lld", i, c.get((int64_t)i), (long long)want[i]);
+          break;
+        }
+      o.seven_bit = 0;
+    });
+  }
+}
+
+void packed_refusals(Random& random) {
+  const int64_t m = 20, n = 50, k = 70;
+  named("packed refusals");
+  Tensor a = codes(random, OG_I8, {m, k}, kDense), b = codes(random, OG_I8, {k, n}, kDense), c(OG_I32, {m, n});
+  Tensor narrow = codes(random, OG_I8, {k - 4, n}, kDense), unsigned_b(OG_U8, {k, n});
+  b.set(7, 65);
+  for_each_path([&](og::Isa isa) {
+    Block packed(packed_bytes(k, n)), empty(packed_bytes(k, n)), small(packed_bytes(k, n) - 1);
+    std::memset(empty.view.data, 0, 64);
+    CHECK_FAILS(pack(isa, b.view(), small, 0), OG_INVALID);
+    CHECK_FAILS(pack(isa, b.view(), packed, 1), OG_INVALID);                          // 65 breaks the promise
+    CHECK_FAILS(multiply(isa, a.view(), b.view(), packed, c.view(), 1), OG_INVALID);  // and left nothing usable
+    CHECK_FAILS(multiply(isa, a.view(), b.view(), empty, c.view(), 0), OG_INVALID);
+    CHECK_OK(pack(isa, b.view(), packed, 0));
+    CHECK_OK(multiply(isa, a.view(), b.view(), packed, c.view(), 0));
+    CHECK_FAILS(multiply(isa, a.view(), b.view(), packed, c.view(), 1), OG_INVALID);
+    CHECK_FAILS(multiply(isa, a.view(), unsigned_b.view(), packed, c.view(), 0), OG_INVALID);
+    for (int other = 0; other < og::kIsaCount; other++)
+      if ((og::Isa)other != isa && og::isa_available((og::Isa)other))
+        CHECK_FAILS(multiply((og::Isa)other, a.view(), b.view(), packed, c.view(), 0), OG_INVALID);
+    Operands o;
+    o.a = a;
+    o.b = b;
+    o.seven_bit = 1;
+    CHECK_FAILS(o.run(isa, c), OG_INVALID);
+  });
+}
+
+void empty(Random& random) {
+  for (int trial = 0; trial < 30; trial++) {
+    int64_t d[4];
+    for (int64_t& x : d) x = random.below(3) ? 1 + random.below(40) : 0;
+    named("empty %lld of %lldx%lldx%lld", (long long)d[0], (long long)d[1], (long long)d[2], (long long)d[3]);
+    Operands o;
+    o.a = codes(random, OG_I8, {d[0], d[1], d[3]}, kDense);
+    o.b = codes(random, OG_U8, {d[0], d[3], d[2]}, random.below(2) ? kTransposed : kDense);
+    o.bias = Tensor(OG_F32, {d[0], d[2]}).normal(random);
+    Tensor c(OG_F32, {d[0], d[1], d[2]});
+    o.b_scale = Tensor(OG_F32, {d[0], d[2]}).uniform(random, 1e-4, 1e-3);
+    check_product(o, c, d[0], d[1], d[2], d[3]);
+    Block packed(packed_bytes(d[3], d[2]));
+    Tensor b = codes(random, OG_I8, {d[3], d[2]}, kDense);
+    for_each_path([&](og::Isa isa) { CHECK_OK(pack(isa, b.view(), packed, 0)); });
+  }
+}
+
+/** Operands that end with their memory: a read beyond is caught by the address sanitizer. */
+void exact_blocks(Random& random) {
+  for (int trial = 0; trial < 60; trial++) {
+    const int64_t m = 1 + random.below(trial < 20 ? 8 : 50), n = 1 + random.below(100), k = 1 + random.below(150);
+    named("exact %lldx%lldx%lld", (long long)m, (long long)n, (long long)k);
+    std::vector<int8_t> a((size_t)(m * k)), b((size_t)(k * n));
+    std::vector<int32_t> c((size_t)(m * n));
+    for (int8_t& x : a) x = (int8_t)random.below(256);
+    for (int8_t& x : b) x = (int8_t)random.below(256);
+    const bool ta = random.below(2), tb = random.below(2);
+    og_view in[9] = {}, out = {};
+    in[0] = {a.data(), OG_I8, 2, {m, k}, {ta ? 1 : k, ta ? m : 1}};
+    in[1] = {b.data(), OG_I8, 2, {k, n}, {tb ? 1 : n, tb ? k : 1}};
+    for (int i = 2; i < 9; i++) in[i].dtype = -1;
+    out = {c.data(), OG_I32, 2, {m, n}, {n, 1}};
+    const double attrs[] = {0, 0, 1, 0};
+    const og_call call = {in, &out, attrs, 9, 1, 4};
+    for_each_path([&](og::Isa isa) {
+      CHECK_OK(og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call));
+      int64_t want = 0;
+      for (int64_t p = 0; p < k; p++)
+        want += (int64_t)a[(size_t)(ta ? p * m + m - 1 : (m - 1) * k + p)] *
+                (int64_t)b[(size_t)(tb ? (n - 1) * k + p : p * n + n - 1)];
+      CHECK(c.back() == want, "last sum is %d, expected %lld", c.back(), (long long)want);
+    });
+  }
+}
+
+void refusals() {
+  named("refusals");
+  Tensor c(OG_I32, {3, 6}), f(OG_F32, {3, 6}), q(OG_I8, {3, 6});
+  for_each_path([&](og::Isa isa) {
+    const auto make = [] {
+      Operands o;
+      o.a = Tensor(OG_I8, {3, 4});
+      o.b = Tensor(OG_I8, {4, 6});
+      return o;
+    };
+    Operands o = make();
+    o.b = Tensor(OG_I8, {5, 6});
+    CHECK_FAILS(o.run(isa, c), OG_INVALID);
+    o = make();
+    o.b = Tensor(OG_I32, {4, 6});
+    CHECK_FAILS(o.run(isa, c), OG_UNSUPPORTED);
+    o = make();
+    o.bias = Tensor(OG_F32, {5});
+    CHECK_FAILS(o.run(isa, f), OG_INVALID);
+    o = make();
+    o.bias = Tensor(OG_F32, {6});
+    CHECK_FAILS(o.run(isa, c), OG_INVALID);  // int32 sums take none
+    o = make();
+    o.a_zero = Tensor(OG_I32, {3}).fill([](int64_t) { return 256.; });
+    CHECK_FAILS(o.run(isa, c), OG_INVALID);
+    o = make();
+    o.activation = 5;
+    CHECK_FAILS(o.run(isa, f), OG_INVALID);
+    o = make();
+    o.activation = std::numeric_limits<double>::quiet_NaN();
+    CHECK_FAILS(o.run(isa, f), OG_INVALID);
+    o = make();
+    o.out_scale = 0;
+    CHECK_FAILS(o.run(isa, q), OG_INVALID);
+    o = make();
+    o.out_zero = 200;
+    CHECK_FAILS(o.run(isa, q), OG_INVALID);
+  });
+}
+
+}  // namespace
+
+int main() {
+  Random random(20261126);
+  shapes(random);
+  extremes();
+  epilogues(random);
+  requantisation();
+  batches(random);
+  large(random);
+  packed_weights(random);
+  packed_refusals(random);
+  empty(random);
+  exact_blocks(random);
+  refusals();
+  return finish("matmul_int8");
+}
