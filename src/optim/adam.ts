@@ -26,6 +26,30 @@ export interface AdamOptions extends OptimizerOptions {
 const TENSORS = 5;
 const adamwStep = kernelId('adamw_step', 1 + TENSORS, 3 * TENSORS, 9);
 
+/**
+ * @internal One call of the step kernel.
+ *
+ * @param grads - at most {@link TENSORS}
+ * @param updated - parameters, first and second moments, as many of each
+ * @param attrs - lr, β₁, β₂, ε, weight decay, 1 − β₁ᵗ, 1 − β₂ᵗ, scale of the gradients, whether decay is decoupled
+ */
+export function submitAdamStep(
+  factor: Tensor | null,
+  grads: readonly Tensor[],
+  updated: readonly (readonly Tensor[])[],
+  attrs: readonly number[],
+): void {
+  const missing = new Array<null>(TENSORS - grads.length).fill(null);
+  const work = grads.reduce((size, grad) => size + grad.size, 0);
+  submit(
+    adamwStep,
+    [factor, ...grads, ...missing],
+    updated.flatMap((each) => [...each, ...missing]),
+    attrs,
+    work,
+  );
+}
+
 /** Where the next call ends: it takes parameters of one step number and one precision. */
 function endOfRun(due: readonly Due[], begin: number): number {
   const isWide = (i: number): boolean => due[i]!.param.dtype === 'float64';
@@ -60,15 +84,11 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
     const { lr, betas, eps, weightDecay } = options;
     const [{ param, step }] = due as [Due];
     const [factor, scale] = this.kernelScale(gradScale, param);
-    const missing = new Array<null>(TENSORS - due.length).fill(null);
-    const stateOf = (name: string): (Tensor | null)[] => [
-      ...due.map((each) => this.state(each.param, name)),
-      ...missing,
-    ];
-    submit(
-      adamwStep,
-      [factor, ...due.map(({ grad }) => grad), ...missing],
-      [...due.map((each) => each.param), ...missing, ...stateOf('expAvg'), ...stateOf('expAvgSq')],
+    const stateOf = (name: string): Tensor[] => due.map((each) => this.state(each.param, name));
+    submitAdamStep(
+      factor,
+      due.map(({ grad }) => grad),
+      [due.map((each) => each.param), stateOf('expAvg'), stateOf('expAvgSq')],
       [
         lr,
         betas[0],
@@ -80,7 +100,6 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
         scale,
         Number(this.decoupled),
       ],
-      due.reduce((work, each) => work + each.param.size, 0),
     );
   }
 

@@ -3,13 +3,15 @@
  *
  * @module
  */
+import { mul } from '../ops/arithmetic.js';
 import { contiguous } from '../ops/copy.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { DType } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
-import { Optimizer, type OptimizedParameters, type OptimizerOptions } from './optimizer.js';
+import { submitAdamStep } from './adam.js';
+import { Optimizer, type GradScale, type OptimizedParameters, type OptimizerOptions } from './optimizer.js';
 
 /** Options of {@link AdamW8bit}. */
 export interface AdamW8bitOptions extends OptimizerOptions {
@@ -25,7 +27,6 @@ export interface AdamW8bitOptions extends OptimizerOptions {
   minSize: number;
 }
 
-const fullStep = kernelId('adamw_step', 1, 3, 9);
 const codedStep = kernelId('adamw8bit_step', 1, 5, 10);
 
 /**
@@ -66,18 +67,20 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
     grad: Tensor,
     step: number,
     options: AdamW8bitOptions,
-    gradScale: number,
+    gradScale: GradScale,
   ): void {
     const { lr, betas, eps, weightDecay, blockSize, minSize } = options;
     const corrections = [1 - betas[0] ** step, 1 - betas[1] ** step];
-    const attrs = [lr, betas[0], betas[1], eps, weightDecay, ...corrections, gradScale, 1];
+    const [factor, scale] = this.kernelScale(gradScale, param);
+    const attrs = [lr, betas[0], betas[1], eps, weightDecay, ...corrections, scale, 1];
     if (param.size < minSize || param.dtype === 'float64' || !param.isContiguous) {
       const moments = [this.state(param, 'expAvg'), this.state(param, 'expAvgSq')];
-      submit(fullStep, [grad], [param, ...moments], attrs, param.size);
+      submitAdamStep(factor, [grad], [[param], [moments[0]!], [moments[1]!]], attrs);
       return;
     }
+    const scaled = factor === null ? grad : mul(grad, factor);
     const names = ['expAvgCodes', 'expAvgMax', 'expAvgSqCodes', 'expAvgSqMax'];
     const states = names.map((name) => this.state(param, name));
-    submit(codedStep, [contiguous(grad)], [param, ...states], [...attrs, blockSize], param.size);
+    submit(codedStep, [contiguous(scaled)], [param, ...states], [...attrs, blockSize], param.size);
   }
 }

@@ -12,6 +12,7 @@ import { otherRows } from './rows/others.js';
 import { quantizationRows } from './rows/quantization.js';
 import { quantizedRows } from './rows/quantized.js';
 import { reductionRows } from './rows/reductions.js';
+import { sparseRows } from './rows/sparse.js';
 import type { Row } from './row.js';
 
 export const table: readonly Row[] = [
@@ -25,6 +26,7 @@ export const table: readonly Row[] = [
   ...lossRows,
   ...quantizationRows,
   ...quantizedRows,
+  ...sparseRows,
   ...fusedRows,
   ...fourierRows,
   ...otherRows,
@@ -32,6 +34,7 @@ export const table: readonly Row[] = [
 
 const random = 'its result is random: test/tensor/random.test.ts';
 const sparse = 'takes or makes sparse tensors: compared with masked dense ones in test/ops/sparse.test.ts';
+const blockwise = 'codes of a dynamic map with a magnitude a block: test/ops/quantization.test.ts';
 const asynchronous = 'it gives a promise of what its blocking twin gives, which has a row';
 
 /** Operations without a row, each with the reason. Only what is random or asynchronous has one. */
@@ -41,10 +44,13 @@ export const withoutRow: Readonly<Record<string, string>> = {
   randperm: random,
   maskedSelect: asynchronous,
   nonzero: asynchronous,
+  linearInt8: 'takes codes with their scales: test/ops/int8.test.ts compares it with exact sums',
+  quantizeBlockwise: blockwise,
+  dequantizeBlockwise: blockwise,
   ...Object.fromEntries(
     (
       'BlockTensor CsrTensor SemiStructuredTensor SparseTensor ' +
-      'breakEvenSparsity chooseLayout sampledMatmul shouldUseSparse sparseBsrTensor sparseCsrTensor sparseLinear ' +
+      'breakEvenSparsity chooseLayout sampledMatmul shouldUseSparse sparseBsrTensor sparseCsrTensor ' +
       'sparseSemiStructuredTensor toSparse toSparseSync'
     )
       .split(' ')

@@ -126,6 +126,8 @@ const uint8: InputRule = { dtype: 'uint8', value: (_, i) => (i * 41 + 7) % 256 }
 const steps: InputRule = { dtype: 'float32', value: (u) => 0.1 + 0.05 * u };
 const zeros: InputRule = { dtype: 'int32', value: (_, i) => (i * 5) % 256 };
 
+const grouped = { zeroPoint: null, bits: 4, axis: null, groupSize: 2, scheme: 'symmetric', packed: false } as const;
+
 const readers: Row[] = [
   {
     name: 'dequantize',
@@ -157,24 +159,9 @@ const readers: Row[] = [
   {
     name: 'dequantize of groups',
     op: 'dequantize',
-    call: (codes, scale) =>
-      og.dequantize(
-        {
-          codes: codes!,
-          scale: scale!,
-          zeroPoint: null,
-          bits: 4,
-          axis: null,
-          groupSize: 2,
-          scheme: 'symmetric',
-          packed: false,
-        },
-        'float64',
-      ),
+    call: (codes, scale) => og.dequantize({ ...grouped, codes: codes!, scale: scale! }, 'float64'),
     oracle: (codes, scale) =>
-      make(codes!.shape, ([i, j]) =>
-        Math.fround(get(codes!, [i!, j!]) * Math.fround(get(scale!, [i!, Math.floor(j! / 2)]))),
-      ),
+      make(codes!.shape, ([i, j]) => get(codes!, [i!, j!]) * get(scale!, [i!, Math.floor(j! / 2)])),
     inputs: [int8, steps],
     shapes: [
       [
@@ -253,7 +240,7 @@ const products: Row[] = [
     gradient: false,
     result: 'int32',
     misfits: innerDiffers,
-    kernels: ['matmul_integer'],
+    kernels: ['matmul_int8'],
   },
   {
     name: 'matmulInteger',
