@@ -25,6 +25,15 @@ struct Csr {
   int64_t length(int64_t row) const { return crow[row + 1] - crow[row]; }
 };
 
+/**
+ * Steps of k in a stretch, `depth` of which stay in L1: more where rows are so sparse that a run of non-zeros would be
+ * over before it pays for its start. By sizes only.
+ */
+inline int64_t stretch_depth(const Csr& s, int64_t depth) {
+  const double density = (double)s.count / ((double)s.rows * (double)s.columns + 1);
+  return density > 0.45 ? depth : density > 0.12 ? 2 * depth : 4 * depth;
+}
+
 /** Rows for which a chunk of about `target` units is enough, when each non-zero costs `work`. By sizes only. */
 inline int64_t csr_grain(const Csr& s, int64_t work, int64_t target) {
   return grain_for((s.count / (s.rows > 0 ? s.rows : 1) + 1) * work, target);

@@ -94,12 +94,12 @@ struct CsrLinear {
   const int32_t* ends;  // [N][stretches]: end of each stretch within col
   mutable int32_t failed;
 
-  void find_ends(int32_t* to) const {
+  void find_ends(int64_t depth, int32_t* to) const {
     parallel_ranges(w.rows, csr_grain(w, 1, 1 << 16), [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n++) {
         int32_t at = w.crow[n];
         for (int64_t s = 0; s < stretches; s++)
-          to[n * stretches + s] = at = first_at_least(w.col, at, w.crow[n + 1], (s + 1) * kPanelDepth);
+          to[n * stretches + s] = at = first_at_least(w.col, at, w.crow[n + 1], (s + 1) * depth);
       }
     });
   }
@@ -134,11 +134,12 @@ struct CsrLinear {
     const int64_t rows = m < kPanelRows ? m : kPanelRows;
     const Panels storage{rows, w.columns, scratch.take<float>(Panels::floats(rows, w.columns) + 1)};
     OG_SCRATCH(storage.data, "panels of x");
-    stretches = rows > kPanelWidth / 2 ? (w.columns + kPanelDepth - 1) / kPanelDepth : 1;
+    const int64_t depth = stretch_depth(w, kPanelDepth);
+    stretches = rows > kPanelWidth / 2 ? (w.columns + depth - 1) / depth : 1;
     if (stretches > 1) {
       int32_t* found = scratch.take<int32_t>(w.rows * stretches);
       OG_SCRATCH(found, "stretches");
-      find_ends(found);
+      find_ends(depth, found);
       ends = found;
     }
     const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows;

@@ -53,7 +53,8 @@ struct Sampled {
   Csr s;
   Panels a, b;
   float* out;
-  bool first;  // round of M: sets, later ones add
+  bool first;     // round of M: sets, later ones add
+  int64_t depth;  // of a stretch of k
 
   template <int V>
   OG_INLINE void dots(const float* x, const float* panel, const int32_t* col, int64_t count, float* sums) const {
@@ -77,7 +78,7 @@ struct Sampled {
       int32_t at = s.crow[n];
       for (int64_t k = 0; k < stretches; k++)
         ends[(n - n0) * stretches + k] = at =
-            k + 1 == stretches ? s.crow[n + 1] : first_at_least(s.col, at, s.crow[n + 1], (k + 1) * kPanelDepth);
+            k + 1 == stretches ? s.crow[n + 1] : first_at_least(s.col, at, s.crow[n + 1], (k + 1) * depth);
     }
     for (int64_t panel = 0; panel < a.count(); panel++) {
       with_vectors(panel_vectors(a.rows(panel)), [&](auto v) {
@@ -115,8 +116,9 @@ int32_t sample(const Csr& s, const og_call* call) {
   float* right = scratch.take<float>(Panels::floats(rows, s.columns) + 1);
   OG_SCRATCH(left, "panels of a");
   OG_SCRATCH(right, "panels of b");
-  Sampled body{s, {rows, s.rows, left}, {rows, s.columns, right}, data_of<float>(call->outputs[0]), true};
-  const int64_t stretches = rows > kPanelWidth / 2 ? (s.columns + kPanelDepth - 1) / kPanelDepth : 1;
+  Sampled body{s,    {rows, s.rows, left},         {rows, s.columns, right}, data_of<float>(call->outputs[0]),
+               true, stretch_depth(s, kPanelDepth)};
+  const int64_t stretches = rows > kPanelWidth / 2 ? (s.columns + body.depth - 1) / body.depth : 1;
   const int64_t held = s.columns > kHeld ? s.columns : kHeld;
   int32_t failed = 0;
   for (int64_t m0 = 0; m0 < m; m0 += kPanelRows) {

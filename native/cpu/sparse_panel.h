@@ -92,17 +92,20 @@ OG_INLINE void with_vectors(int vectors, const F& f) {
   }
 }
 
-/** x += Σ values[e] · panel row columns[e], over `count` non-zeros. Several chains of sums where registers allow. */
+/**
+ * x += Σ values[e] · panel row columns[e], over `count` non-zeros. Several chains of sums where a vector's few would
+ * wait for each other: AVX2 needs eight in flight, AVX-512 on Zen 4 is served by the four of a panel.
+ */
 template <int V>
 OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* columns, const float* panel, Vf (&x)[V]) {
-  constexpr int kChains = V == 1 ? 4 : V == 2 ? 2 : 1;
+  constexpr int kChains = V == 1 ? 4 : V < kPanelVectors || kLanes == 8 ? 2 : 1;
   constexpr int64_t width = V * kLanes;
   int64_t e = 0;
   if constexpr (kChains > 1) {
     if (count >= 2 * kChains) {
-      Vf y[kChains][V];
+      Vf y[kChains - 1][V];
 #pragma GCC unroll 8
-      for (int c = 0; c < kChains; c++)
+      for (int c = 0; c < kChains - 1; c++)
 #pragma GCC unroll 8
         for (int j = 0; j < V; j++) y[c][j] = Vf{};
       for (; e + kChains <= count; e += kChains) {
@@ -111,11 +114,14 @@ OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* col
           const float* row = panel + (int64_t)columns[e + c] * width;
           const Vf v = set1(values[e + c]);
 #pragma GCC unroll 8
-          for (int j = 0; j < V; j++) y[c][j] = fma(v, load(row + j * kLanes), y[c][j]);
+          for (int j = 0; j < V; j++) {
+            Vf& sum = c == 0 ? x[j] : y[c - (c > 0)][j];
+            sum = fma(v, load(row + j * kLanes), sum);
+          }
         }
       }
 #pragma GCC unroll 8
-      for (int c = 0; c < kChains; c++)
+      for (int c = 0; c < kChains - 1; c++)
 #pragma GCC unroll 8
         for (int j = 0; j < V; j++) x[j] += y[c][j];
     }
