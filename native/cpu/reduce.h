@@ -78,8 +78,9 @@ inline og_view moved(const og_view& view, int64_t offset) {
 
 /** Combines n ≤ kBlock contiguous elements. */
 template <class C, class R>
-inline typename Partial<C>::type reduce_block(const R& rule, const C* x, int64_t n, C shift) {
+typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t n, C shift) {
   typedef typename Partial<C>::type P;
+  const R& rule = *static_cast<const R*>(context);
 #ifndef OG_IS_REFERENCE
   if constexpr (std::is_same<C, float>::value) {
     const Vf s = set1(shift), none = set1((float)rule.identity);
@@ -107,16 +108,64 @@ inline typename Partial<C>::type reduce_block(const R& rule, const C* x, int64_t
   return total;
 }
 
-/** Elements [begin, end) of one output's reduced set, whose first element is at `base`. */
+/** acc[j] = combine(acc[j], map(x[j])) for one row of a column task. */
 template <class C, class R>
-inline typename Partial<C>::type reduce_run(const R& rule, const Loop<1>& loop, const og_view& base, int64_t begin,
-                                            int64_t end, C shift) {
+void accumulate_row(const void* context, const C* __restrict x, const C* __restrict shifts, C* __restrict acc,
+                    int64_t n) {
+  const R& rule = *static_cast<const R*>(context);
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<C, float>::value) {
+    int64_t j = 0;
+    for (; j + kLanes <= n; j += kLanes)
+      store(acc + j, rule.combine(load(acc + j), rule.map(load(x + j), load(shifts + j))));
+    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+    return;
+  }
+#endif
+  for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+}
+
+/** total[j] = combine(total[j], other[j]); T: partial results, or those of a block. */
+template <class C, class R, class T>
+void combine_all(const void* context, typename Partial<C>::type* __restrict total, const T* __restrict other,
+                 int64_t n) {
   typedef typename Partial<C>::type P;
-  P total = (P)rule.identity;
+  const R& rule = *static_cast<const R*>(context);
+  for (int64_t j = 0; j < n; j++) total[j] = rule.combine(total[j], (P)other[j]);
+}
+
+template <class C, class R>
+void finish_all(const void* context, const typename Partial<C>::type* total, int64_t m, C* results, int64_t n) {
+  const R& rule = *static_cast<const R*>(context);
+  for (int64_t j = 0; j < n; j++) results[j] = (C)rule.result(total[j], m);
+}
+
+/** A rule as the walks see it: functions over runs of elements, so that each walk is compiled once for all rules. */
+template <class C>
+struct Rule {
+  typedef typename Partial<C>::type P;
+  const void* context;
+  C identity;
+  P (*block)(const void*, const C* x, int64_t n, C shift);
+  void (*row)(const void*, const C* x, const C* shifts, C* acc, int64_t n);
+  void (*combine)(const void*, P* total, const P* other, int64_t n);
+  void (*combine_row)(const void*, P* total, const C* row, int64_t n);
+  void (*result)(const void*, const P* total, int64_t m, C* results, int64_t n);
+};
+
+/** Elements [begin, end) of one output's reduced set, whose first element is at `base`. */
+template <class C>
+inline typename Partial<C>::type reduce_run(const Rule<C>& rule, const Loop<1>& loop, const og_view& base,
+                                            int64_t begin, int64_t end, C shift) {
+  typedef typename Partial<C>::type P;
+  if (begin == end) return (P)rule.identity;
   alignas(64) C buffer[kBlock];
-  for (int64_t at = begin; at < end; at += kBlock) {
+  const int64_t first = end - begin < kBlock ? end - begin : kBlock;
+  P total = rule.block(rule.context, stage_in<C>(loop, 0, base, begin, first, buffer), first, shift);
+  for (int64_t at = begin + first; at < end; at += kBlock) {
     const int64_t n = end - at < kBlock ? end - at : kBlock;
-    total = rule.combine(total, reduce_block<C>(rule, stage_in<C>(loop, 0, base, at, n, buffer), n, shift));
+    const P next = rule.block(rule.context, stage_in<C>(loop, 0, base, at, n, buffer), n, shift);
+    rule.combine(rule.context, &total, &next, 1);
   }
   return total;
 }
@@ -127,13 +176,15 @@ inline void put(const og_view& y, const Loop<1>& loop, int64_t begin, int64_t n,
   stage_out<C>(loop, 0, y, begin, n, results);
 }
 
-template <class C, class R>
-__attribute__((noinline)) int32_t reduce_rows(const R& rule, const Split& split, const C* shifts, const og_view& y) {
+template <class C>
+__attribute__((noinline)) int32_t reduce_rows(const Rule<C>& rule, const Split& split, const C* shifts,
+                                              const og_view& y) {
   typedef typename Partial<C>::type P;
   const Loop<1> loop = loop_of(split.reduced), kept = loop_of(split.kept), out = loop_of(y);
   const int64_t m = split.length, pieces = m > kPiece ? (m + kPiece - 1) / kPiece : 1;
   if (pieces == 1) {
     parallel_ranges(split.outputs, grain_for(m, kPiece), [&](int64_t begin, int64_t end) {
+      P totals[kBlock];
       C results[kBlock];
       for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t n = end - at < kBlock ? end - at : kBlock;
@@ -141,9 +192,10 @@ __attribute__((noinline)) int32_t reduce_rows(const R& rule, const Split& split,
         kept.lines(0, at, n, [&](int64_t offset, int64_t length, int64_t stride) {
           for (int64_t i = 0; i < length; i++, k++) {
             const og_view base = moved(split.reduced, offset + i * stride);
-            results[k] = (C)rule.result(reduce_run<C>(rule, loop, base, 0, m, shifts ? shifts[at + k] : C(0)), m);
+            totals[k] = reduce_run<C>(rule, loop, base, 0, m, shifts ? shifts[at + k] : C(0));
           }
         });
+        rule.result(rule.context, totals, m, results, n);
         put(y, out, at, n, results);
       }
     });
@@ -162,27 +214,12 @@ __attribute__((noinline)) int32_t reduce_rows(const R& rule, const Split& split,
     C results[kBlock];
     for (int64_t o = begin; o < end; o++) {
       P total = partial[o * pieces];
-      for (int64_t p = 1; p < pieces; p++) total = rule.combine(total, partial[o * pieces + p]);
-      results[o - begin] = (C)rule.result(total, m);
+      for (int64_t p = 1; p < pieces; p++) rule.combine(rule.context, &total, partial + o * pieces + p, 1);
+      rule.result(rule.context, &total, m, results + (o - begin), 1);
     }
     put(y, out, begin, end - begin, results);
   });
   return OG_OK;
-}
-
-/** acc[j] = combine(acc[j], map(x[j])) for one row of a column task. */
-template <class C, class R>
-inline void accumulate_row(const R& rule, const C* x, const C* shifts, C* acc, int64_t n) {
-#ifndef OG_IS_REFERENCE
-  if constexpr (std::is_same<C, float>::value) {
-    int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes)
-      store(acc + j, rule.combine(load(acc + j), rule.map(load(x + j), load(shifts + j))));
-    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
-    return;
-  }
-#endif
-  for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
 }
 
 /** Out of line: one copy per compute type serves all rules. */
@@ -200,8 +237,9 @@ inline bool goes_down_columns(const Split& split) {
   return true;
 }
 
-template <class C, class R>
-__attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& split, const C* shifts, const og_view& y) {
+template <class C>
+__attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Split& split, const C* shifts,
+                                                 const og_view& y) {
   typedef typename Partial<C>::type P;
   const Loop<1> loop = loop_of(split.reduced), out = loop_of(y);
   const int64_t m = split.length, width = split.kept.shape[split.kept.rank - 1];
@@ -234,19 +272,19 @@ __attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& spl
                      for (int64_t i = 0; i < length; i++) {
                        const int64_t at = offset + i * stride;
                        if (is_native<C>(base.dtype)) {
-                         accumulate_row(rule, data_of<const C>(base) + at, shift, acc, n);
+                         rule.row(rule.context, data_of<const C>(base) + at, shift, acc, n);
                        } else {
                          load_dense(base, at, n, row);
-                         accumulate_row(rule, row, shift, acc, n);
+                         rule.row(rule.context, row, shift, acc, n);
                        }
                      }
                    });
-        for (int64_t j = 0; j < n; j++) total[j] = rule.combine(total[j], (P)acc[j]);
+        rule.combine_row(rule.context, total, acc, n);
       }
       if (pieces > 1) {
         std::memcpy(partial + piece * split.outputs + output, total, (size_t)n * sizeof(P));
       } else {
-        for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.result(total[j], m);
+        rule.result(rule.context, total, m, acc, n);
         put(y, out, output, n, acc);
       }
     }
@@ -254,11 +292,9 @@ __attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& spl
   if (pieces == 1) return OG_OK;
   parallel_ranges(split.outputs, kBlock, [&](int64_t begin, int64_t end) {
     C results[kBlock];
-    for (int64_t o = begin; o < end; o++) {
-      P total = partial[o];
-      for (int64_t p = 1; p < pieces; p++) total = rule.combine(total, partial[p * split.outputs + o]);
-      results[o - begin] = (C)rule.result(total, m);
-    }
+    for (int64_t p = 1; p < pieces; p++)
+      rule.combine(rule.context, partial + begin, partial + p * split.outputs + begin, end - begin);
+    rule.result(rule.context, partial + begin, m, results, end - begin);
     put(y, out, begin, end - begin, results);
   });
   return OG_OK;
@@ -266,10 +302,17 @@ __attribute__((noinline)) int32_t reduce_columns(const R& rule, const Split& spl
 
 /** y = rule over the last `axes` axes of x; shifts: one number per output, or null. */
 template <class C, class R>
-__attribute__((noinline)) int32_t reduce_all(const R& rule, const og_view& x, int axes, const C* shifts,
-                                             const og_view& y) {
+int32_t reduce_all(const R& with, const og_view& x, int axes, const C* shifts, const og_view& y) {
+  typedef typename Partial<C>::type P;
   const Split split(x, axes);
   if (split.outputs == 0) return OG_OK;
+  const Rule<C> rule{&with,
+                     (C)R::identity,
+                     reduce_block<C, R>,
+                     accumulate_row<C, R>,
+                     combine_all<C, R, P>,
+                     combine_all<C, R, C>,
+                     finish_all<C, R>};
   return goes_down_columns(split) ? reduce_columns<C>(rule, split, shifts, y) : reduce_rows<C>(rule, split, shifts, y);
 }
 

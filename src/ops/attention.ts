@@ -192,7 +192,7 @@ const names = ['q', 'k', 'v'] as const;
 function checkShapes(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | null): void {
   const op = 'scaledDotProductAttention';
   [q, k, v].forEach((x, i) => {
-    x.check(op);
+    checkTensor(op, names[i]!, x);
     if (x.rank === q.rank && x.rank >= 2 && x.rank <= 4) return;
     const expected = i === 0 ? 'shape [batch, heads, length, width]' : `${q.rank} axes, as q has`;
     throw new ShapeError({ op, argument: names[i]!, expected, actual: formatShape(x.shape) });

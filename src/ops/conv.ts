@@ -7,7 +7,7 @@
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { isFloating } from '../tensor/dtype.js';
-import type { Tensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { add } from './arithmetic.js';
@@ -165,7 +165,7 @@ function checkOperands(op: string, x: Tensor, weight: Tensor, bias: Tensor | nul
     ['x', x],
     ['weight', weight],
   ] as const) {
-    operand.check(op);
+    checkTensor(op, argument, operand);
     if (operand.rank !== rank)
       throw new ShapeError({ op, argument, expected: `${rank} axes`, actual: formatShape(operand.shape) });
     if (!isFloating(operand.dtype)) {
@@ -178,7 +178,7 @@ function checkOperands(op: string, x: Tensor, weight: Tensor, bias: Tensor | nul
       });
     }
   }
-  bias?.check(op);
+  if (bias !== null) checkTensor(op, 'bias', bias);
 }
 
 function checkChannels(

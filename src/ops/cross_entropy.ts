@@ -5,7 +5,7 @@
  */
 import { DTypeError, ShapeError } from '../errors.js';
 import { arange, constant } from '../tensor/create.js';
-import { isFloating } from '../tensor/dtype.js';
+import { isFloating, type DType } from '../tensor/dtype.js';
 import { checkAxis, sameShape } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
@@ -30,10 +30,10 @@ interface Attrs {
   readonly labelSmoothing: number;
 }
 
-const perRow = (logits: Tensor): OutputSpec => ({
-  shape: [logits.shape[0]!],
-  dtype: logits.dtype === 'float64' ? 'float64' : 'float32',
-});
+/** @internal What losses of logits are computed and returned in. */
+export const wideOf = (dtype: DType): DType => (dtype === 'float64' ? 'float64' : 'float32');
+
+const perRow = (logits: Tensor): OutputSpec => ({ shape: [logits.shape[0]!], dtype: wideOf(logits.dtype) });
 
 const encode = ({ ignoreIndex, labelSmoothing }: Attrs): readonly number[] => [ignoreIndex, labelSmoothing];
 
@@ -209,8 +209,10 @@ function soft(
     throw new ShapeError({ op: 'crossEntropy', argument: 'target', expected, actual: formatShape(target.shape) });
   }
   const classes = logits.shape.at(-1)!;
-  const smoothed = labelSmoothing === 0 ? target : add(mul(target, 1 - labelSmoothing), labelSmoothing / classes);
-  const scores = logSoftmax(logits);
+  const dtype = wideOf(logits.dtype);
+  const wide = target.dtype === 'float64' ? target : to(target, dtype);
+  const smoothed = labelSmoothing === 0 ? wide : add(mul(wide, 1 - labelSmoothing), labelSmoothing / classes);
+  const scores = logSoftmax(to(logits, dtype));
   const losses = mul(sum(mul(weight ? mul(smoothed, weight) : smoothed, scores), -1), -1);
   return reduceLoss(losses, reduction);
 }

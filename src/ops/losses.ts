@@ -12,7 +12,8 @@ import { formatShape } from '../util/format.js';
 import { softplus } from './activation.js';
 import { add, div, maximum, mul, sub } from './arithmetic.js';
 import { gt, lt } from './comparison.js';
-import { crossEntropy, reduceLoss, reductions, type Reduction } from './cross_entropy.js';
+import { to } from './copy.js';
+import { crossEntropy, reduceLoss, reductions, wideOf, type Reduction } from './cross_entropy.js';
 import { matmul } from './matmul.js';
 import { normalize } from './norm.js';
 import { recorded } from './recorded.js';
@@ -210,6 +211,7 @@ export interface DistillationOptions {
  *
  * @param target - class numbers, or null for the teacher's term alone
  * @shape student, teacher: (…, V), target: (…) → a scalar
+ * @dtype floats; computes in float32 (float64 in float64), and returns that
  * @throws ShapeError if the shapes differ
  * @source Hinton, Vinyals and Dean, arXiv 1503.02531
  */
@@ -223,7 +225,7 @@ export function distillationLoss(
   checkSame(op, student, teacher);
   const temperature = checkNumber(op, 'temperature', options.temperature ?? 2, Number.MIN_VALUE);
   const alpha = checkNumber(op, 'alpha', options.alpha ?? 0.5, 0, 1);
-  const soften = (logits: Tensor): Tensor => logSoftmax(mul(logits, 1 / temperature));
+  const soften = (logits: Tensor): Tensor => logSoftmax(mul(to(logits, wideOf(logits.dtype)), 1 / temperature));
   const divergence = klDiv(soften(student), soften(detach(teacher)), { reduction: 'sum', logTarget: true });
   const rows = student.size / Math.max(student.shape.at(-1) ?? 1, 1);
   const fromTeacher = mul(divergence, (temperature * temperature) / rows);
@@ -247,6 +249,8 @@ export interface CosineOptions {
  */
 export function cosineSimilarity(a: Tensor, b: Tensor, options: CosineOptions = {}): Tensor {
   const { axis = -1, eps = 1e-8 } = options;
+  checkTensor('cosineSimilarity', 'a', a);
+  checkTensor('cosineSimilarity', 'b', b);
   checkNumber('cosineSimilarity', 'eps', eps, 0);
   broadcastShapes('cosineSimilarity', a.shape, b.shape);
   const length = (x: Tensor): Tensor => clamp(vectorNorm(x, 2, axis, { keepDims: true }), eps);

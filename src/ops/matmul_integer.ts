@@ -5,7 +5,7 @@
  */
 import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
-import { broadcastShapes } from '../tensor/shape.js';
+import { broadcastShapes, sameShape, sizeOf } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -94,6 +94,9 @@ export function linearInt8Dynamic(x: Tensor, weight: Quantized, bias: Tensor | n
   const op = 'linearInt8Dynamic';
   checkTensor(op, 'x', x);
   const { codes, scale, axis } = weight;
+  checkTensor(op, 'weight', codes);
+  checkTensor(op, 'weight', scale);
+  if (bias !== null) checkTensor(op, 'bias', bias);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
   if (codes.dtype !== 'int8' || axis !== 0 || codes.rank !== 2) {
@@ -109,7 +112,15 @@ export function linearInt8Dynamic(x: Tensor, weight: Quantized, bias: Tensor | n
   if (x.rank === 0 || x.shape.at(-1) !== codes.shape[1]) {
     throw new ShapeError({ op, argument: 'x', expected: `last axis ${codes.shape[1]}`, actual: formatShape(x.shape) });
   }
-  const rows = reshape(x, [-1, codes.shape[1]!]);
+  for (const [argument, each] of [
+    ['weight', scale],
+    ['bias', bias],
+  ] as const) {
+    if (each === null || sameShape(each.shape, [codes.shape[0]!])) continue;
+    const expected = `${argument === 'weight' ? 'scales' : 'a bias'} of shape [${codes.shape[0]}]`;
+    throw new ShapeError({ op, argument, expected, actual: formatShape(each.shape) });
+  }
+  const rows = reshape(x, [sizeOf(x.shape.slice(0, -1)), codes.shape[1]!]);
   const input = quantize(rows, { axis: 0 });
   const sums = matmulInt8(input.codes, transpose(codes));
   const y = mul(mul(to(sums, 'float32'), unsqueeze(input.scale, 1)), scale);

@@ -234,6 +234,7 @@ export function rmsNorm(x: Tensor, normalizedShape: Shape | number, weight?: Ten
 
 /** Channels on axis 1: a vector of one number for each, in a shape that broadcasts to x. */
 function perChannel(op: string, x: Tensor, argument: string, value: Tensor): Tensor {
+  checkTensor(op, argument, value);
   if (value.rank !== 1 || value.shape[0] !== x.shape[1]) {
     throw new ShapeError({ op, argument, expected: `shape [${x.shape[1]}]`, actual: formatShape(value.shape) });
   }
@@ -318,7 +319,7 @@ export function batchNorm(
   const { training = false } = options;
   const eps = checkNumber('batchNorm', 'eps', options.eps ?? 1e-5, 0);
   const momentum = checkNumber('batchNorm', 'momentum', options.momentum ?? 0.1, 0, 1);
-  const stored = (argument: string, value: Tensor): Tensor => perChannel('batchNorm', x, argument, detach(value));
+  const stored = (argument: string, value: Tensor): Tensor => detach(perChannel('batchNorm', x, argument, value));
   if (!training && runningMean && runningVar) {
     const centred = sub(x, stored('runningMean', runningMean));
     return affine('batchNorm', mul(centred, rsqrt(add(stored('runningVar', runningVar), eps))), weight, bias);

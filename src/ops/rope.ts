@@ -3,14 +3,14 @@
  *
  * @module
  */
-import { AttributeError, ShapeError, StateError } from '../errors.js';
+import { AttributeError, DTypeError, ShapeError, StateError } from '../errors.js';
 import type { View } from '../runtime/queue.js';
 import { tensor } from '../tensor/create.js';
 import type { DType } from '../tensor/dtype.js';
 import { broadcastStrides, type Shape } from '../tensor/shape.js';
 import { Tensor, checkTensor } from '../tensor/tensor.js';
 import { checkInteger, checkNumber } from '../util/assert.js';
-import { formatShape } from '../util/format.js';
+import { formatShape, formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
 import { to } from './copy.js';
 import { defineOp, type Op } from './define.js';
@@ -33,6 +33,20 @@ export interface RopeTablesOptions {
 export interface RopeTables {
   readonly cos: Tensor;
   readonly sin: Tensor;
+}
+
+/** @throws DTypeError unless `positions` is a list of numbers */
+function checkPositions(positions: readonly number[]): readonly number[] {
+  if (!Array.isArray(positions)) {
+    throw new DTypeError({
+      op: 'ropeTables',
+      argument: 'positions',
+      expected: 'a number, a list of numbers or a tensor',
+      actual: formatValue(positions),
+    });
+  }
+  positions.forEach((position, i) => checkNumber('ropeTables', `positions[${i}]`, position));
+  return positions;
 }
 
 /**
@@ -73,7 +87,7 @@ export function ropeTables(
   const list =
     typeof positions === 'number'
       ? Array.from({ length: checkInteger('ropeTables', 'positions', positions, 0) }, (_, i) => i)
-      : positions;
+      : checkPositions(positions);
   const fill = (f: (angle: number) => number): Tensor => {
     const values = new Float64Array(list.length * half);
     for (let t = 0; t < list.length; t++)
@@ -163,6 +177,7 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor, options: RopeOptions =
     ['cos', cos],
     ['sin', sin],
   ] as const) {
+    checkTensor('rope', argument, table);
     const lead = x.rank - table.rank;
     const fits =
       lead >= 0 &&

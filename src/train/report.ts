@@ -39,7 +39,8 @@ const escape = (text: string): string =>
   text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!);
 
 /** Exponential moving average, corrected for its start. */
-function smooth(values: readonly number[], weight = 0.95): number[] {
+function smooth(values: readonly number[]): number[] {
+  const weight = 1 - 1 / Math.max(5, Math.min(20, values.length / 25)); // a short run cannot afford to lag 20 steps behind
   let average = 0;
   return values.map((value, i) => {
     average = weight * average + (1 - weight) * value;

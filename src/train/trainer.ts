@@ -222,14 +222,18 @@ export class Trainer<M extends Module> {
     let total: Tensor | null = null;
     for (let i = 0; i < this.accumulation; i++) {
       const before: Tensor | null = total;
-      total = scope(() => {
+      const part = scope(() => {
         const batch = this.loader.next();
         tokens += batch.x.size;
-        const part = div(this.computeLoss(this.model, batch), this.accumulation);
+        return div(this.computeLoss(this.model, batch), this.accumulation);
+      });
+      await setImmediate();
+      total = scope(() => {
         part.backward();
         return noGrad(() => (before === null ? detach(part) : add(before, part)));
       });
       before?.dispose();
+      part.dispose();
       await setImmediate();
     }
     const parameters = this.optimizer.parameters();

@@ -1,8 +1,10 @@
 /** What every row of the op table is put through. */
 import assert from 'node:assert/strict';
+import { gradients } from '../../src/autograd/backward.js';
 import * as og from '../../src/index.js';
+import { setCostListener } from '../../src/ops/define.js';
 import { numbersOf } from '../helpers/allclose.js';
-import { make, sizeOf, type CheckName, type Nd, type Row, type Shape } from './row.js';
+import { make, sizeOf, type CheckName, type InputRule, type Nd, type Row, type Shape } from './row.js';
 
 const epsilon: Readonly<Record<string, number>> = {
   float64: 2 ** -52,
@@ -14,6 +16,11 @@ const epsilon: Readonly<Record<string, number>> = {
 const layouts = ['contiguous', 'transposed', 'strided', 'reversed', 'broadcast'] as const;
 type Layout = (typeof layouts)[number];
 
+const resultDType = (row: Row, i: number, floats: og.DType): og.DType | undefined =>
+  typeof row.result === 'function' ? row.result(floats) : typeof row.result === 'string' ? row.result : row.result?.[i];
+const ruleOf = (row: Row, k: number): InputRule => row.inputs?.[k] ?? {};
+/** Whether the dtype of this input changes from run to run. */
+const isFloat = (row: Row, k: number): boolean => (ruleOf(row, k).dtype ?? 'float') === 'float';
 const listOf = (value: og.Tensor | readonly og.Tensor[]): readonly og.Tensor[] =>
   value instanceof og.Tensor ? [value] : value;
 const ndsOf = (value: Nd | readonly Nd[]): readonly Nd[] => ('data' in value ? [value] : value);
@@ -26,7 +33,7 @@ function spread(i: number, seed: number): number {
 
 function inputsFor(row: Row, shapes: readonly Shape[], dtype: og.DType): og.Tensor[] {
   return shapes.map((shape, k) => {
-    const rule = row.inputs?.[k] ?? {};
+    const rule = ruleOf(row, k);
     const value = rule.value ?? ((u: number) => 2 * u);
     const isInteger = dtype === 'int32' || dtype === 'int64';
     const values = Float64Array.from({ length: sizeOf(shape) }, (_, i) => {
@@ -51,7 +58,7 @@ function inLayout(x: og.Tensor, layout: Layout): og.Tensor {
 function compare(row: Row, got: og.Tensor, want: Nd, dtype: og.DType, label: string): void {
   assert.deepEqual([...got.shape], [...want.shape], `${label}: shape`);
   const values = numbersOf(got);
-  const unit = (epsilon[got.dtype] ?? 0) * (row.ulps ?? 8);
+  const unit = (epsilon[row.precision?.(dtype) ?? got.dtype] ?? 0) * (row.ulps ?? 8);
   for (let i = 0; i < values.length; i++) {
     const [a, b] = [values[i]!, want.data[i]!];
     if (a === b || (Number.isNaN(a) && Number.isNaN(b))) continue;
@@ -84,8 +91,8 @@ function forward(row: Row, shapes: readonly Shape[], dtype: og.DType, layout: La
       const results = listOf(row.call(...inputs));
       assert.equal(results.length, wanted.length, `${label}: results`);
       results.forEach((result, i) => {
-        if (row.result !== undefined) assert.equal(result.dtype, row.result, `${label}: dtype`);
-        else if (i === 0) assert.equal(result.dtype, inputs[0]!.dtype, `${label}: dtype`);
+        const own = resultDType(row, i, dtype) ?? (i === 0 ? inputs[0]!.dtype : result.dtype);
+        assert.equal(result.dtype, own, `${label}: dtype`);
         compare(row, result, wanted[i]!, dtype, label);
       });
       inputs.forEach((x, i) => assert.deepEqual(numbersOf(x), before[i]!.data, `${label}: input ${i} was changed`));
@@ -97,8 +104,10 @@ const isOff = (row: Row, check: CheckName): boolean => row.exceptions?.[check] !
 
 export function checkForward(row: Row): void {
   for (const [i, shapes] of row.shapes.entries()) {
-    for (const dtype of ['float64', 'float32', ...(i === 0 && !isOff(row, 'half') ? ['float16', 'bfloat16'] : [])])
-      forward(row, shapes, dtype as og.DType, 'contiguous');
+    const half = i === 0 && !isOff(row, 'half') ? (['float16', 'bfloat16'] as const) : [];
+    const varies = shapes.some((_, k) => isFloat(row, k));
+    for (const dtype of varies ? (['float64', 'float32', ...half] as const) : (['float32'] as const))
+      forward(row, shapes, dtype, 'contiguous');
     if (row.integers) for (const dtype of ['int32', 'int64'] as const) forward(row, shapes, dtype, 'contiguous');
   }
 }
@@ -115,15 +124,41 @@ export function checkGradient(row: Row): void {
   if (row.gradient === false) return;
   og.scope(() => {
     const inputs = inputsFor(row, row.shapes[0]!, 'float64');
-    const varied = inputs.filter((x) => x.dtype === 'float64');
+    const isVaried = (k: number): boolean => isFloat(row, k) && !ruleOf(row, k).constant;
+    const varied = inputs.filter((_, k) => isVaried(k));
+    assert.ok(varied.length > 0, `${row.name}: no input has a gradient; say so with gradient: false`);
     const result = og.gradCheck((...leaves) => {
       let next = 0;
-      const results = listOf(row.call(...inputs.map((x) => (x.dtype === 'float64' ? leaves[next++]! : x))));
+      const results = listOf(row.call(...inputs.map((x, k) => (isVaried(k) ? leaves[next++]! : x))));
       const parts = results.filter((x) => x.dtype === 'float64').map((x) => og.reshape(x, [-1]));
       return parts.length === 1 ? parts[0]! : og.concat(parts);
     }, varied);
     assert.ok(result.ok, `${row.name}: ${JSON.stringify(result)}`);
   });
+}
+
+/**
+ * Names of the ops with a kernel that the row's call and its gradient go through, as the cost report hears them. The gradient is
+ * taken of all results at once, in float32.
+ */
+export function opsOf(row: Row): Set<string> {
+  const heard = new Set<string>();
+  og.scope(() => {
+    const inputs = inputsFor(row, row.shapes[0]!, 'float32');
+    const varied = inputs.filter((_, k) => row.gradient !== false && isFloat(row, k) && !ruleOf(row, k).constant);
+    for (const x of varied) x.requiresGrad_();
+    try {
+      setCostListener((name) => heard.add(name));
+      const results = listOf(row.call(...inputs)).filter((x) => x.requiresGrad);
+      setCostListener(null);
+      const seeds = results.map((x) => og.ones(x.shape, { dtype: x.dtype }));
+      setCostListener((name) => heard.add(name));
+      if (results.length > 0) gradients('opsOf', results, varied, seeds, {});
+    } finally {
+      setCostListener(null);
+    }
+  });
+  return heard;
 }
 
 /** Same bits whenever it is run, by however many threads. */
@@ -155,6 +190,27 @@ function throwsOnly(type: new (...args: never[]) => Error, body: () => unknown, 
   );
 }
 
+/** Tensors that are unlike the expected ones are either taken or refused by an error of the library, whatever they are. */
+function checkStrangers(row: Row, inputs: readonly og.Tensor[]): void {
+  for (const [i, input] of inputs.entries()) {
+    const strangers = [
+      og.tensor(1.5),
+      og.ones([1, 1, 1, 1, 1, 1, 1, 1]),
+      og.zeros([0]),
+      og.ones(input.shape, { dtype: 'bool' }),
+      og.ones(input.shape, { dtype: 'int32' }),
+    ];
+    for (const stranger of strangers) {
+      try {
+        listOf(row.call(...inputs.map((old, k) => (k === i ? stranger : old)))).map(numbersOf);
+      } catch (error) {
+        if (error instanceof og.OmniError) continue;
+        assert.fail(`${row.name}: input ${i} as ${stranger.dtype} ${JSON.stringify(stranger.shape)}: ${String(error)}`);
+      }
+    }
+  }
+}
+
 export function checkWrongInputs(row: Row): void {
   if (isOff(row, 'wrong')) return;
   og.scope(() => {
@@ -166,10 +222,13 @@ export function checkWrongInputs(row: Row): void {
       throwsOnly(og.StateError, () => row.call(...swapped(gone)), `${row.name}: input ${i} disposed`);
       throwsOnly(og.DTypeError, () => row.call(...swapped('x' as never)), `${row.name}: input ${i} a string`);
     }
+    checkStrangers(row, inputs);
     for (const shapes of row.misfits ?? []) {
       const misfit = inputsFor(row, shapes, 'float32');
       throwsOnly(og.ShapeError, () => row.call(...misfit), `${row.name} of ${JSON.stringify(shapes)}`);
     }
+    for (const call of row.refused ?? [])
+      throwsOnly(og.AttributeError, () => call(...inputs), `${row.name}: ${String(call)}`);
   });
 }
 

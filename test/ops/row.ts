@@ -1,5 +1,5 @@
 /** A row of the op table, and arrays of plain numbers for the oracles. */
-import type { Tensor } from '../../src/index.js';
+import type { DType, Tensor } from '../../src/index.js';
 
 export type Shape = readonly number[];
 
@@ -16,7 +16,9 @@ export interface InputRule {
   /** Value from a number in (-1, 1) that is different for each element. Default: 2·u. */
   readonly value?: (u: number, i: number) => number;
   /** Default `float`: every floating-point dtype in turn. */
-  readonly dtype?: 'float' | 'int64' | 'bool';
+  readonly dtype?: 'float' | DType;
+  /** A float without a gradient by definition (tables, running statistics): held fixed where gradients are compared. */
+  readonly constant?: boolean;
 }
 
 export interface Row {
@@ -32,18 +34,22 @@ export interface Row {
   readonly inputs?: readonly InputRule[];
   /** Compare the gradient with differences. Default true. */
   readonly gradient?: boolean;
-  /** Dtype of the results where it is not the first input's. */
-  readonly result?: 'bool' | 'int64';
+  /** Dtype of the results where it is not the first input's: of all, of each, or as it follows from the floats' dtype. */
+  readonly result?: DType | readonly DType[] | ((floats: DType) => DType);
   /** Error allowed: ulps · ε(dtype) · (|expected| + magnitude). Default 8 and 1. */
   readonly ulps?: number;
   readonly magnitude?: number;
+  /** The dtype that ε belongs to where it is not the result's: what a result of more digits went through on its way. */
+  readonly precision?: (floats: DType) => DType;
   /** Takes int32 and int64 too, with the same meaning. */
   readonly integers?: boolean;
   /** Large enough that several threads work on it. Default: the first of `shapes`. */
   readonly large?: readonly Shape[];
   /** Shapes that are refused with ShapeError. */
   readonly misfits?: readonly (readonly Shape[])[];
-  /** Kernels of the registry that the row exercises, beyond the one of its name. */
+  /** Calls of the first inputs that are refused with AttributeError. */
+  readonly refused?: readonly ((...inputs: Tensor[]) => unknown)[];
+  /** Ops of the registry that the row or its gradient must run, beyond the one of its name. */
   readonly kernels?: readonly string[];
   /** Checks that do not apply, each with its reason. */
   readonly exceptions?: Readonly<Partial<Record<CheckName, string>>>;

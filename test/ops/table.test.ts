@@ -3,7 +3,15 @@ import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { registry } from '../../src/ops/define.js';
 import * as ops from '../../src/ops/index.js';
-import { checkBits, checkCoverage, checkForward, checkGradient, checkLayouts, checkWrongInputs } from './checks.js';
+import {
+  checkBits,
+  checkCoverage,
+  checkForward,
+  checkGradient,
+  checkLayouts,
+  checkWrongInputs,
+  opsOf,
+} from './checks.js';
 import { table, withoutRow } from './table.js';
 
 for (const row of table) {
@@ -28,10 +36,20 @@ test('every operation has a row, or a reason for having none', () => {
   assert.deepEqual(stale, [], 'reasons that are no longer needed');
 });
 
-test('every kernel that a row names is in the registry', () => {
-  const named = table.flatMap((row) => row.kernels ?? []);
-  assert.deepEqual(
-    named.filter((name) => !registry.has(name)),
-    [],
-  );
+/** Ops with a kernel that no row goes through, each with the reason. */
+const unheard: Readonly<Record<string, string>> = {};
+
+test('every op with a kernel is run by some row or by its gradient, and every row runs what it names', () => {
+  const heard = new Set<string>();
+  const unfounded: string[] = [];
+  for (const row of table) {
+    const own = opsOf(row);
+    for (const name of own) heard.add(name);
+    for (const name of row.kernels ?? []) if (!own.has(name)) unfounded.push(`${row.name}: ${name}`);
+  }
+  const missing = [...registry.keys()].filter((name) => !heard.has(name) && unheard[name] === undefined);
+  assert.deepEqual(missing, [], 'ops that no row runs');
+  const stale = Object.keys(unheard).filter((name) => heard.has(name) || !registry.has(name));
+  assert.deepEqual(stale, [], 'reasons that are no longer needed');
+  assert.deepEqual(unfounded, [], 'rows that do not run what they name');
 });

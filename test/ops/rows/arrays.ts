@@ -269,13 +269,13 @@ const joins: Row[] = [
   },
 ];
 
-const product = (a: Nd, b: Nd): Nd =>
+export const product = (a: Nd, b: Nd): Nd =>
   make([a.shape[0]!, b.shape[1]!], ([i, j]) => {
     let total = 0;
     for (let k = 0; k < a.shape[1]!; k++) total += get(a, [i!, k]) * get(b, [k, j!]);
     return total;
   });
-const transposed = (x: Nd): Nd => make([x.shape[1]!, x.shape[0]!], ([i, j]) => get(x, [j!, i!]));
+export const transposed = (x: Nd): Nd => make([x.shape[1]!, x.shape[0]!], ([i, j]) => get(x, [j!, i!]));
 const plus = (x: Nd, bias: Nd): Nd => make(x.shape, (index) => get(x, index) + get(bias, index));
 
 const products: Row[] = [

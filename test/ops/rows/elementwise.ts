@@ -20,7 +20,7 @@ export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x));
 const softplus = (x: number): number => Math.log1p(Math.exp(x));
 
 /** Half to even, as IEEE 754 rounds. */
-function round(x: number): number {
+export function round(x: number): number {
   const low = Math.floor(x);
   if (x - low !== 0.5) return Math.round(x);
   return low % 2 === 0 ? low : low + 1;

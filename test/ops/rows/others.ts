@@ -19,6 +19,19 @@ function window(name: string, call: Row['call'], f: (values: number[]) => number
   };
 }
 
+/** Word `i % 4` of block `i / 4` of Philox4x32-10 under a key of 32 bits. Source: Salmon et al., SC'11. */
+function philox(key: number, i: number): number {
+  const low = (x: bigint): bigint => x & 0xffffffffn;
+  let [a, b, c, d] = [BigInt(Math.floor(i / 4)), 0n, 0n, 0n];
+  let [k, l] = [BigInt(key), 0n];
+  for (let round = 0; round < 10; round++) {
+    const [p, q] = [0xd2511f53n * a, 0xcd9e8d57n * c];
+    [a, b, c, d] = [(q >> 32n) ^ b ^ k, low(q), (p >> 32n) ^ d ^ l, low(p)];
+    [k, l] = [low(k + 0x9e3779b9n), low(l + 0xbb67ae85n)];
+  }
+  return Number([a, b, c, d][i % 4]);
+}
+
 const probability = { value: (u: number): number => 0.5 + 0.4 * u };
 
 export const otherRows: readonly Row[] = [
@@ -95,5 +108,23 @@ export const otherRows: readonly Row[] = [
     shapes: [[[3, 4]], [[0, 4]], [[1, 1]], [[17]]],
     gradient: false,
     result: 'int64',
+  },
+  {
+    name: 'dropout',
+    call: (x) => og.dropout(x!, 0.4, { generator: og.generator(7) }),
+    oracle: (x) => ({
+      shape: x!.shape,
+      data: x!.data.map((value, i) => (philox(7, i) >= Math.floor(0.4 * 2 ** 32) ? value / 0.6 : 0)),
+    }),
+    shapes: [[[3, 4]], [[0, 4]], [[1]], [[5, 17]], [[2, 33]]],
+    large: [[259, 131]],
+    refused: [(x) => og.dropout(x!, 1.5), (x) => og.dropout(x!, 0.5, { generator: 7 as never })],
+  },
+  {
+    name: 'dropout of nothing and of all',
+    op: 'dropout',
+    call: (x) => [og.dropout(x!, 0.3, { training: false }), og.dropout(x!, 0), og.dropout(x!, 1)],
+    oracle: (x) => [x!, x!, map(() => 0, x!)],
+    shapes: [[[3, 4]], [[0, 4]], [[1]], [[5, 17]]],
   },
 ];

@@ -1,6 +1,6 @@
 /** Reductions, scans, normalisation and orderings: one axis or several go, or are rewritten as a whole. */
 import * as og from '../../../src/index.js';
-import { fold, lines, map, type Nd, type Row, type Shape } from '../row.js';
+import { fold, get, lines, make, map, sizeOf, type InputRule, type Nd, type Row, type Shape } from '../row.js';
 
 const shapes: readonly (readonly Shape[])[] = [[[3, 5]], [[0, 4]], [[1, 1]], [[2, 17]], [[3, 33]]];
 const large: readonly Shape[] = [[259, 131]];
@@ -65,10 +65,98 @@ const affine: Row['shapes'] = [
   [[1, 1], [1], [1]],
   [[2, 33], [33], [33]],
 ];
+
+/** (x − mean) / √(variance + eps) · w + b, each of one number a channel (axis 1). */
+function channelwise(x: Nd, ofChannel: (f: 'mean' | 'variance') => Nd, w: Nd, b: Nd): Nd {
+  const [centre, spread] = [ofChannel('mean'), ofChannel('variance')];
+  return make(x.shape, (index) => {
+    const c = index[1]!;
+    return ((get(x, index) - centre.data[c]!) / Math.sqrt(spread.data[c]! + 1e-5)) * w.data[c]! + b.data[c]!;
+  });
+}
+/** Statistics of each channel over all else. */
+function ofBatch(x: Nd, f: 'mean' | 'variance'): Nd {
+  const axes = x.shape.map((_, i) => i).filter((i) => i !== 1);
+  return fold(x, f === 'mean' ? mean : (values) => squares(values, mean(values)) / values.length, axes);
+}
+/** Each of two groups of channels of an example as one line. */
+const inGroups = (x: Nd): Nd => ({ shape: [x.shape[0]! * 2, sizeOf(x.shape.slice(1)) / 2], data: x.data });
+const runningMean: InputRule = { constant: true };
+const runningVar: InputRule = { constant: true, value: (u) => u + 1.5 };
+
+const channelRows: readonly Row[] = [
+  {
+    name: 'batchNorm',
+    call: (x, average, spread, w, b) => og.batchNorm(x!, average!, spread!, w!, b!),
+    oracle: (x, average, spread, w, b) => channelwise(x!, (f) => (f === 'mean' ? average! : spread!), w!, b!),
+    inputs: [{}, runningMean, runningVar],
+    shapes: [
+      [[4, 3], [3], [3], [3], [3]],
+      [[2, 3, 4, 5], [3], [3], [3], [3]],
+      [[0, 3], [3], [3], [3], [3]],
+      [[1, 1], [1], [1], [1], [1]],
+      [[2, 17, 3], [17], [17], [17], [17]],
+    ],
+    large: [[37, 19, 53], [19], [19], [19], [19]],
+    ulps: 16,
+    misfits: [
+      [[4, 3], [4], [3], [3], [3]],
+      [[4, 3], [3], [3], [2], [3]],
+      [[3], [3], [3], [3], [3]],
+    ],
+    refused: [(x, average, spread) => og.batchNorm(x!, average!, spread!, null, null, { momentum: 2 })],
+  },
+  {
+    name: 'batchNorm of the batch',
+    op: 'batchNorm',
+    call: (x, w, b) => og.batchNorm(x!, null, null, w!, b!, { training: true }),
+    oracle: (x, w, b) => channelwise(x!, (f) => ofBatch(x!, f), w!, b!),
+    shapes: [
+      [[4, 3], [3], [3]],
+      [[2, 3, 4, 5], [3], [3]],
+      [[3, 17, 3], [17], [17]],
+    ],
+    large: [[37, 19, 53], [19], [19]],
+    ulps: 64,
+    exceptions: {
+      empty: 'no values have no statistics, and are refused',
+      single: 'one value has no spread, and is refused',
+    },
+    misfits: [
+      [[4, 3], [4], [3]],
+      [[1, 3], [3], [3]],
+      [[0, 3], [3], [3]],
+    ],
+  },
+  {
+    name: 'groupNorm',
+    call: (x, w, b) => og.groupNorm(x!, 2, w!, b!),
+    oracle: (x, w, b) => {
+      const normal: Nd = { shape: x!.shape, data: lines(inGroups(x!), -1, standard).data };
+      return make(x!.shape, (index) => get(normal, index) * w!.data[index[1]!]! + b!.data[index[1]!]!);
+    },
+    shapes: [
+      [[2, 4, 3], [4], [4]],
+      [[0, 4, 3], [4], [4]],
+      [[3, 6], [6], [6]],
+      [[2, 2, 3, 17], [2], [2]],
+    ],
+    large: [[37, 18, 53], [18], [18]],
+    ulps: 64,
+    exceptions: { single: 'two groups need two channels' },
+    misfits: [
+      [[2, 4, 3], [3], [4]],
+      [[4], [4], [4]],
+    ],
+    refused: [(x) => og.groupNorm(x!, 3), (x) => og.groupNorm(x!, 0), (x) => og.groupNorm(x!, 2, null, null, -1)],
+  },
+];
+
 const order = (values: readonly number[]): number[] => [...values.keys()].sort((a, b) => values[a]! - values[b]!);
 
 export const reductionRows: readonly Row[] = [
-  reduction('sum', sum, { kernels: ['sum_to'], integers: false }),
+  ...channelRows,
+  reduction('sum', sum),
   reduction('mean', mean),
   reduction('prod', (values) => values.reduce((a, b) => a * b, 1), { large: [[4000, 9]] }),
   reduction('amax', (values) => Math.max(...values), { integers: true }),
