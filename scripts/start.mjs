@@ -3,6 +3,6 @@ import { main, run } from './common.mjs';
 import { setup } from './setup.mjs';
 
 await main(async (args) => {
-  await setup(['packages', 'addon']);
+  await setup(['packages', 'addonHere']);
   return run(process.execPath, ['--import', 'tsx', 'examples/typescript_gpt/main.ts', ...args]);
 });

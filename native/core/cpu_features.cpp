@@ -33,11 +33,8 @@ bool machine_has(CpuFeature feature) {
 #endif
 }
 
-}  // namespace
-
-const char* isa_name(Isa isa) { return isa >= 0 && isa < kIsaCount ? kNames[isa] : "unknown"; }
-
-bool isa_available(Isa isa) {
+/** Whether the machine can run it. */
+bool machine_runs(Isa isa) {
   switch (isa) {
     case kReference:
     case kBaseline:
@@ -46,13 +43,34 @@ bool isa_available(Isa isa) {
     case kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     case kAvx512:
-      return isa_available(kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      return machine_runs(kAvx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 #endif
     default:
       return false;
   }
 }
+
+/** A build for one machine leaves sets out: binding.gyp. */
+bool is_built(Isa isa) {
+#if defined(OG_NO_BASELINE)
+  if (isa == kBaseline) return false;
+#endif
+#if defined(OG_NO_AVX2)
+  if (isa == kAvx2) return false;
+#endif
+#if defined(OG_NO_AVX512)
+  if (isa == kAvx512) return false;
+#endif
+  (void)isa;
+  return true;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) { return isa >= 0 && isa < kIsaCount ? kNames[isa] : "unknown"; }
+
+bool isa_available(Isa isa) { return is_built(isa) && machine_runs(isa); }
 
 Isa default_isa() {
   if (const char* wanted = std::getenv("OG_ISA")) {

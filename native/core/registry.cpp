@@ -10,13 +10,17 @@ namespace og {
 namespace reference {
 extern const og_kernel kTable[];
 }
+#if !defined(OG_NO_BASELINE)
 namespace baseline {
 extern const og_kernel kTable[];
 }
-#if defined(__x86_64__)
+#endif
+#if defined(__x86_64__) && !defined(OG_NO_AVX2)
 namespace avx2 {
 extern const og_kernel kTable[];
 }
+#endif
+#if defined(__x86_64__) && !defined(OG_NO_AVX512)
 namespace avx512 {
 extern const og_kernel kTable[];
 }
@@ -78,11 +82,15 @@ constexpr KernelInfo kInfo[] = {
 
 const og_kernel* table_of(Isa isa) {
   switch (isa) {
+#if !defined(OG_NO_BASELINE)
     case kBaseline:
       return baseline::kTable;
-#if defined(__x86_64__)
+#endif
+#if defined(__x86_64__) && !defined(OG_NO_AVX2)
     case kAvx2:
       return avx2::kTable;
+#endif
+#if defined(__x86_64__) && !defined(OG_NO_AVX512)
     case kAvx512:
       return avx512::kTable;
 #endif

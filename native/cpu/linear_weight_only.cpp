@@ -8,8 +8,7 @@
  * zero int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
  * `reference`), x and y of any strides.
  *
- * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h; where groups do
- * not line up with vectors, and for more rows, x stays float). More rows, and transposed: the float GEMM, weights
+ * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h). More rows, and transposed: the float GEMM, weights
  * dequantised while packing (gemm_frame.h). Sums in float32 (int8: int32, then float32); error against exact arithmetic
  * on the dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|). Parallel split: by weight rows, or that of
  * the GEMM; by shape only. `reference`: one loop an element, in k order, in double.
@@ -117,9 +116,7 @@ void round_block(double* x) {
 }
 
 bool rounds_activations(const Call& c) {
-  const int64_t blocks = c.w.group / 32;
-  return c.coded && !c.transposed && c.w.bits == 4 && !c.w.nf4 && c.m() <= kCodedRows &&
-         (blocks <= 2 || blocks % 4 == 0);
+  return c.coded && !c.transposed && c.w.bits == 4 && !c.w.nf4 && c.m() <= kCodedRows;
 }
 
 int32_t multiply_weights(const Call& c) {
@@ -185,22 +182,25 @@ int64_t rows_of_task(const WeightMatrix& w) {
 }
 
 template <bool kDotBytes>
-void run_dots_as(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
-  const int64_t span = w.group / kBlock32, chunks = chunks_of(w.k);
-  if (span == 1)
-    parallel_ranges(w.n, grain, DotRows<1, kDotBytes>{&w, m, chunks, x, bias, sums});
-  else if (span == 2)
-    parallel_ranges(w.n, grain, DotRows<2, kDotBytes>{&w, m, chunks, x, bias, sums});
+void run_dots_as(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums,
+                 int* failed) {
+  const int64_t chunks = chunks_of(w.k);
+  if (w.zero || w.middle != 8)
+    parallel_ranges(w.n, grain, DotRows<kDotBytes, true>{&w, m, chunks, x, bias, sums, failed});
   else
-    parallel_ranges(w.n, grain, DotRows<4, kDotBytes>{&w, m, chunks, x, bias, sums});
+    parallel_ranges(w.n, grain, DotRows<kDotBytes, false>{&w, m, chunks, x, bias, sums, failed});
 }
 
 /** Sums of bytes are integers: the same with and without VNNI. */
-void run_dots(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
+int32_t run_dots(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
+  int failed = 0;
 #if OG_LANES == 16
-  if (cpu_feature(kVnni)) return run_dots_as<true>(w, grain, m, x, bias, sums);
+  if (cpu_feature(kVnni))
+    run_dots_as<true>(w, grain, m, x, bias, sums, &failed);
+  else
 #endif
-  run_dots_as<false>(w, grain, m, x, bias, sums);
+    run_dots_as<false>(w, grain, m, x, bias, sums, &failed);
+  return failed ? fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for the scales of a row") : (int32_t)OG_OK;
 }
 
 int32_t multiply_few(const Call& c, const float* bias) {
@@ -221,7 +221,7 @@ int32_t multiply_few(const Call& c, const float* bias) {
     CodedChunk* coded = scratch.take<CodedChunk>(m * chunks);
     OG_SCRATCH(coded, "coded rows");
     for (int64_t i = 0; i < m; i++) code_activations(x + i * w.k, w.k, coded + i * chunks);
-    run_dots(w, grain, m, coded, bias, sums);
+    OG_TRY(run_dots(w, grain, m, coded, bias, sums));
   } else if (w.bits == 4) {
     arrange(x, m * w.k);
     if (w.nf4)

@@ -3,8 +3,9 @@
  *
  * x is quantised on the way in blocks of 32, symmetric (max|x| / 127, to nearest even). A vector of weight bytes holds
  * kLanes / 4 blocks; unsigned codes times signed activations go through vpmaddubsw (at most 4 · 15 · 127 = 7620 in an
- * int16), then pairs into int32, so that four lanes belong to a block. float(dot) − zero · Σx is exact; one FMA with
- * scale · x's scale adds it to float lanes, which are summed once a row. Weights are read in four far streams.
+ * int16), then pairs into int32 (vpdpbusd does both where the machine has it), so that four lanes belong to a block.
+ * float(dot) − zero · Σx is exact; one FMA with scale · x's scale adds it to float lanes, which are summed once a row.
+ * Weights are read in four far streams and fetched ahead; their scales are spread to one a block first.
  */
 #ifndef OMNIGRAD_CPU_WEIGHT_DOTS_H
 #define OMNIGRAD_CPU_WEIGHT_DOTS_H
@@ -125,159 +126,135 @@ OG_INLINE Vi dot(Vbyte low, Vbyte high, const CodedChunk& x) {
 }
 #endif
 
-#if OG_LANES >= 8
-typedef __m128 Few;
-OG_INLINE Few few_numbers(const float* p, int n) {
-  if (n == 4) return _mm_loadu_ps(p);
-  if (n == 1) return _mm_load_ss(p);
-  uint64_t bits;
-  std::memcpy(&bits, p, 8);
-  return _mm_castsi128_ps(_mm_cvtsi64_si128((long long)bits));
-}
-OG_INLINE Few few_numbers(const f16* p, int n) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, p, n == 4 ? 8 : n == 2 ? 4 : 2);
-  return _mm_cvtph_ps(_mm_cvtsi64_si128((long long)bits));
-}
-#else
-struct Few {
-  float first;
-};
-OG_INLINE Few few_numbers(const float* p, int) { return {*p}; }
-OG_INLINE Few few_numbers(const f16* p, int) { return {to_float(*p)}; }
-#endif
-
-/** One number a group, repeated over the four lanes of each of the group's blocks. */
-template <int kSpan>
-OG_INLINE Vf over_lanes(Few v) {
+/** One number a block, repeated over the block's four lanes. */
+OG_INLINE Vf over_lanes(const float* blocks) {
 #if OG_LANES == 16
-  if (kSpan >= 4) return (Vf)_mm512_broadcastss_ps(v);
   const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-  return (Vf)_mm512_permutexvar_ps(kSpan == 1 ? each : _mm512_srli_epi32(each, 1), _mm512_castps128_ps512(v));
+  return (Vf)_mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_loadu_ps(blocks)));
 #elif OG_LANES == 8
-  if (kSpan >= 2) return (Vf)_mm256_broadcastss_ps(v);
-  return (Vf)_mm256_permutevar8x32_ps(_mm256_castps128_ps256(v), _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+  const __m256 first = _mm256_broadcast_ss(blocks), second = _mm256_broadcast_ss(blocks + 1);
+  return (Vf)_mm256_blend_ps(first, second, 0xf0);
 #else
-  return set1(v.first);
+  return set1(*blocks);
 #endif
 }
 
-/** The scales and zeros of one weight row, a chunk at a time. */
-template <int kSpan>
-struct GroupReader {
-  static constexpr int kCount = kSpan >= kVectorBlocks ? 1 : kVectorBlocks / kSpan;  // groups of a chunk
-  const WeightMatrix* w;
-  int64_t first;   // index of the row's first group
-  int64_t blocks;  // blocks of a group
-
-  OG_INLINE int64_t group(int64_t chunk) const {
-    return kSpan >= kVectorBlocks ? chunk * kVectorBlocks / blocks : chunk * kCount;
+/** Scales (or zero points) of a weight row, one for each block of 32; those of the last vector's missing blocks are 0.
+ */
+template <class F>
+OG_INLINE void spread_groups(const WeightMatrix& w, int64_t chunks, const F& number, float* to) {
+  const int64_t blocks = w.group / kBlock32;
+  float* at = to;
+  for (int64_t group = 0; group < w.groups; group++) {
+    const float value = number(group);
+    for (int64_t i = 0; i < blocks; i++) *at++ = value;
   }
-
-  OG_INLINE Vf scales(int64_t chunk) const {
-    const int64_t at = first + group(chunk);
-    if (w->half_scale) return over_lanes<kSpan>(few_numbers(static_cast<const f16*>(w->scale) + at, kCount));
-    return over_lanes<kSpan>(few_numbers(static_cast<const float*>(w->scale) + at, kCount));
-  }
-  OG_INLINE Vf zeros(int64_t chunk) const {
-    if (!w->zero) return set1(w->middle);
-    return last_zeros(chunk, kCount);
-  }
-  /** Those of a chunk that holds `count` groups: the row ends within it. */
-  Vf last_scales(int64_t chunk, int64_t count) const {
-    float room[4] = {};
-    for (int64_t i = 0; i < count; i++) room[i] = w->scale_at(first + group(chunk) + i);
-    return over_lanes<kSpan>(few_numbers(room, kCount));
-  }
-  Vf last_zeros(int64_t chunk, int64_t count) const {
-    float room[4] = {};
-    for (int64_t i = 0; i < count; i++) room[i] = w->zero_at(first + group(chunk) + i);
-    return over_lanes<kSpan>(few_numbers(room, kCount));
-  }
-};
+  while (at < to + chunks * kVectorBlocks) *at++ = 0;
+}
 
 /** Weight rows [begin, end) for all m rows of coded activations. */
-template <int kSpan, bool kDotBytes>
+template <bool kDotBytes, bool kAffine>
 struct DotRows {
   const WeightMatrix* w;
   int64_t m, chunks;
   const CodedChunk* x;  // [m][chunks]
   const float* bias;
   float* sums;  // [m][n]
+  int* failed;  // a task found no memory
 
-  /** One chunk of one weight row against R rows of activations. */
+  /** Four weight rows as vectors of codes and numbers by block. */
+  struct Rows {
+    const uint8_t* code[kCodeStreams];
+    const float *scale[kCodeStreams], *zero[kCodeStreams];
+  };
+
+  /** `count` chunks of R rows of activations. */
   template <int R>
-  OG_INLINE void chunk_step(const CodedChunk* at, const uint8_t* code, Vf scale, Vf zero, int s,
+  OG_INLINE void accumulate(const CodedChunk* from, const Rows& rows, int64_t first, int64_t count,
                             Vf (&total)[R][kCodeStreams]) const {
-    Vbyte low, high;
-    halves(load_vector(code), low, high);
+    for (int64_t c = 0; c < count; c++) {
 #pragma GCC unroll 4
-    for (int i = 0; i < R; i++) {
-      const CodedChunk& a = at[i * chunks];
-      const Vf value = to_float(dot<kDotBytes>(low, high, a)) - zero * load(a.sums);
-      total[i][s] = fma(value, scale * load(a.scale), total[i][s]);
+      for (int s = 0; s < kCodeStreams; s++) {
+        const uint8_t* bytes = rows.code[s] + c * kVectorBytes;
+        prefetch(bytes + kAhead);
+        Vbyte low, high;
+        halves(load_vector(bytes), low, high);
+        const Vf scale = over_lanes(rows.scale[s] + (first + c) * kVectorBlocks);
+        const Vf zero = kAffine ? over_lanes(rows.zero[s] + (first + c) * kVectorBlocks) : set1(8.f);
+#pragma GCC unroll 4
+        for (int i = 0; i < R; i++) {
+          const CodedChunk& a = from[i * chunks + first + c];
+          const Vf value = to_float(dot<kDotBytes>(low, high, a)) - zero * load(a.sums);
+          total[i][s] = fma(value, scale * load(a.scale), total[i][s]);
+        }
+      }
     }
   }
 
   template <int R>
-  OG_INLINE void rows(int64_t i, const int64_t* at, int count) const {
+  OG_INLINE void multiply(int64_t i, const Rows& rows, const Rows& rest, const int64_t* at, int count) const {
     Vf total[R][kCodeStreams];
-    const uint8_t* code[kCodeStreams];
-    GroupReader<kSpan> groups[kCodeStreams];
-    for (int s = 0; s < kCodeStreams; s++) {
-      for (int r = 0; r < R; r++) total[r][s] = Vf{};
-      code[s] = w->row(at[s]);
-      groups[s] = {w, at[s] * w->groups, w->group / kBlock32};
-    }
-    const CodedChunk* from = x + i * chunks;
-    const int64_t whole = w->k / (kBlock32 * kVectorBlocks);
-    for (int64_t c = 0; c < whole; c++) {
 #pragma GCC unroll 4
-      for (int s = 0; s < kCodeStreams; s++) {
-        prefetch(code[s] + kAhead);
-        chunk_step<R>(from + c, code[s], groups[s].scales(c), groups[s].zeros(c), s, total);
-        code[s] += kVectorBytes;
-      }
-    }
-    if (whole < chunks) {  // a row that ends within a vector
-      const int64_t blocks = w->k / kBlock32 - whole * kVectorBlocks;
-      const int64_t left = w->groups - groups[0].group(whole);
-      constexpr int64_t most = GroupReader<kSpan>::kCount;
-#pragma GCC unroll 4
-      for (int s = 0; s < kCodeStreams; s++) {
-        alignas(64) uint8_t rest[kVectorBytes] = {};
-        std::memcpy(rest, code[s], (size_t)blocks * 16);
-        const Vf scale = groups[s].last_scales(whole, left < most ? left : most);
-        const Vf zero = w->zero ? groups[s].last_zeros(whole, left < most ? left : most) : set1(w->middle);
-        chunk_step<R>(from + whole, rest, scale, zero, s, total);
-      }
-    }
     for (int r = 0; r < R; r++)
-      for (int s = 0; s < count; s++) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) total[r][s] = Vf{};
+    const int64_t whole = w->k / (kBlock32 * kVectorBlocks);
+    accumulate<R>(x + i * chunks, rows, 0, whole, total);
+    if (whole < chunks) accumulate<R>(x + i * chunks, rest, whole, 1, total);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int s = 0; s < kCodeStreams; s++) {
+        if (s >= count) break;
         const float y = sum(total[r][s]);
         sums[(i + r) * w->n + at[s]] = bias ? y + bias[at[s]] : y;
       }
   }
 
   void operator()(int64_t begin, int64_t end) const {
+    ScratchFrame scratch;
+    const int64_t blocks = chunks * kVectorBlocks, whole = w->k / (kBlock32 * kVectorBlocks);
+    float* numbers = scratch.take<float>(2 * kCodeStreams * blocks + 4);
+    if (!numbers) {
+      __atomic_store_n(failed, 1, __ATOMIC_RELAXED);
+      return;
+    }
+    alignas(64) uint8_t ends[kCodeStreams][kVectorBytes] = {};  // codes of a row that ends within a vector
+    const bool direct = !w->half_scale && w->group == kBlock32 && whole == chunks;
     const Streams streams(begin, end);
     for (int64_t j = 0; j < streams.quarter; j++) {
       int64_t at[kCodeStreams];
       const int count = streams.rows(j, at);
+      Rows rows, rest;
+      for (int s = 0; s < kCodeStreams; s++) {
+        const int64_t first = at[s] * w->groups;
+        float *scale = numbers + 2 * s * blocks, *zero = scale + blocks;
+        rows.code[s] = w->row(at[s]);
+        rows.scale[s] = direct ? static_cast<const float*>(w->scale) + first : scale;
+        rows.zero[s] = zero;
+        if (!direct)
+          spread_groups(
+              *w, chunks, [&](int64_t g) { return w->scale_at(first + g); }, scale);
+        if (kAffine)
+          spread_groups(
+              *w, chunks, [&](int64_t g) { return w->zero_at(first + g); }, zero);
+        if (whole < chunks)
+          std::memcpy(ends[s], rows.code[s] + whole * kVectorBytes, (size_t)(w->k / kBlock32 % kVectorBlocks) * 16);
+        rest.code[s] = ends[s];
+        rest.scale[s] = rows.scale[s];
+        rest.zero[s] = zero;
+      }
       int64_t i = 0;
-      for (; i + kCodeRows <= m; i += kCodeRows) rows<kCodeRows>(i, at, count);
+      for (; i + kCodeRows <= m; i += kCodeRows) multiply<kCodeRows>(i, rows, rest, at, count);
       if (kCodeRows > 2)
-        for (; i + 2 <= m; i += 2) rows<2>(i, at, count);
-      for (; i < m; i++) rows<1>(i, at, count);
+        for (; i + 2 <= m; i += 2) multiply<2>(i, rows, rest, at, count);
+      for (; i < m; i++) multiply<1>(i, rows, rest, at, count);
     }
   }
 };
 
-/** Whether groups line up with vectors: one, two or a multiple of four blocks of 32. */
-inline bool has_dots(const WeightMatrix& w) {
-  const int64_t blocks = w.group / kBlock32;
-  return w.bits == 4 && !w.nf4 && w.group % kBlock32 == 0 && (blocks <= 2 || blocks % 4 == 0);
-}
+/** 4-bit integers in groups of whole blocks. */
+inline bool has_dots(const WeightMatrix& w) { return w.bits == 4 && !w.nf4 && w.group % kBlock32 == 0; }
 
 }  // namespace
 }  // namespace og

@@ -1,6 +1,12 @@
 import { noGrad } from '../autograd/grad.js';
 import { clone } from '../ops/copy.js';
-import { quantize, type Quantized, type QuantizationScheme, type QuantizeOptions } from '../ops/quantization.js';
+import {
+  quantize,
+  schemeOf,
+  type Quantized,
+  type QuantizationScheme,
+  type QuantizeOptions,
+} from '../ops/quantization.js';
 import { quantizedLinear } from '../ops/quantized_linear.js';
 import { detach } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
@@ -72,7 +78,7 @@ export class QuantizedLinear extends Module {
     this.format = resolve({ scheme, bits, groupSize, scaleDType } as WeightFormat);
     this.activations = checkOneOf(op, 'activations', activations, ['float', 'int8']);
     const weight = scope(() => quantize(zeros([outFeatures, inFeatures]), quantizeOptions(this.format)));
-    this.packed = weight.packed;
+    this.packed = this.format.bits === 4;
     this.codes = keep(weight.codes);
     this.scale = keep(weight.scale);
     this.zeroPoint = weight.zeroPoint === null ? null : keep(weight.zeroPoint);
@@ -96,7 +102,7 @@ export class QuantizedLinear extends Module {
    * @throws ShapeError unless the codes are those of a matrix
    */
   static of(weight: Quantized, bias: Tensor | null = null, activations: 'float' | 'int8' = 'float'): QuantizedLinear {
-    const { codes, scale, zeroPoint, scheme, bits, packed, groupSize, axis } = weight;
+    const { codes, scale, zeroPoint, bits, packed = false, groupSize, axis } = weight;
     if (codes.rank !== 2 || (groupSize === null && axis !== 0)) {
       const expected = 'codes [out, in] in groups or with one scale an output';
       const actual = `${codes.rank} axes, scales along axis ${axis}`;
@@ -105,7 +111,7 @@ export class QuantizedLinear extends Module {
     const [outFeatures, width] = codes.shape as [number, number];
     const scaleDType = scale.dtype === 'float16' ? 'float16' : 'float32';
     const layer = new QuantizedLinear(packed ? 2 * width : width, outFeatures, {
-      scheme,
+      scheme: schemeOf(weight),
       bits,
       groupSize,
       scaleDType,

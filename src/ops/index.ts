@@ -58,7 +58,17 @@ export {
   type PoolOptions,
 } from './pool.js';
 export * from './blockwise.js';
-export * from './quantization.js';
+export {
+  dequantize,
+  fakeQuantize,
+  quantize,
+  type FakeQuantizeOptions,
+  type QuantizationErrors,
+  type QuantizationRounding,
+  type QuantizationScheme,
+  type Quantized,
+  type QuantizeOptions,
+} from './quantization.js';
 export * from './quantized_linear.js';
 export * from './random_ops.js';
 export { cumprod, cumsum, prod } from './scan.js';

@@ -76,8 +76,10 @@ export interface Quantized {
   /** Axis that the scales run along; null for one scale or for groups. */
   readonly axis: number | null;
   readonly groupSize: number | null;
-  readonly scheme: QuantizationScheme;
-  readonly packed: boolean;
+  /** Default: affine with zero points, else symmetric. */
+  readonly scheme?: QuantizationScheme;
+  /** Default false. */
+  readonly packed?: boolean;
   /** Where they were asked for. */
   readonly errors?: QuantizationErrors;
 }
@@ -168,6 +170,11 @@ function layout(
   if (axis === null) return { extent: [1, 1, size], scale: [] };
   const length = shape[axis]!;
   return { extent: [sizeOf(shape.slice(0, axis)), length, sizeOf(shape.slice(axis + 1))], scale: [length] };
+}
+
+/** @internal The scheme that a value is of. */
+export function schemeOf({ scheme, zeroPoint }: Quantized): QuantizationScheme {
+  return scheme ?? (zeroPoint === null ? 'symmetric' : 'affine');
 }
 
 /** The shape that packed codes stand for. */
@@ -267,7 +274,8 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
  */
 export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tensor {
   const op = 'dequantize';
-  const { codes, scale, zeroPoint, axis, groupSize, scheme, bits } = quantized;
+  const { codes, scale, zeroPoint, axis, groupSize, bits } = quantized;
+  const scheme = schemeOf(quantized);
   checkTensor(op, 'codes', codes);
   checkTensor(op, 'scale', scale);
   if (zeroPoint !== null) checkTensor(op, 'zeroPoint', zeroPoint);
@@ -284,7 +292,7 @@ export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tens
     const flat = (value: Tensor): Tensor => reshape(contiguous(value), [extent[1]!]);
     const zero = zeroPoint === null ? null : flat(zeroPoint.dtype === 'uint8' ? zeroPoint : to(zeroPoint, 'int32'));
     const numbers = scale.dtype === 'float16' ? scale : to(scale, 'float32');
-    const direct = isFloating(dtype) ? dtype : 'float32';
+    const direct = isFloating(dtype) && dtype !== 'float64' ? dtype : 'float32';
     const inputs = [contiguous(codes), flat(numbers), zero];
     const y = dequantizeOp.call(inputs, { scheme, bits, shape: extent, dtype: direct });
     return to(reshape(y, shape), dtype);

@@ -13,7 +13,7 @@ import { formatShape, formatValue } from '../util/format.js';
 import { contiguous, to } from './copy.js';
 import { defineOp, type Op } from './define.js';
 import { linear } from './matmul.js';
-import { dequantize, type Quantized, type QuantizationScheme } from './quantization.js';
+import { dequantize, schemeOf, type Quantized, type QuantizationScheme } from './quantization.js';
 import { sum } from './reduce.js';
 import { detach, reshape } from './views.js';
 
@@ -82,7 +82,8 @@ function kernelWeight(
   outFeatures: number,
   inFeatures: number,
 ): [Tensor, Tensor, Tensor | null] | null {
-  const { codes, scale, zeroPoint, axis, groupSize, scheme, packed } = weight;
+  const { codes, scale, zeroPoint, axis, groupSize, packed } = weight;
+  const scheme = schemeOf(weight);
   const group = groupSize ?? (axis === 0 ? inFeatures : 0);
   if (group === 0 || group % 32 !== 0 || (scheme === 'nf4' && !packed)) return null;
   const grid = (value: Tensor): Tensor => reshape(contiguous(detach(value)), [outFeatures, inFeatures / group]);
@@ -138,7 +139,7 @@ export function quantizedLinear(
     return to(linear(x, dense, bias), x.dtype);
   }
   const attrs: WeightOnlyAttrs = {
-    scheme: weight.scheme,
+    scheme: schemeOf(weight),
     bits: packed ? 4 : 8,
     coded: activations === 'int8',
     transposed: false,

@@ -34,7 +34,6 @@ export const table: readonly Row[] = [
 
 const random = 'its result is random: test/tensor/random.test.ts';
 const sparse = 'takes or makes sparse tensors: compared with masked dense ones in test/ops/sparse.test.ts';
-const blockwise = 'codes of a dynamic map with a magnitude a block: test/ops/quantization.test.ts';
 const asynchronous = 'it gives a promise of what its blocking twin gives, which has a row';
 
 /** Operations without a row, each with the reason. Only what is random or asynchronous has one. */
@@ -45,8 +44,6 @@ export const withoutRow: Readonly<Record<string, string>> = {
   maskedSelect: asynchronous,
   nonzero: asynchronous,
   linearInt8: 'takes codes with their scales: test/ops/int8.test.ts compares it with exact sums',
-  quantizeBlockwise: blockwise,
-  dequantizeBlockwise: blockwise,
   ...Object.fromEntries(
     (
       'BlockTensor CsrTensor SemiStructuredTensor SparseTensor ' +

@@ -1,6 +1,6 @@
-/** Quantised weights: the product with a fixed weight, as a function of x. */
+/** Quantised weights: the product with a fixed weight, as a function of x. Block-wise codes of eight bits. */
 import * as og from '../../../src/index.js';
-import { lines, make, type Row } from '../row.js';
+import { lines, make, sizeOf, type Row } from '../row.js';
 
 const [outFeatures, inFeatures] = [5, 64];
 const weightValues = make([outFeatures, inFeatures], ([i, j]) => Math.sin(3 * i! + 0.7 * j!) * (1 + (j! % 5)));
@@ -47,4 +47,74 @@ function row(name: string, bits: 4 | 8): Row {
   };
 }
 
-export const quantizedRows: readonly Row[] = [row('quantizedLinear int4', 4), row('quantizedLinear int8', 8)];
+/** The signed map as its authors list it, ascending. */
+const dynamicMap = [0, 1, 2, 3, 4, 5, 6]
+  .flatMap((decade) =>
+    Array.from({ length: 2 ** decade }, (_, j) => (0.1 + (0.9 * (j + 0.5)) / 2 ** decade) * 10 ** (decade - 6)),
+  )
+  .flatMap((value) => [value, -value])
+  .concat([0, 1])
+  .sort((a, b) => a - b);
+
+const blockSize = 16;
+
+const blockwiseRows: readonly Row[] = [
+  {
+    name: 'quantizeBlockwise',
+    call: (x) => {
+      const { codes, absmax } = og.quantizeBlockwise(x!, { blockSize });
+      return [codes, absmax];
+    },
+    oracle: (x) => {
+      const absmax = Array.from({ length: Math.ceil(sizeOf(x!.shape) / blockSize) }, (_, i) =>
+        Math.max(...x!.data.slice(i * blockSize, (i + 1) * blockSize).map((value) => Math.abs(Math.fround(value)))),
+      );
+      const codes = x!.data.map((value, i) => {
+        const away = dynamicMap.map((number) => Math.abs(number - value / absmax[Math.floor(i / blockSize)]!));
+        return away.indexOf(Math.min(...away));
+      });
+      return [
+        { shape: x!.shape, data: codes },
+        { shape: [absmax.length], data: Float64Array.from(absmax) },
+      ];
+    },
+    shapes: [[[3, 4]], [[0, 4]], [[1]], [[5, 17]]],
+    large: [[259, 131]],
+    gradient: false,
+    result: ['uint8', 'float32'],
+    kernels: ['dynamic8_encode'],
+    refused: [
+      (x) => og.quantizeBlockwise(x!, { blockSize: 0 }),
+      (x) => og.quantizeBlockwise(x!, { signed: 1 as never }),
+    ],
+  },
+  {
+    name: 'dequantizeBlockwise',
+    call: (codes, absmax) => og.dequantizeBlockwise({ codes: codes!, absmax: absmax!, signed: true, blockSize }),
+    oracle: (codes, absmax) => ({
+      shape: codes!.shape,
+      data: codes!.data.map((code, i) => dynamicMap[code]! * absmax!.data[Math.floor(i / blockSize)]!),
+    }),
+    inputs: [
+      { dtype: 'uint8', value: (_, i) => (i * 41 + 7) % 256 },
+      { dtype: 'float32', value: (u) => 1 + u },
+    ],
+    shapes: [
+      [[3, 4], [1]],
+      [[0, 4], [0]],
+      [[1], [1]],
+      [[5, 17], [6]],
+    ],
+    large: [[256, 16], [256]],
+    gradient: false,
+    result: 'float32',
+    kernels: ['dynamic8_decode'],
+    misfits: [[[3, 4], [2]]],
+  },
+];
+
+export const quantizedRows: readonly Row[] = [
+  row('quantizedLinear int4', 4),
+  row('quantizedLinear int8', 8),
+  ...blockwiseRows,
+];
