@@ -161,7 +161,7 @@ const readers: Row[] = [
     op: 'dequantize',
     call: (codes, scale) => og.dequantize({ ...grouped, codes: codes!, scale: scale! }, 'float64'),
     oracle: (codes, scale) =>
-      make(codes!.shape, ([i, j]) => get(codes!, [i!, j!]) * get(scale!, [i!, Math.floor(j! / 2)])),
+      make(codes!.shape, ([i, j]) => Math.fround(get(codes!, [i!, j!]) * get(scale!, [i!, Math.floor(j! / 2)]))),
     inputs: [int8, steps],
     shapes: [
       [
