@@ -27,7 +27,7 @@ export * from './alibi.js';
 export * as audio from './audio.js';
 export { scaledDotProductAttention, type AttentionOptions } from './attention.js';
 export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_entropy.js';
-export * from './dropout.js';
+export { dropout, type DropoutOptions } from './dropout.js';
 export * from './einsum.js';
 export * as fft from './fft.js';
 export { type Operand } from './elementwise.js';
