@@ -10,6 +10,13 @@ import { join } from 'node:path';
 const never = () => undefined;
 const native = () => missingFor();
 
+/** Where the addon's build leaves its kernels on Linux: testing those saves compiling them twice. */
+async function builtKernels() {
+  if (process.platform !== 'linux') return '';
+  await setup(['addon']);
+  return join(root, 'build/Release/obj.target');
+}
+
 /** `cannot` gives the reason why a step is impossible on this machine; such a step counts as skipped, not as failed. */
 const steps = [
   { name: 'lint', cannot: never, body: () => lint() },
@@ -20,7 +27,7 @@ const steps = [
   },
   { name: 'tests', cannot: never, body: () => run(process.execPath, [join(root, 'scripts/test.mjs')]) },
   { name: 'docs', cannot: never, body: docs },
-  { name: 'native', cannot: native, body: () => nativeTest() },
+  { name: 'native', cannot: native, body: async () => nativeTest({ kernels: await builtKernels() }) },
   { name: 'instructions', cannot: () => native() ?? cannotCount(), body: () => instructions() },
   { name: 'native-asan-ubsan', cannot: native, body: () => nativeTest({ sanitize: 'address,undefined' }) },
   { name: 'native-tsan', cannot: native, body: () => nativeTest({ sanitize: 'thread' }) },

@@ -14,8 +14,11 @@ export function missingFor({ arm64 = false } = {}) {
   return missing.length > 0 ? `${missing.join(', ')} not found on PATH` : undefined;
 }
 
-/** Configures, builds and runs; returns the exit status of the first step that fails, or 0. */
-export function nativeTest({ sanitize = '', arm64 = false, pattern = '' } = {}) {
+/**
+ * Configures, builds and runs; returns the exit status of the first step that fails, or 0. `kernels`: a folder with the
+ * kernels as the addon's build left them, which are then tested as they are.
+ */
+export function nativeTest({ sanitize = '', arm64 = false, pattern = '', kernels = '' } = {}) {
   const folder = join(
     root,
     'build',
@@ -23,6 +26,7 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '' } = {}) 
   );
   const isPlain = sanitize === '' && !arm64;
   const options = [`-DOG_SANITIZE=${sanitize}`, `-DOG_NATIVE_BENCH=${isPlain ? 'ON' : 'OFF'}`];
+  options.push(`-DOG_KERNEL_ARCHIVES=${kernels}`);
   if (arm64) options.push(`-DCMAKE_TOOLCHAIN_FILE=${join(root, 'native', 'arm64.cmake')}`);
   if (findProgram('ccache') !== undefined) options.push('-DCMAKE_CXX_COMPILER_LAUNCHER=ccache');
   const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());
