@@ -106,6 +106,10 @@ const ordinary: Row['shapes'] = [
   ],
 ];
 
+/** Length of an axis; 1 for what has none, which the call refuses. */
+const lengthOf = (x: og.Tensor | undefined, axis: number): number =>
+  (x instanceof og.Tensor ? x.shape.at(axis) : undefined) ?? 1;
+
 function attention(name: string, options: og.AttentionOptions & Seen, extra: Partial<Row> = {}): Row {
   const isBool = extra.inputs?.[3]?.dtype === 'bool';
   return {
@@ -115,10 +119,10 @@ function attention(name: string, options: og.AttentionOptions & Seen, extra: Par
       og.scaledDotProductAttention(q!, k!, v!, {
         ...options,
         ...(mask ? { mask } : {}),
-        ...(options.slopes ? { alibi: options.slopes(q!.shape.at(-3) ?? 1) } : {}),
+        ...(options.slopes ? { alibi: options.slopes(lengthOf(q, -3)) } : {}),
         ...(options.dropout ? { generator: og.generator(11) } : {}),
         ...(options.packed
-          ? { queryOffsets: options.packed(q!.shape.at(-2)!), keyOffsets: options.packed(k!.shape.at(-2)!) }
+          ? { queryOffsets: options.packed(lengthOf(q, -2)), keyOffsets: options.packed(lengthOf(k, -2)) }
           : {}),
       }),
     oracle: (q, k, v, mask) => attend(q!, k!, v!, mask, isBool, options),
