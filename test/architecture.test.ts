@@ -183,7 +183,7 @@ describe('lists that name the same things', () => {
   });
 
   test('every kernel file has a native test that runs it', () => {
-    const tests = filesUnder('test/native', /_test\.cpp$/)
+    const tests = filesUnder('test/native', /_(test\.cpp|fixture\.h)$/)
       .map(read)
       .join('\n');
     const untested = entries

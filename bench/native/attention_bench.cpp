@@ -56,7 +56,7 @@ Times measure(int rounds, const F& f) {
   return {t[0], t[t.size() / 2]};
 }
 
-void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds) {
+void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds, double cap = 0, double drop = 0) {
   const int64_t row = 3 * H * D, n = B * T * row;
   std::vector<float> qkv((size_t)n), dqkv((size_t)n), y((size_t)(n / 3)), grad((size_t)(n / 3)),
       lse((size_t)(B * H * T));
@@ -75,12 +75,13 @@ void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds) {
   absent.dtype = -1;
   l = view4(lse.data(), B, H, T, 1, H * T, T, 1);
   l.rank = 3;
-  const std::vector<double> attrs = {1 / std::sqrt((double)D), 1, 0};
+  const std::vector<double> attrs = {1 / std::sqrt((double)D), 1, 0, cap, drop, 1, 0, 0, 0};
   const auto forward = [&] {
-    call("attention", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent}, {whole(y), l}, attrs);
+    call("attention", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent}, {whole(y), l}, attrs);
   };
   const auto backward = [&] {
-    call("attention_backward", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, whole(y), l, whole(grad)},
+    call("attention_backward",
+         {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent, whole(y), l, whole(grad)},
          {part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), absent}, attrs);
   };
   const Times f = measure(rounds, forward), b = measure(rounds, backward);
@@ -105,8 +106,8 @@ void bench_decode(int64_t H, int64_t Hkv, int64_t S, int64_t D, int copies, int 
     const int64_t at = (turn++ % copies) * Hkv * S * D;
     call("attention",
          {view4(q.data(), 1, H, 1, D, H * D, D, D), view4(k.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D),
-          view4(v.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D), absent},
-         {view4(y.data(), 1, H, 1, D, H * D, D, D), l}, {0.125, 1, 0});
+          view4(v.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D), absent, absent, absent, absent},
+         {view4(y.data(), 1, H, 1, D, H * D, D, D), l}, {0.125, 1, 0, 0, 0, 0, 0, 0, 0});
   });
   const double bytes = 8. * (double)(Hkv * S * D);
   std::printf("decode H%d/%d S%d D%d, %.0f MiB in turn: %8.1f us, %5.1f GB/s (best %5.1f)\n", (int)H, (int)Hkv, (int)S,
@@ -127,6 +128,11 @@ int main(int argc, char** argv) {
     bench(1, 6, 256, 64, rounds);
     bench(4, 12, 64, 64, rounds);
     bench(1, 8, 2048, 128, rounds / 2 + 1);
+  }
+  if (only.empty() || only == "extras") {
+    std::printf("soft cap, dropout:\n");
+    bench(12, 6, 256, 64, rounds, 50);
+    bench(12, 6, 256, 64, rounds, 0, 0.1);
   }
   if (only.empty() || only == "decode") {
     bench_decode(12, 12, 1024, 64, 1, 20 * rounds);

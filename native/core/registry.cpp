@@ -34,8 +34,8 @@ constexpr struct {
   const char* name;
   uint32_t operands;
 } kOptional[] = {
-    {"attention", 1u << 3},                                          // mask
-    {"attention_backward", 1u << 3 | 1u << 10},                      // mask; its gradient
+    {"attention", 0xfu << 3},                                        // mask, slopes, offsets (2)
+    {"attention_backward", 0xfu << 3 | 1u << 13},                    // the same; the mask's gradient
     {"matmul", 1u << 2},                                             // bias
     {"cross_entropy", 1u << 2},                                      // weight
     {"cross_entropy_backward", 1u << 2},                             // weight

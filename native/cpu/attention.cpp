@@ -1,11 +1,14 @@
 /**
- * attention: y = softmax(scale · q kᵀ + mask) v, and the log-sum-exp of every row, which the backward pass needs.
+ * attention: y = dropout(softmax(s)) v, and the log-sum-exp of every row of scores s, which the backward pass needs.
  *
  * Layouts: q [B, Hq, T, D], k [B, Hkv, S, D], v [B, Hkv, S, Dv], mask [B, Hq, T, S] (bool: may attend; float: added to
  * the scaled scores) → y [B, Hq, T, Dv], lse [B, Hq, T] float32. Any strides; y may be a view into [B, T, Hq, Dv]
- * memory. Attributes: scale, causal (aligned to the end of the keys), window (0: none). Query head h reads key head h /
- * (Hq / Hkv). A query that may attend to nothing gives y = 0 and lse = -∞. Values at masked places must be finite: they
- * are multiplied by a probability of 0.
+ * memory. The other operands, the attributes and the score are in attention_common.h. Causal order is aligned to the
+ * end of the keys. Query head h reads key head h / (Hq / Hkv). A query that may attend to nothing gives y = 0 and lse =
+ * -∞. Values at masked places must be finite: they are multiplied by a probability of 0.
+ *
+ * Packed sequences (B = 1) are problems of their own, side by side: blocks outside a sequence are never touched. Their
+ * keys are not split.
  *
  * Algorithm: online softmax (Milakov & Gimelshein 2018) over tiles of keys, as in FlashAttention-2 (arXiv 2307.08691);
  * tiles that the causal order or the window hide entirely are skipped. Scores are held transposed (attention_tile.h)
@@ -24,6 +27,7 @@
 #include "attention_common.h"
 #ifndef OG_IS_REFERENCE
 #include "attention_decode.h"
+#include "attention_scores.h"
 #include "attention_tile.h"
 #endif
 
@@ -35,14 +39,15 @@ namespace {
 
 template <class C>
 int32_t forward(const og_call* call, const Problem& p) {
-  const bool masked = is_present(call->inputs[3]);
+  const bool masked = is_present(call->inputs[kMask]);
   const C infinity = std::numeric_limits<C>::infinity();
   std::atomic<bool> failed{false};
   parallel_for(p.batch * p.q_heads, [&](int64_t task) {
     const int64_t b = task / p.q_heads, h = task % p.q_heads;
     const Head q = head_of(call->inputs[0], b, h), y = head_of(call->outputs[0], b, h);
     const Head k = head_of(call->inputs[1], b, h / p.group), v = head_of(call->inputs[2], b, h / p.group);
-    const Head mask = masked ? head_of(call->inputs[3], b, h) : Head{};
+    const Head mask = masked ? head_of(call->inputs[kMask], b, h) : Head{};
+    const C slope = (C)slope_of(call, h);
     const Head lse = head_of(call->outputs[1], b, h);
     ScratchFrame scratch;
     C* keys = scratch.take<C>(p.keys * p.width);
@@ -67,6 +72,8 @@ int32_t forward(const og_call* call, const Problem& p) {
         C dot = 0;
         for (int64_t d = 0; d < p.width; d++) dot += row[d] * keys[j * p.width + d];
         dot *= (C)p.scale;
+        if (p.soft_cap > 0) dot = (C)p.soft_cap * std::tanh(dot / (C)p.soft_cap);
+        if (slope != C(0)) dot -= slope * std::abs((C)(i + p.keys - p.queries - j));
         score[j] = !masked ? dot : score[j] == -infinity ? -infinity : dot + score[j];
         if (score[j] > highest) highest = score[j];
       }
@@ -75,8 +82,9 @@ int32_t forward(const og_call* call, const Problem& p) {
       for (int64_t d = 0; d < p.value_width; d++) sum[d] = 0;
       for (int64_t j = begin; j < end; j++) {
         const C weight = std::exp(score[j] - base);
+        const C used = weight * (C)kept(p, b, h, i, j);
         total += weight;
-        for (int64_t d = 0; d < p.value_width; d++) sum[d] += weight * values[j * p.value_width + d];
+        for (int64_t d = 0; d < p.value_width; d++) sum[d] += used * values[j * p.value_width + d];
       }
       const C logarithm = total == C(0) ? -infinity : base + std::log(total);
       for (int64_t d = 0; d < p.value_width; d++) sum[d] = total == C(0) ? C(0) : sum[d] / total;
@@ -85,6 +93,16 @@ int32_t forward(const og_call* call, const Problem& p) {
     }
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a head");
+  return OG_OK;
+}
+
+template <class C>
+int32_t forward_packed(const og_call* call, const Problem& p) {
+  Sequence sequence;
+  for (int64_t n = 0; n < p.sequences; n++) {
+    sequence.take(call, p, n, 1u << kK | 1u << kV, 0);
+    OG_TRY(forward<C>(&sequence.call, sequence.problem));
+  }
   return OG_OK;
 }
 
@@ -110,12 +128,12 @@ struct Strip {
 
 struct Buffers {
   Strip strips[kBlock];
-  float *scores, *rows, *keys, *values, *mask;
+  float *scores, *rows, *keys, *values, *stage, *kept;
 };
 
 /** One tile of keys for one strip. k and v point at key j0. */
 void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const Rows& v, int64_t j0, int64_t n,
-                     const Head* mask, const Buffers& buffers, Ahead* ahead) {
+                     const Scoring& scoring, const Buffers& buffers, Ahead* ahead) {
   const Reach reach = reach_of(p, strip.t0, strip.count, j0, n);
   const int64_t begin = reach.begin;
   const int64_t first = reach.end[0], second = reach.end[1];
@@ -132,8 +150,9 @@ void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const 
   if (end > shared)
     multiply<1, true>(end - shared, p.width, k.data + shared * k.stride, k.stride, strip.q + alone * kLanes, kStrip,
                       at(shared) + alone * kLanes, kStrip, false);
-  if (mask)
-    apply_mask(*mask, strip.t0, strip.count, j0, begin, end, scores, kStrip, buffers.mask, round_up(kKeys, kLanes));
+  if (scoring.any)
+    apply_scoring(p, scoring, strip.t0, strip.count, j0, begin, end, scores, kStrip, nullptr, buffers.stage,
+                  round_up(kKeys, kLanes));
   apply_reach(p, reach, strip.t0, j0, scores, kStrip);
 
   alignas(64) float shrink[kStrip];
@@ -169,6 +188,11 @@ void accumulate_tile(const Problem& p, const Strip& strip, const Rows& k, const 
       store(o, load(o) * f0);
       store(o + kLanes, load(o + kLanes) * f1);
     }
+  }
+  if (p.drops) {
+    fill_kept(p, scoring, strip.t0, strip.count, j0, begin, end, buffers.kept, kStrip, buffers.stage,
+              round_up(kKeys, kLanes));
+    multiply_tile(scores, buffers.kept, kStrip, begin, end);
   }
   if (shared > begin)
     multiply<2, false>(p.value_width, shared - begin, v.data + begin * v.stride, v.stride, at(begin), kStrip, strip.o,
@@ -220,7 +244,7 @@ Plan plan_of(const Problem& p) {
   plan.row_tasks = (p.queries + rows - 1) / rows;
   plan.split_keys = round_up(p.keys + 1, kKeys);
   const int64_t tasks = p.batch * p.kv_heads * plan.row_tasks;
-  if (tasks < kFewTasks && p.keys > 4 * kKeys) {
+  if (!p.packed && tasks < kFewTasks && p.keys > 4 * kKeys) {
     const int64_t wanted = (kFewTasks + tasks - 1) / tasks;
     plan.split_keys = round_up((p.keys + wanted - 1) / wanted, kKeys);
     if (plan.split_keys < 2 * kKeys) plan.split_keys = 2 * kKeys;
@@ -232,7 +256,7 @@ Plan plan_of(const Problem& p) {
   return plan;
 }
 
-bool take_buffers(const Problem& p, bool masked, ScratchFrame* scratch, Buffers* buffers) {
+bool take_buffers(const Problem& p, bool staged, ScratchFrame* scratch, Buffers* buffers) {
   const int64_t padded = round_up(p.width, kLanes), padded_value = round_up(p.value_width, kLanes);
   const int64_t widest = padded > padded_value ? padded : padded_value;
   for (Strip& strip : buffers->strips) {
@@ -246,8 +270,9 @@ bool take_buffers(const Problem& p, bool masked, ScratchFrame* scratch, Buffers*
   buffers->rows = scratch->take<float>(kStrip * widest);
   buffers->keys = scratch->take<float>(kKeys * p.width);
   buffers->values = scratch->take<float>(kKeys * p.value_width);
-  buffers->mask = scratch->take<float>(masked ? kStrip * round_up(kKeys, kLanes) : 0);
-  return buffers->scores && buffers->rows && buffers->keys && buffers->values && buffers->mask;
+  buffers->stage = scratch->take<float>(staged ? kStrip * round_up(kKeys, kLanes) : 0);
+  buffers->kept = scratch->take<float>(p.drops ? kKeys * kStrip : 0);
+  return buffers->scores && buffers->rows && buffers->keys && buffers->values && buffers->stage && buffers->kept;
 }
 
 /** Queries [from, to) of head (b, h) against keys [key_from, key_to), the split-th of the plan's ranges. */
@@ -278,8 +303,7 @@ void run_block(const og_call* call, const Problem& p, const Block& block, const 
   const int64_t b = block.b, h = block.h, from = block.from, to = block.to;
   const Head q = head_of(call->inputs[0], b, h);
   const Head k = head_of(call->inputs[1], b, h / p.group), v = head_of(call->inputs[2], b, h / p.group);
-  const bool masked = is_present(call->inputs[3]);
-  const Head mask = masked ? head_of(call->inputs[3], b, h) : Head{};
+  const Scoring scoring = scoring_of(call, p, b, h);
   const int64_t padded = round_up(p.width, kLanes), padded_value = round_up(p.value_width, kLanes);
   const int64_t strips = (to - from + kStrip - 1) / kStrip;
   for (int64_t s = 0; s < strips; s++) {
@@ -287,7 +311,7 @@ void run_block(const og_call* call, const Problem& p, const Block& block, const 
     strip.t0 = from + s * kStrip;
     strip.count = to - strip.t0 < kStrip ? to - strip.t0 : kStrip;
     stage_rows(q, strip.t0, strip.count, kStrip, p.width, padded, buffers.rows);
-    transpose_strip(buffers.rows, padded, (float)(p.scale * 1.44269504088896340736), strip.q, kStrip);
+    transpose_strip(buffers.rows, padded, query_factor(p), strip.q, kStrip);
     for (int i = 0; i < kStrip; i++) {
       strip.highest[i] = -__builtin_inff();
       strip.sum[i] = 0.f;
@@ -308,10 +332,19 @@ void run_block(const og_call* call, const Problem& p, const Block& block, const 
     const Rows keys = key_rows(k, j0, n, p.width, buffers.keys);
     const Rows values = key_rows(v, j0, n, p.value_width, buffers.values);
     for (int64_t s = 0; s < strips; s++)
-      accumulate_tile(p, buffers.strips[s], keys, values, j0, n, masked ? &mask : nullptr, buffers, &ahead);
+      accumulate_tile(p, buffers.strips[s], keys, values, j0, n, scoring, buffers, &ahead);
   }
   for (int64_t s = 0; s < strips; s++)
     finish_strip(p, buffers.strips[s], partials, b, h, block.split, call, buffers.rows);
+}
+
+/** One task of the plan: a block of queries for every head of a group. */
+bool run_task(const og_call* call, const Problem& p, const Plan& plan, int64_t task, const Partials& partials) {
+  ScratchFrame local;
+  Buffers buffers;
+  if (!take_buffers(p, p.drops || is_present(call->inputs[kMask]), &local, &buffers)) return false;
+  for (int64_t g = 0; g < p.group; g++) run_block(call, p, block_of(p, plan, task * p.group + g), partials, buffers);
+  return true;
 }
 
 int32_t forward_tiled(const og_call* call, const Problem& p) {
@@ -321,16 +354,35 @@ int32_t forward_tiled(const og_call* call, const Problem& p) {
   OG_TRY(partials.take(&scratch, p.batch * p.q_heads * p.queries, plan.splits, p.value_width));
   std::atomic<bool> failed{false};
   parallel_for(p.batch * p.kv_heads * plan.row_tasks * plan.splits, [&](int64_t task) {
-    ScratchFrame local;
-    Buffers buffers;
-    if (!take_buffers(p, is_present(call->inputs[3]), &local, &buffers)) {
-      failed = true;
-      return;
-    }
-    for (int64_t g = 0; g < p.group; g++) run_block(call, p, block_of(p, plan, task * p.group + g), partials, buffers);
+    if (!run_task(call, p, plan, task, partials)) failed = true;
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a block of queries");
   if (plan.splits > 1) combine(call, p, partials);
+  return OG_OK;
+}
+
+/** The tasks of all sequences in one row, so that short ones keep the threads busy together. */
+template <class C>
+int32_t forward_packed(const og_call* call, const Problem& p) {
+  const int64_t count = p.sequences;
+  ScratchFrame scratch;
+  int64_t* first = scratch.take<int64_t>(count + 1);
+  OG_SCRATCH(first, "tasks of packed sequences");
+  const auto take = [&](int64_t n, Sequence* to) { to->take(call, p, n, 1u << kK | 1u << kV, 0); };
+  Sequence sequence;
+  first[0] = 0;
+  for (int64_t n = 0; n < count; n++) {
+    take(n, &sequence);
+    first[n + 1] = first[n] + p.kv_heads * plan_of(sequence.problem).row_tasks;
+  }
+  std::atomic<bool> failed{false};
+  parallel_for(first[count], [&](int64_t task) {
+    const int64_t n = find_task(first, count, task);
+    Sequence own;
+    take(n, &own);
+    if (!run_task(&own.call, own.problem, plan_of(own.problem), task - first[n], Partials())) failed = true;
+  });
+  if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a block of queries");
   return OG_OK;
 }
 
@@ -346,7 +398,8 @@ int32_t forward(const og_call* call, const Problem& p) {
 
 int32_t kernel_attention(const og_call* call) {
   Problem p;
-  OG_TRY(read_problem(call, &p));
+  ScratchFrame scratch;
+  OG_TRY(read_problem(call, &scratch, &p));
   const og_view &y = call->outputs[0], &lse = call->outputs[1];
   OG_REQUIRE(has_query_shape(y, p, p.value_width), "attention: y must have shape [B, Hq, T, Dv]");
   OG_REQUIRE(has_query_shape(lse, p, -1), "attention: lse must have shape [B, Hq, T]");
@@ -354,7 +407,9 @@ int32_t kernel_attention(const og_call* call) {
   if (p.batch == 0 || p.q_heads == 0 || p.queries == 0) return OG_OK;
   bool wide = y.dtype == OG_F64 || lse.dtype == OG_F64;
   for (int i = 0; i < 4; i++) wide |= call->inputs[i].dtype == OG_F64;
-  return with_float_compute(wide ? OG_F64 : OG_F32, [&](auto type) { return forward<decltype(type)>(call, p); });
+  return with_float_compute(wide ? OG_F64 : OG_F32, [&](auto type) {
+    return p.packed ? forward_packed<decltype(type)>(call, p) : forward<decltype(type)>(call, p);
+  });
 }
 
 }  // namespace OG_ISA

@@ -6,7 +6,9 @@
  * summed over the group.
  *
  * Algorithm (FlashAttention-2, arXiv 2307.08691, algorithm 2): per tile, P = 2^(s - lse) is recomputed, then
- *   dv += Pᵀ·grad,  dS = P ⊙ (grad·vᵀ - Δ),  dk += scale·dSᵀ·q,  dq += scale·dS·k,  dmask = dS,  Δ = rowsum(grad ⊙ y).
+ *   dv += (M ⊙ P)ᵀ·grad,  dS = P ⊙ (M ⊙ grad·vᵀ - Δ),  dmask = dS,  dX = dS ⊙ (1 - tanh²),
+ *   dk += scale·dXᵀ·q,  dq += scale·dX·k,  Δ = rowsum(grad ⊙ y),
+ * M being the replayed mask of dropout (1 without) and tanh the soft cap's (0 without).
  * Tiles hidden by the causal order or the window are skipped. Tiles are held transposed (attention_tile.h); scratch is
  * linear in T and S.
  *
@@ -22,14 +24,14 @@
 #include "../core/scratch.h"
 #include "attention_common.h"
 #ifndef OG_IS_REFERENCE
-#include "attention_tile.h"
+#include "attention_scores.h"
 #endif
 
 namespace og {
 namespace OG_ISA {
 namespace {
 
-enum Input { kQ, kK, kV, kMask, kY, kLse, kGrad };
+enum Input { kY = kSharedInputs, kLse, kGrad, kInputs };
 enum Output { kDq, kDk, kDv, kDmask };
 
 #ifdef OG_IS_REFERENCE
@@ -60,6 +62,7 @@ int32_t backward(const og_call* call, const Problem& p) {
     for (int64_t i = 0; i < p.keys * vw; i++) dv[i] = 0;
     for (int64_t g = 0; g < p.group; g++) {
       const int64_t h = kv_head * p.group + g;
+      const C slope = (C)slope_of(call, h);
       const Head q = head_of(call->inputs[kQ], b, h), dq_out = head_of(call->outputs[kDq], b, h);
       for (int64_t i = 0; i < p.queries; i++) {
         const int64_t begin = p.key_begin(i), end = p.key_end(i);
@@ -77,15 +80,22 @@ int32_t backward(const og_call* call, const Problem& p) {
           C score = 0, dp = 0;
           for (int64_t d = 0; d < w; d++) score += q_row[d] * keys[j * w + d];
           score *= (C)p.scale;
+          C bend = 1;  // derivative of the soft cap
+          if (p.soft_cap > 0) {
+            const C t = std::tanh(score / (C)p.soft_cap);
+            score = (C)p.soft_cap * t;
+            bend = 1 - t * t;
+          }
+          if (slope != C(0)) score -= slope * std::abs((C)(i + p.keys - p.queries - j));
           if (masked) score = bias[j] == -std::numeric_limits<C>::infinity() ? bias[j] : score + bias[j];
           const C weight = std::exp(score - lse);
           for (int64_t d = 0; d < vw; d++) dp += grad[d] * values[j * vw + d];
-          const C ds = weight * (dp - delta);
+          const C share = (C)kept(p, b, h, i, j), ds = weight * (share * dp - delta);
           dbias[j] = ds;
-          for (int64_t d = 0; d < vw; d++) dv[j * vw + d] += weight * grad[d];
+          for (int64_t d = 0; d < vw; d++) dv[j * vw + d] += share * weight * grad[d];
           for (int64_t d = 0; d < w; d++) {
-            dk[j * w + d] += (C)p.scale * ds * q_row[d];
-            dq[d] += (C)p.scale * ds * keys[j * w + d];
+            dk[j * w + d] += (C)p.scale * bend * ds * q_row[d];
+            dq[d] += (C)p.scale * bend * ds * keys[j * w + d];
           }
         }
         store_row(dq_out, i, 0, w, dq);
@@ -98,6 +108,16 @@ int32_t backward(const og_call* call, const Problem& p) {
     }
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention_backward: no memory for a head");
+  return OG_OK;
+}
+
+template <class C>
+int32_t backward_packed(const og_call* call, const Problem& p) {
+  Sequence sequence;
+  for (int64_t n = 0; n < p.sequences; n++) {
+    sequence.take(call, p, n, 1u << kK | 1u << kV, 1u << kDk | 1u << kDv);
+    OG_TRY(backward<C>(&sequence.call, sequence.problem));
+  }
   return OG_OK;
 }
 
@@ -117,7 +137,8 @@ struct Buffers {
   float *lse, *delta;       // [kBlock]; lse in base 2
   float *keys, *values;     // converted rows of the piece, where k or v cannot be read in place
   float *dk, *dv;           // [keys of the piece][padded]
-  float* mask;              // [kStrip][kBlock]
+  float* stage;             // [kStrip][kBlock]
+  float *kept, *bend;       // [kBlock keys][kBlock queries]: dropout's factors, the soft cap's derivative
 };
 
 bool take_buffers(const Problem& p, int64_t piece, ScratchFrame* scratch, Buffers* to) {
@@ -127,7 +148,8 @@ bool take_buffers(const Problem& p, int64_t piece, ScratchFrame* scratch, Buffer
          take(to->grad, kBlock * vw) && take(to->dq, kBlock * w) && take(to->p, kBlock * kBlock) &&
          take(to->ds, kBlock * kBlock) && take(to->lse, kBlock) && take(to->delta, kBlock) &&
          take(to->keys, piece * p.width) && take(to->values, piece * p.value_width) && take(to->dk, piece * w) &&
-         take(to->dv, piece * vw) && take(to->mask, kStrip * kBlock);
+         take(to->dv, piece * vw) && take(to->stage, kStrip * kBlock) &&
+         take(to->kept, p.drops ? kBlock * kBlock : 0) && take(to->bend, p.soft_cap > 0 ? kBlock * kBlock : 0);
 }
 
 /** One (batch, key head) and one pair of pieces: queries [from, to) against keys [key_from, key_to). */
@@ -156,7 +178,7 @@ void load_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const 
   stage_rows(head_of(task.call->inputs[kQ], task.b, h), t0, count, kBlock, p.width, w, buffers.q_rows);
   stage_rows(head_of(task.call->inputs[kGrad], task.b, h), t0, count, kBlock, p.value_width, vw, buffers.grad_rows);
   for (int64_t s = 0; s < kBlock; s += kStrip) {
-    transpose_strip(buffers.q_rows + s * w, w, (float)(p.scale * 1.44269504088896340736), buffers.q + s, kBlock);
+    transpose_strip(buffers.q_rows + s * w, w, query_factor(p), buffers.q + s, kBlock);
     transpose_strip(buffers.grad_rows + s * vw, vw, 1.f, buffers.grad + s, kBlock);
   }
   alignas(64) float row[kMaxHeadWidth];
@@ -183,7 +205,7 @@ struct Seen {
 
 /** P and dS of one strip (queries from column s0 of the tile on). k and v point at key j0. */
 void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, int64_t count, const Rows& k,
-                 const Rows& v, int64_t j0, int64_t n, const Head* mask, const Buffers& buffers, Ahead* ahead) {
+                 const Rows& v, int64_t j0, int64_t n, const Scoring& scoring, const Buffers& buffers, Ahead* ahead) {
   const int64_t begin = reach.begin, first = reach.end[0], second = reach.end[1];
   const int64_t end = first < second ? second : first, both = first < second ? first : second;
   const int64_t shared = both > begin ? both : begin;
@@ -202,8 +224,13 @@ void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, i
     multiply<1, true>(end - shared, p.value_width, v.data + shared * v.stride, v.stride,
                       buffers.grad + s0 + alone * kLanes, kBlock, ds + at, kBlock, false);
   }
-  if (mask && end > begin) apply_mask(*mask, t0, count, j0, begin, end, prob, kBlock, buffers.mask, kBlock);
+  if (scoring.any && end > begin)
+    apply_scoring(p, scoring, t0, count, j0, begin, end, prob, kBlock, buffers.bend + s0, buffers.stage, kBlock);
   apply_reach(p, reach, t0, j0, prob, kBlock);
+  if (p.drops && end > begin) {
+    fill_kept(p, scoring, t0, count, j0, begin, end, buffers.kept + s0, kBlock, buffers.stage, kBlock);
+    multiply_tile(ds, buffers.kept + s0, kBlock, begin, end);
+  }
   for (int x = 0; x < kVecs; x++) {
     const Vf lse = load(buffers.lse + s0 + x * kLanes), delta = load(buffers.delta + s0 + x * kLanes);
     const int64_t low = begin < reach.end[x] ? begin : reach.end[x];
@@ -222,6 +249,16 @@ void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, i
       store(ds + j * kBlock + x * kLanes, Vf{});
     }
   }
+  if (p.drops && end > begin) multiply_tile(prob, buffers.kept + s0, kBlock, begin, end);
+}
+
+/** dS becomes the gradient of the scores before the soft cap. Outside the reach it is 0 and stays so. */
+void bend_back(const Reach& reach, int64_t s0, const Buffers& buffers) {
+  for (int x = 0; x < kVecs; x++)
+    for (int64_t j = reach.begin; j < reach.end[x]; j++) {
+      float* at = buffers.ds + j * kBlock + s0 + x * kLanes;
+      store(at, load(at) * load(buffers.bend + j * kBlock + s0 + x * kLanes));
+    }
 }
 
 /** gradient[key][·] += Σ_query tile[key][query] · rows[query][·], over the queries that see each group of keys. */
@@ -274,8 +311,8 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
   const int64_t end = task.key_to < highest ? task.key_to : highest;
   if (end <= begin && task.add) return;
   load_queries(task, h, t0, count, buffers);
-  const bool masked = is_present(task.call->inputs[kMask]), wants_mask = is_present(task.call->outputs[kDmask]);
-  const Head mask = masked ? head_of(task.call->inputs[kMask], task.b, h) : Head{};
+  const bool wants_mask = is_present(task.call->outputs[kDmask]);
+  const Scoring scoring = scoring_of(task.call, p, task.b, h);
   const Head dq = head_of(*task.dq, task.b, h);
   const int64_t next = t0 + count, next_count = task.to - next < kBlock ? task.to - next : kBlock;
   Ahead ahead;
@@ -304,7 +341,11 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
         seen.begin[s * kVecs + x] = reach.begin;
         seen.end[s * kVecs + x] = reach.end[x];
       }
-      score_strip(p, reach, s * kStrip, t, rows, keys, values, j0, n, masked ? &mask : nullptr, buffers, &ahead);
+      score_strip(p, reach, s * kStrip, t, rows, keys, values, j0, n, scoring, buffers, &ahead);
+      if (wants_mask)
+        put_mask_gradient(head_of(task.call->outputs[kDmask], task.b, h), reach, t, rows, j0, buffers.ds + s * kStrip,
+                          buffers.stage);
+      if (p.soft_cap > 0) bend_back(reach, s * kStrip, buffers);
       const int64_t first = reach.end[0] > reach.begin ? reach.end[0] : reach.begin;
       const int64_t second = reach.end[1] > reach.begin ? reach.end[1] : reach.begin;
       const int64_t both = first < second ? first : second, alone = first < second ? 1 : 0;
@@ -317,8 +358,6 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
       if (last > both)
         multiply<1, false>(p.width, last - both, keys.data + both * keys.stride, keys.stride,
                            ds + both * kBlock + alone * kLanes, kBlock, dq + alone * kLanes, kBlock, true);
-      if (wants_mask)
-        put_mask_gradient(head_of(task.call->outputs[kDmask], task.b, h), reach, t, rows, j0, ds, buffers.mask);
     }
     add_key_gradient(seen, n, buffers.p, buffers.grad_rows, vw, buffers.dv + offset * vw);
     add_key_gradient(seen, n, buffers.ds, buffers.q_rows, w, buffers.dk + offset * w);
@@ -420,11 +459,28 @@ int32_t take_accumulator(const og_view& out, ScratchFrame* scratch, og_view* acc
   return OG_OK;
 }
 
-template <class C>
-int32_t backward(const og_call* call, const Problem& p) {
-  if (is_present(call->outputs[kDmask])) clear(call->outputs[kDmask]);
-  const Plan plan = plan_of(p);
-  const bool add = plan.phases > 1;
+/** Query piece i of one key head, in one phase. */
+bool run_piece(const og_call* call, const Problem& p, const Plan& plan, int64_t index, int64_t phase,
+               const og_view* sums, bool add) {
+  const int64_t head = index / plan.query_pieces, i = index % plan.query_pieces;
+  const int64_t j = (phase + plan.phases - i) % plan.phases;
+  if (j >= plan.key_pieces) return true;
+  ScratchFrame local;
+  Buffers buffers;
+  if (!take_buffers(p, plan.key_piece, &local, &buffers)) return false;
+  Task task{call, &p, &sums[0], &sums[1], &sums[2], add, head / p.kv_heads, head % p.kv_heads, 0, 0, 0, 0};
+  task.from = i * plan.query_piece;
+  task.to = task.from + plan.query_piece < p.queries ? task.from + plan.query_piece : p.queries;
+  task.key_from = j * plan.key_piece;
+  task.key_to = task.key_from + plan.key_piece < p.keys ? task.key_from + plan.key_piece : p.keys;
+  run_task(task, buffers);
+  return true;
+}
+
+/** Runs phases of `tasks` pieces each into the outputs, through float32 sums where there are several phases. */
+template <class F>
+int32_t run_phases(const og_call* call, int64_t phases, int64_t tasks, const F& run) {
+  const bool add = phases > 1;
   ScratchFrame scratch;
   og_view sums[3] = {call->outputs[kDq], call->outputs[kDk], call->outputs[kDv]};
   if (add)
@@ -433,23 +489,9 @@ int32_t backward(const og_call* call, const Problem& p) {
       clear(sums[i]);
     }
   std::atomic<bool> failed{false};
-  for (int64_t phase = 0; phase < plan.phases && !cancelled(); phase++)
-    parallel_for(p.batch * p.kv_heads * plan.query_pieces, [&](int64_t index) {
-      const int64_t head = index / plan.query_pieces, i = index % plan.query_pieces;
-      const int64_t j = (phase + plan.phases - i) % plan.phases;
-      if (j >= plan.key_pieces) return;
-      ScratchFrame local;
-      Buffers buffers;
-      if (!take_buffers(p, plan.key_piece, &local, &buffers)) {
-        failed = true;
-        return;
-      }
-      Task task{call, &p, &sums[0], &sums[1], &sums[2], add, head / p.kv_heads, head % p.kv_heads, 0, 0, 0, 0};
-      task.from = i * plan.query_piece;
-      task.to = task.from + plan.query_piece < p.queries ? task.from + plan.query_piece : p.queries;
-      task.key_from = j * plan.key_piece;
-      task.key_to = task.key_from + plan.key_piece < p.keys ? task.key_from + plan.key_piece : p.keys;
-      run_task(task, buffers);
+  for (int64_t phase = 0; phase < phases && !cancelled(); phase++)
+    parallel_for(tasks, [&](int64_t index) {
+      if (!run(index, phase, sums, add)) failed = true;
     });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention_backward: no memory for a task");
   if (add)
@@ -464,23 +506,66 @@ int32_t backward(const og_call* call, const Problem& p) {
   return OG_OK;
 }
 
+template <class C>
+int32_t backward(const og_call* call, const Problem& p) {
+  if (is_present(call->outputs[kDmask])) clear(call->outputs[kDmask]);
+  const Plan plan = plan_of(p);
+  return run_phases(call, plan.phases, p.batch * p.kv_heads * plan.query_pieces,
+                    [&](int64_t index, int64_t phase, const og_view* sums, bool add) {
+                      return run_piece(call, p, plan, index, phase, sums, add);
+                    });
+}
+
+/** All sequences side by side in each phase; one that has fewer phases rests in the last ones. */
+template <class C>
+int32_t backward_packed(const og_call* call, const Problem& p) {
+  const int64_t count = p.sequences;
+  ScratchFrame scratch;
+  int64_t* first = scratch.take<int64_t>(count + 1);
+  OG_SCRATCH(first, "tasks of packed sequences");
+  const auto take = [&](int64_t n, Sequence* to) { to->take(call, p, n, 1u << kK | 1u << kV, 1u << kDk | 1u << kDv); };
+  Sequence sequence;
+  int64_t phases = 1;
+  first[0] = 0;
+  for (int64_t n = 0; n < count; n++) {
+    take(n, &sequence);
+    const Plan plan = plan_of(sequence.problem);
+    first[n + 1] = first[n] + p.kv_heads * plan.query_pieces;
+    if (plan.phases > phases) phases = plan.phases;
+  }
+  return run_phases(call, phases, first[count], [&](int64_t index, int64_t phase, const og_view* sums, bool add) {
+    const int64_t n = find_task(first, count, index);
+    Sequence own;
+    take(n, &own);
+    const Plan plan = plan_of(own.problem);
+    if (phase >= plan.phases) return true;
+    const og_view rows[3] = {rows_of(sums[0], own.problem.first_query, own.problem.queries),
+                             rows_of(sums[1], own.problem.first_key, own.problem.keys),
+                             rows_of(sums[2], own.problem.first_key, own.problem.keys)};
+    return run_piece(&own.call, own.problem, plan, index - first[n], phase, rows, add);
+  });
+}
+
 #endif
 
 }  // namespace
 
 int32_t kernel_attention_backward(const og_call* call) {
   Problem p;
-  OG_TRY(read_problem(call, &p));
+  ScratchFrame scratch;
+  OG_TRY(read_problem(call, &scratch, &p));
   const og_view *in = call->inputs, *out = call->outputs;
   OG_REQUIRE(has_query_shape(in[kY], p, p.value_width) && has_query_shape(in[kGrad], p, p.value_width),
              "attention_backward: y and grad must have shape [B, Hq, T, Dv]");
   OG_REQUIRE(has_query_shape(in[kLse], p, -1), "attention_backward: lse must have shape [B, Hq, T]");
   for (int i = 0; i < 3; i++)
     OG_REQUIRE(same_shape(in[i], out[i]), "attention_backward: dq, dk, dv must be shaped as q, k, v");
+  OG_SUPPORTED(!p.packed || !is_present(out[kDmask]), "attention_backward: packed sequences have no mask");
   OG_REQUIRE(!is_present(out[kDmask]) || has_query_shape(out[kDmask], p, p.keys),
              "attention_backward: dmask must have shape [B, Hq, T, S]");
   bool wide = false;
-  for (int i = 0; i < 7; i++) {
+  for (int i = 0; i < kInputs; i++) {
+    if (i > kMask && i < kSharedInputs) continue;
     wide |= in[i].dtype == OG_F64;
     OG_SUPPORTED(i == kMask || dtype_is_float(in[i].dtype), "attention_backward: inputs must have a float dtype");
   }
@@ -490,7 +575,9 @@ int32_t kernel_attention_backward(const og_call* call) {
                  "attention_backward: outputs must have a float dtype");
   }
   if (p.batch == 0 || p.kv_heads == 0 || p.q_heads == 0) return OG_OK;
-  return with_float_compute(wide ? OG_F64 : OG_F32, [&](auto type) { return backward<decltype(type)>(call, p); });
+  return with_float_compute(wide ? OG_F64 : OG_F32, [&](auto type) {
+    return p.packed ? backward_packed<decltype(type)>(call, p) : backward<decltype(type)>(call, p);
+  });
 }
 
 }  // namespace OG_ISA

@@ -1,10 +1,23 @@
 /**
  * What the two attention kernels share on every instruction set: the problem's sizes, which keys a query may attend
- * to, and reading or writing one row of an operand of any dtype and stride.
+ * to, what happens to a score, sequences that are packed behind each other, and reading or writing one row of an
+ * operand of any dtype and stride.
+ *
+ * Operands that both kernels begin with: q, k, v, mask, slopes [Hq] (ALiBi; float32 or float64), query offsets and key
+ * offsets [N+1] int32 (packed sequences; both or none). Attributes of both: scale, causal, window (0: none), soft cap
+ * (0: none), dropout probability, and its stream in four halves of 32 bits as random.cpp takes it. A score is
+ *   s = cap·tanh(scale·q·k / cap) − slope·|place − j| + mask,
+ * where query i stands at place i + S − T among the keys. Weight (b, h, i, j) has number ((b·Hq + h)·T + i)·S + j; it
+ * is kept, and divided by 1 − p, if the stream's word of that number is at least p·2^32. That is what the dropout
+ * kernel does to a contiguous [B, Hq, T, S] tensor. With packed sequences T and S of that number are the totals.
  */
 #ifndef OMNIGRAD_CPU_ATTENTION_COMMON_H
 #define OMNIGRAD_CPU_ATTENTION_COMMON_H
 
+#include <cmath>
+
+#include "../core/philox.h"
+#include "../core/scratch.h"
 #include "../core/status.h"
 #include "../core/view.h"
 #include "stage.h"
@@ -20,15 +33,89 @@ struct Problem {
   double scale;
   bool causal;
   int64_t window;
+  double soft_cap;  // 0: none
+  bool drops;
+  double kept_weight;  // 1 / (1 - p)
+  uint32_t drop_limit;
+  PhiloxKey drop_key;
+  uint64_t drop_counter;
+  // where this problem's rows lie in the operands of the call: not at 0 for one sequence of a packed call
+  int64_t first_query, first_key, all_queries, all_keys;
+  // of packed sequences, a checked copy: outputs of a hostile call may lie over the operands
+  bool packed;
+  int64_t sequences;
+  const int64_t *query_offsets, *key_offsets;
 
   /** Query i may attend to keys in [key_begin(i), key_end(i)) unless a mask forbids more. Both grow with i. */
   int64_t key_end(int64_t i) const { return causal ? clip(i + keys - queries + 1) : keys; }
   int64_t key_begin(int64_t i) const { return window > 0 ? clip(i + keys - queries - window + 1) : 0; }
   int64_t clip(int64_t j) const { return j < 0 ? 0 : j > keys ? keys : j; }
+  /** Number of weight (b, h, i, j) in the stream of dropout. */
+  uint64_t place_of(int64_t b, int64_t h, int64_t i, int64_t j) const {
+    return ((uint64_t)(b * q_heads + h) * (uint64_t)all_queries + (uint64_t)(first_query + i)) * (uint64_t)all_keys +
+           (uint64_t)(first_key + j);
+  }
 };
 
-/** Fills the problem from q, k, v and the attributes (scale, causal, window), and checks that the shapes agree. */
-inline int32_t read_problem(const og_call* call, Problem* p) {
+enum SharedInput { kQ, kK, kV, kMask, kSlopes, kQueryOffsets, kKeyOffsets, kSharedInputs };
+constexpr int kSharedAttrs = 9;
+
+/** Copies offsets, which must begin with 0, never fall, and end at the number of rows. */
+inline int32_t take_offsets(const og_view& offsets, const char* name, int64_t count, int64_t rows,
+                            ScratchFrame* scratch, const int64_t** copy) {
+  OG_REQUIRE(offsets.dtype == OG_I32 && offsets.rank == 1 && offsets.shape[0] == count + 1,
+             "attention: %s offsets must be int32, one more than sequences", name);
+  int64_t* to = scratch->take<int64_t>(count + 1);
+  OG_SCRATCH(to, "offsets of packed sequences");
+  for (int64_t n = 0; n <= count; n++) {
+    const int64_t at = data_of<int32_t>(offsets)[n * offsets.strides[0]], before = n == 0 ? 0 : to[n - 1];
+    const bool fits = at >= before && at <= rows && (n > 0 || at == 0) && (n < count || at == rows);
+    if (!fits)
+      return fail(OG_INDEX, "attention: %s offset %lld is %lld; offsets go from 0 to %lld without falling", name,
+                  (long long)n, (long long)at, (long long)rows);
+    to[n] = at;
+  }
+  *copy = to;
+  return OG_OK;
+}
+
+/** Soft cap, dropout, slopes and packing. */
+inline int32_t read_extras(const og_call* call, ScratchFrame* scratch, Problem* p) {
+  const og_view &slopes = call->inputs[kSlopes], &queries = call->inputs[kQueryOffsets],
+                &keys = call->inputs[kKeyOffsets];
+  const double p_drop = call->attrs[4];
+  p->soft_cap = call->attrs[3];
+  OG_REQUIRE(p->soft_cap >= 0 && p->soft_cap <= 1e30, "attention: the soft cap must be positive, or 0 for none");
+  OG_REQUIRE(p_drop >= 0 && p_drop < 1, "attention: the dropout probability must lie in [0, 1)");
+  for (int i = 5; i < kSharedAttrs; i++)
+    OG_REQUIRE(call->attrs[i] >= 0 && call->attrs[i] < 4294967296.0 && call->attrs[i] == std::floor(call->attrs[i]),
+               "attention: the stream is given as halves of 32 bits");
+  p->drops = p_drop > 0;
+  p->kept_weight = 1 / (1 - p_drop);
+  p->drop_limit = (uint32_t)(p_drop * 4294967296.0);
+  p->drop_key = {(uint32_t)call->attrs[5], (uint32_t)call->attrs[6]};
+  p->drop_counter = (uint64_t)call->attrs[7] | (uint64_t)call->attrs[8] << 32;
+  if (is_present(slopes))
+    OG_REQUIRE((slopes.dtype == OG_F32 || slopes.dtype == OG_F64) && slopes.rank == 1 && slopes.shape[0] == p->q_heads,
+               "attention: slopes must be float32 or float64, one a query head");
+  p->first_query = p->first_key = 0;
+  p->all_queries = p->queries;
+  p->all_keys = p->keys;
+  p->packed = is_present(queries);
+  p->sequences = 1;
+  p->query_offsets = p->key_offsets = nullptr;
+  OG_REQUIRE(p->packed == is_present(keys), "attention: offsets of queries and keys come together");
+  if (!p->packed) return OG_OK;
+  OG_REQUIRE(p->batch == 1, "attention: packed sequences have a batch of 1");
+  OG_SUPPORTED(!is_present(call->inputs[kMask]), "attention: packed sequences take no mask");
+  OG_REQUIRE(queries.rank == 1 && queries.shape[0] >= 1, "attention: offsets must have rank 1 and an element");
+  p->sequences = queries.shape[0] - 1;
+  OG_TRY(take_offsets(queries, "query", p->sequences, p->queries, scratch, &p->query_offsets));
+  return take_offsets(keys, "key", p->sequences, p->keys, scratch, &p->key_offsets);
+}
+
+/** Fills the problem from the shared operands and attributes, and checks that the shapes agree. */
+inline int32_t read_problem(const og_call* call, ScratchFrame* scratch, Problem* p) {
   const og_view &q = call->inputs[0], &k = call->inputs[1], &v = call->inputs[2], &mask = call->inputs[3];
   OG_REQUIRE(q.rank == 4 && k.rank == 4 && v.rank == 4, "attention: q, k, v must have rank 4");
   p->batch = q.shape[0];
@@ -55,10 +142,70 @@ inline int32_t read_problem(const og_call* call, Problem* p) {
   }
   p->scale = call->attrs[0];
   p->causal = call->attrs[1] != 0;
+  OG_REQUIRE(call->attrs[2] >= 0 && call->attrs[2] <= 9007199254740992.0, "attention: window must not be negative");
   p->window = (int64_t)call->attrs[2];
-  OG_REQUIRE(p->window >= 0, "attention: window must not be negative");
-  return OG_OK;
+  return read_extras(call, scratch, p);
 }
+
+/** Slope of a head's linear bias; 0 without. */
+inline double slope_of(const og_call* call, int64_t h) {
+  const og_view& slopes = call->inputs[kSlopes];
+  if (!is_present(slopes)) return 0;
+  const int64_t at = h * slopes.strides[0];
+  return slopes.dtype == OG_F64 ? data_of<double>(slopes)[at] : (double)data_of<float>(slopes)[at];
+}
+
+/** Rows [from, from + n) of a [B, H, T, ·] view. */
+inline og_view rows_of(const og_view& v, int64_t from, int64_t n) {
+  og_view rows = v;
+  if (!is_present(v)) return rows;
+  if (from > 0) rows.data = static_cast<char*>(v.data) + from * v.strides[2] * dtype_size(v.dtype);
+  rows.shape[2] = n;
+  return rows;
+}
+
+/** One sequence of a packed call, as a call of its own. Not to be moved: the call points into it. */
+struct Sequence {
+  og_view inputs[10], outputs[4];
+  og_call call;
+  Problem problem;
+
+  /** Bit i of `key_inputs` and `key_outputs`: operand i has rows of keys, not of queries. */
+  void take(const og_call* from, const Problem& whole, int64_t n, uint32_t key_inputs, uint32_t key_outputs) {
+    const int64_t q = whole.query_offsets[n], q_end = whole.query_offsets[n + 1];
+    const int64_t k = whole.key_offsets[n], k_end = whole.key_offsets[n + 1];
+    for (int i = 0; i < from->input_count; i++) {
+      if (i == kMask || i == kSlopes || i == kQueryOffsets || i == kKeyOffsets) {
+        inputs[i] = from->inputs[i];
+      } else {
+        inputs[i] =
+            key_inputs >> i & 1 ? rows_of(from->inputs[i], k, k_end - k) : rows_of(from->inputs[i], q, q_end - q);
+      }
+    }
+    for (int i = 0; i < from->output_count; i++)
+      outputs[i] =
+          key_outputs >> i & 1 ? rows_of(from->outputs[i], k, k_end - k) : rows_of(from->outputs[i], q, q_end - q);
+    call = *from;
+    call.inputs = inputs;
+    call.outputs = outputs;
+    problem = whole;
+    problem.queries = q_end - q;
+    problem.keys = k_end - k;
+    problem.first_query = q;
+    problem.first_key = k;
+  }
+};
+
+#ifdef OG_IS_REFERENCE
+/** What becomes of a weight: 0, or itself divided by the probability of being kept. */
+inline double kept(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  if (!p.drops) return 1;
+  const uint64_t place = p.place_of(b, h, i, j);
+  uint32_t words[4];
+  philox(p.drop_key, p.drop_counter + place / 4, 0, 1, words);
+  return words[place % 4] >= p.drop_limit ? p.kept_weight : 0;
+}
+#endif
 
 /** Whether a view has the shape [B, Hq, T, last], or [B, Hq, T] when last is negative. */
 inline bool has_query_shape(const og_view& v, const Problem& p, int64_t last) {

@@ -10,7 +10,7 @@
 
 #include "../core/parallel.h"
 #include "../core/scratch.h"
-#include "attention_tile.h"
+#include "attention_scores.h"
 
 namespace og {
 namespace {
@@ -215,7 +215,7 @@ inline void weigh(DecodeRow& row, float* scores, int64_t count, int64_t value_wi
 inline void decode_range(const og_call* call, const Problem& p, int64_t b, int64_t kv_head, int64_t from, int64_t to,
                          DecodeRow* rows, float* buffer) {
   const Head k = head_of(call->inputs[1], b, kv_head), v = head_of(call->inputs[2], b, kv_head);
-  const bool masked = is_present(call->inputs[3]);
+  const bool masked = is_present(call->inputs[kMask]), biased = is_present(call->inputs[kSlopes]) || p.soft_cap > 0;
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
   const bool fetch_k = reads_in_place(k, p.width), fetch_v = reads_in_place(v, p.value_width);
   const int64_t row_count = p.queries * p.group;
@@ -250,13 +250,15 @@ inline void decode_range(const og_call* call, const Problem& p, int64_t b, int64
           break;
       }
       for (int i = 0; i < step; i++) {
+        const int64_t h = kv_head * p.group + (r + i) / p.queries, query = (r + i) % p.queries;
+        if (biased) bias_row(p, (float)slope_of(call, h), query + p.keys - p.queries - j0 - begin, scores[i], count);
         if (masked) {
-          const int64_t h = kv_head * p.group + (r + i) / p.queries;
-          load_mask_row(head_of(call->inputs[3], b, h), (r + i) % p.queries, j0 + begin, count, allowed);
+          load_mask_row(head_of(call->inputs[kMask], b, h), query, j0 + begin, count, allowed);
           for (int64_t j = 0; j < count; j++)
             scores[i][j] = allowed[j] == -__builtin_inff() ? allowed[j] : scores[i][j] + allowed[j] * kLog2e;
         }
         weigh(rows[r + i], scores[i], count, value_width);
+        if (p.drops) drop_row(p, p.place_of(b, h, query, j0 + begin), count, scores[i]);
       }
       switch (vt.dtype) {
         case OG_F16:
@@ -304,7 +306,7 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
       row.sum = 0.f;
       stage_rows(head_of(call->inputs[0], b, kv_head * p.group + r / p.queries), r % p.queries, 1, 1, p.width, width,
                  row.q);
-      const float factor = (float)(p.scale * 1.44269504088896340736);
+      const float factor = query_factor(p);
       for (int64_t d = 0; d < width; d++) row.q[d] *= factor;
       for (int64_t d = 0; d < value_width; d++) row.o[d] = 0.f;
     }

@@ -1,9 +1,11 @@
 import { AttributeError, ShapeError } from '../errors.js';
+import { alibiSlopes } from '../ops/alibi.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
 import { rope } from '../ops/rope.js';
 import { reshape, transpose } from '../ops/views.js';
+import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { checkInteger } from '../util/assert.js';
+import { checkInteger, checkNumber } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
 import type { KvCache } from './kv_cache.js';
 import { Linear, type LinearOptions } from './linear.js';
@@ -19,6 +21,12 @@ export interface AttentionOptions extends LinearOptions {
   readonly causal?: boolean;
   /** With `causal`: at most this many positions are seen. Default: all. */
   readonly window?: number;
+  /** Scores become softCap · tanh(score / softCap) (Gemma 2, arXiv 2408.00118). Default: none. */
+  readonly softCap?: number;
+  /** Positions by ALiBi (arXiv 2108.12409): scores fall with the distance, by a slope for each head. Default false. */
+  readonly alibi?: boolean;
+  /** Probability of dropping an attention weight in training. Default 0. */
+  readonly attentionDropout?: number;
 }
 
 /** Rotations of the positions in a batch, as ropeTables gives them. */
@@ -32,12 +40,15 @@ export interface AttentionContext {
   /** Boolean (true: may be seen) or additive mask, broadcast to `[B, H, T, S]`. */
   readonly mask?: Tensor;
   readonly rotary?: Rotary;
+  /** Sequences packed behind each other in a batch of 1: where each begins, and where the last ends. Without a cache. */
+  readonly offsets?: Tensor | readonly number[];
   /** Keys and values of earlier positions; this call's are appended. */
   readonly cache?: KvCache;
 }
 
 /**
- * Multi-head self-attention (Vaswani et al., arXiv 1706.03762), with grouped queries, rotary positions and a cache.
+ * Multi-head self-attention (Vaswani et al., arXiv 1706.03762), with grouped queries, rotary or ALiBi positions, packed
+ * sequences and a cache.
  *
  * Shapes: x `[B, T, C]` → `[B, T, C]`. The heads are views into the projections' outputs: nothing is copied.
  */
@@ -47,6 +58,10 @@ export class MultiHeadAttention extends Module {
   readonly headWidth: number;
   readonly causal: boolean;
   readonly window: number | undefined;
+  readonly softCap: number | undefined;
+  readonly attentionDropout: number;
+  readonly #slopes: readonly number[] | undefined;
+  readonly #generator: Generator | undefined;
   readonly q: Linear;
   readonly k: Linear;
   readonly v: Linear;
@@ -59,6 +74,10 @@ export class MultiHeadAttention extends Module {
     this.headWidth = checkInteger('MultiHeadAttention', 'headWidth', options.headWidth ?? width / heads, 1);
     this.causal = options.causal ?? false;
     this.window = options.window;
+    this.softCap = options.softCap;
+    this.attentionDropout = checkNumber('MultiHeadAttention', 'attentionDropout', options.attentionDropout ?? 0, 0, 1);
+    this.#slopes = (options.alibi ?? false) ? alibiSlopes(heads) : undefined;
+    this.#generator = options.generator;
     if (heads % this.kvHeads !== 0) {
       throw new AttributeError({
         op: 'MultiHeadAttention',
@@ -93,11 +112,24 @@ export class MultiHeadAttention extends Module {
       q = rope(q, context.rotary.cos, context.rotary.sin);
       k = rope(k, context.rotary.cos, context.rotary.sin);
     }
+    if (context.cache !== undefined && context.offsets !== undefined) {
+      throw new AttributeError({
+        op: 'MultiHeadAttention',
+        argument: 'offsets',
+        expected: 'none with a cache',
+        actual: 'both',
+      });
+    }
     if (context.cache !== undefined) [k, v] = context.cache.append(k, v); // [B, H, S, D]
     const y = scaledDotProductAttention(q, k, v, {
       causal: this.causal,
       ...(context.mask === undefined ? {} : { mask: context.mask }),
       ...(this.window === undefined ? {} : { window: this.window }),
+      ...(this.softCap === undefined ? {} : { softCap: this.softCap }),
+      ...(this.#slopes === undefined ? {} : { alibi: this.#slopes }),
+      ...(context.offsets === undefined ? {} : { queryOffsets: context.offsets }),
+      dropout: this.training ? this.attentionDropout : 0,
+      ...(this.#generator === undefined ? {} : { generator: this.#generator }),
     });
     return this.o.forward(reshape(transpose(y, 1, 2), [batch, time, this.heads * this.headWidth]));
   }

@@ -11,9 +11,11 @@ import { formatValue } from '../util/format.js';
 import { mul } from './arithmetic.js';
 import { defineOp, type Op } from './define.js';
 
+/** Seed and counter, as kernels take them. */
+export type DropoutStream = readonly [number, number, number, number];
+
 interface DropoutAttrs {
-  /** Seed and counter, as the kernel takes them. */
-  readonly stream: readonly [number, number, number, number];
+  readonly stream: DropoutStream;
   readonly p: number;
 }
 
@@ -26,6 +28,11 @@ const dropoutOp: Op<DropoutAttrs> = defineOp<DropoutAttrs>({
   backward: ({ grad, attrs }) => [dropoutOp.call([grad], attrs)],
   cost: ([x], [y]) => ({ flops: 12 * x!.size, bytes: x!.bytes + y!.bytes }),
 });
+
+/** @internal Dropout with the words of one place of a stream: 0 < p < 1. */
+export function dropWith(x: Tensor, p: number, stream: DropoutStream): Tensor {
+  return dropoutOp.call([x], { stream, p });
+}
 
 /** Options of {@link dropout}. */
 export interface DropoutOptions {
@@ -58,5 +65,5 @@ export function dropout(x: Tensor, p = 0.5, options: DropoutOptions = {}): Tenso
       actual: formatValue(stream),
     });
   }
-  return dropoutOp.call([x], { stream: stream.take(x.size), p });
+  return dropWith(x, p, stream.take(x.size));
 }

@@ -25,7 +25,7 @@ export * from './activation.js';
 export * from './alibi.js';
 export { scaledDotProductAttention, type AttentionOptions } from './attention.js';
 export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_entropy.js';
-export * from './dropout.js';
+export { dropout, type DropoutOptions } from './dropout.js';
 export * from './einsum.js';
 export { type Operand } from './elementwise.js';
 export * from './embedding.js';

@@ -1,327 +1,7 @@
 /** attention and attention_backward against the definition in double, over masks, layouts, dtypes, sets and threads. */
-#include <algorithm>
-
-#include "check.h"
-
-using namespace og_test;
-using og::Isa;
+#include "attention_fixture.h"
 
 namespace {
-
-const int32_t kFloats[] = {OG_F32, OG_F16, OG_BF16, OG_F64};
-const char* const kFloatNames[] = {"f32", "f16", "bf16", "f64"};
-
-int64_t pick(Random& random, int64_t low, int64_t end) { return low + random.below(end - low); }
-
-bool succeeded(int32_t status) {
-  CHECK(status == OG_OK, "%s", og::last_message());
-  return status == OG_OK;
-}
-
-enum Mask { kNone, kBool, kBoolPadding, kFloat, kFloatShared, kMaskCount };
-const char* const kMaskNames[] = {"no mask", "bool", "bool padding", "float", "float shared"};
-
-/** kHeads: [B, H, T, D]; kInterleaved: views into [B, T, 3·H, D]; kStretched: last axis of stride 2, odd offset. */
-enum Memory { kHeads, kInterleaved, kStretched, kMemoryCount };
-
-struct Case {
-  int64_t B, Hq, Hkv, T, S, D, Dv;
-  bool causal;
-  int64_t window;
-  Mask mask;
-  int32_t dtype;
-  Memory memory;
-};
-
-/** A four-axis operand in one of the layouts, with a guard value in the gaps. */
-struct Operand {
-  og_view view;
-  std::vector<uint8_t> memory;
-
-  Operand() { std::memset(&view, 0, sizeof view), view.dtype = -1; }
-  Operand(int32_t dtype, std::vector<int64_t> shape, Memory layout) {
-    std::memset(&view, 0, sizeof view);
-    view.dtype = dtype;
-    view.rank = (int32_t)shape.size();
-    int64_t order[4] = {3, 2, 1, 0};
-    if (layout == kInterleaved) std::swap(order[1], order[2]);
-    int64_t stride = layout == kStretched ? 2 : 1;
-    for (int axis : order) {
-      if (axis >= view.rank) continue;
-      view.shape[axis] = shape[(size_t)axis];
-      view.strides[axis] = stride;
-      stride *= std::max<int64_t>(shape[(size_t)axis], 1);
-      if (layout == kInterleaved && axis == 1) stride *= 3;
-      if (layout == kStretched) stride += 3;
-    }
-    const int64_t size = og::dtype_size(dtype);
-    memory.assign((size_t)((stride + 9) * size), 0x7b);
-    view.data = memory.data() + size;  // never aligned to more than an element
-  }
-  Operand(const Operand&) = delete;
-  Operand& operator=(const Operand&) = delete;
-
-  int64_t count() const {
-    int64_t n = 1;
-    for (int i = 0; i < view.rank; i++) n *= view.shape[i];
-    return n;
-  }
-  void* at(int64_t index) const {
-    int64_t offset = 0;
-    for (int i = view.rank - 1; i >= 0; i--) {
-      offset += index % view.shape[i] * view.strides[i];
-      index /= view.shape[i];
-    }
-    return static_cast<char*>(view.data) + offset * og::dtype_size(view.dtype);
-  }
-  double get(int64_t i) const {
-    const void* p = at(i);
-    switch (view.dtype) {
-      case OG_F32:
-        return *static_cast<const float*>(p);
-      case OG_F16:
-        return og::to_float(*static_cast<const og::f16*>(p));
-      case OG_BF16:
-        return og::to_float(*static_cast<const og::bf16*>(p));
-      case OG_F64:
-        return *static_cast<const double*>(p);
-      default:
-        return *static_cast<const uint8_t*>(p);
-    }
-  }
-  void set(int64_t i, double value) {
-    void* p = at(i);
-    switch (view.dtype) {
-      case OG_F32:
-        *static_cast<float*>(p) = (float)value;
-        break;
-      case OG_F16:
-        *static_cast<og::f16*>(p) = og::to_f16((float)value);
-        break;
-      case OG_BF16:
-        *static_cast<og::bf16*>(p) = og::to_bf16((float)value);
-        break;
-      case OG_F64:
-        *static_cast<double*>(p) = value;
-        break;
-      default:
-        *static_cast<uint8_t*>(p) = value != 0;
-    }
-  }
-  std::vector<double> values() const {
-    std::vector<double> out((size_t)count());
-    for (int64_t i = 0; i < count(); i++) out[(size_t)i] = get(i);
-    return out;
-  }
-  void fill(Random& random, double low, double high) {
-    for (int64_t i = 0; i < count(); i++) set(i, random.uniform(low, high));
-  }
-  /** Whether every byte outside the elements still is the guard. */
-  bool gaps_untouched() const {
-    std::vector<uint8_t> copy = memory;
-    const int64_t size = og::dtype_size(view.dtype);
-    for (int64_t i = 0; i < count(); i++)
-      std::memset(copy.data() + (static_cast<uint8_t*>(at(i)) - memory.data()), 0x7b, (size_t)size);
-    return std::all_of(copy.begin(), copy.end(), [](uint8_t b) { return b == 0x7b; });
-  }
-};
-
-int32_t call_kernel(Isa isa, const char* name, const std::vector<const Operand*>& operands, size_t inputs,
-                    const std::vector<double>& attrs) {
-  std::vector<og_view> views;
-  for (const Operand* o : operands) views.push_back(o->view);
-  og_call call{
-      views.data(),         views.data() + inputs, attrs.data(), (int32_t)inputs, (int32_t)(views.size() - inputs),
-      (int32_t)attrs.size()};
-  return og::run_kernel_on(isa, og::kernel_id(name), call);
-}
-
-/** Inputs of one case, and what the definition makes of them. */
-struct Fixture {
-  Case c;
-  double scale;
-  Operand q, k, v, mask, grad;
-  std::vector<double> y, lse, dq, dk, dv, dmask;
-
-  explicit Fixture(const Case& c, uint64_t seed = 1)
-      : c(c),
-        scale(0.9 / std::sqrt((double)c.D)),
-        q(c.dtype, {c.B, c.Hq, c.T, c.D}, c.memory),
-        k(c.dtype, {c.B, c.Hkv, c.S, c.D}, c.memory),
-        v(c.dtype, {c.B, c.Hkv, c.S, c.Dv}, c.memory),
-        mask(mask_dtype(c), {c.B, c.Hq, c.T, c.S}, c.memory == kInterleaved ? kHeads : c.memory),
-        grad(c.dtype, {c.B, c.Hq, c.T, c.Dv}, c.memory) {
-    Random random(seed);
-    q.fill(random, -3, 3);
-    k.fill(random, -2, 2);
-    v.fill(random, -1, 1);
-    grad.fill(random, -1, 1);
-    fill_mask(random);
-  }
-
-  static int32_t mask_dtype(const Case& c) { return c.mask == kBool || c.mask == kBoolPadding ? OG_BOOL : c.dtype; }
-
-  void fill_mask(Random& random) {
-    if (c.mask == kNone) {
-      mask.view.dtype = -1;
-      return;
-    }
-    if (c.mask == kBoolPadding) mask.view.strides[1] = mask.view.strides[2] = 0;
-    if (c.mask == kFloatShared) mask.view.strides[0] = mask.view.strides[1] = 0;
-    for (int64_t i = 0; i < mask.count(); i++) {
-      const double u = random.uniform();
-      if (mask.view.dtype == OG_BOOL) {
-        mask.set(i, u < 0.7);
-      } else {
-        mask.set(i, u < 0.2 ? -INFINITY : random.uniform(-2, 2));
-      }
-    }
-    if (c.T > 2 && c.mask != kBoolPadding)  // one query that may attend to nothing
-      for (int64_t j = 0; j < c.S; j++) mask.set(2 * c.S + j, mask.view.dtype == OG_BOOL ? 0 : -INFINITY);
-  }
-
-  std::vector<double> attrs() const { return {scale, c.causal ? 1. : 0., (double)c.window}; }
-
-  double bias(int64_t head, int64_t i, int64_t j) const {
-    if (c.mask == kNone) return 0;
-    const double m = mask.get((head * c.T + i) * c.S + j);
-    return mask.view.dtype == OG_BOOL ? (m != 0 ? 0 : -INFINITY) : m;
-  }
-
-  void solve() {
-    const std::vector<double> Q = q.values(), K = k.values(), V = v.values(), G = grad.values();
-    y.assign((size_t)(c.B * c.Hq * c.T * c.Dv), 0);
-    lse.assign((size_t)(c.B * c.Hq * c.T), -INFINITY);
-    dq.assign(Q.size(), 0);
-    dk.assign(K.size(), 0);
-    dv.assign(V.size(), 0);
-    dmask.assign((size_t)(c.B * c.Hq * c.T * c.S), 0);
-    std::vector<double> p((size_t)c.S);
-    for (int64_t head = 0; head < c.B * c.Hq; head++) {
-      const int64_t kv = head / c.Hq * c.Hkv + head % c.Hq / (c.Hq / c.Hkv);
-      for (int64_t i = 0; i < c.T; i++) {
-        const double *qi = &Q[(size_t)((head * c.T + i) * c.D)], *gi = &G[(size_t)((head * c.T + i) * c.Dv)];
-        double top = -INFINITY, total = 0, delta = 0;
-        for (int64_t j = 0; j < c.S; j++) {
-          double s = 0;
-          for (int64_t d = 0; d < c.D; d++) s += qi[d] * K[(size_t)((kv * c.S + j) * c.D + d)];
-          const int64_t last = i + c.S - c.T;
-          const bool hidden = (c.causal && j > last) || (c.window > 0 && j <= last - c.window);
-          p[(size_t)j] = hidden ? -INFINITY : s * scale + bias(head, i, j);
-          top = std::max(top, p[(size_t)j]);
-        }
-        if (top == -INFINITY) continue;
-        for (double& x : p) total += x = std::exp(x - top);
-        lse[(size_t)(head * c.T + i)] = top + std::log(total);
-        double* yi = &y[(size_t)((head * c.T + i) * c.Dv)];
-        for (int64_t j = 0; j < c.S; j++) {
-          p[(size_t)j] /= total;
-          for (int64_t d = 0; d < c.Dv; d++) yi[d] += p[(size_t)j] * V[(size_t)((kv * c.S + j) * c.Dv + d)];
-        }
-        for (int64_t d = 0; d < c.Dv; d++) delta += gi[d] * yi[d];
-        for (int64_t j = 0; j < c.S; j++) {
-          double dp = 0;
-          for (int64_t d = 0; d < c.Dv; d++) {
-            dp += gi[d] * V[(size_t)((kv * c.S + j) * c.Dv + d)];
-            dv[(size_t)((kv * c.S + j) * c.Dv + d)] += p[(size_t)j] * gi[d];
-          }
-          const double ds = p[(size_t)j] * (dp - delta);
-          dmask[(size_t)((head * c.T + i) * c.S + j)] = ds;
-          for (int64_t d = 0; d < c.D; d++) {
-            dq[(size_t)((head * c.T + i) * c.D + d)] += scale * ds * K[(size_t)((kv * c.S + j) * c.D + d)];
-            dk[(size_t)((kv * c.S + j) * c.D + d)] += scale * ds * qi[d];
-          }
-        }
-      }
-    }
-  }
-};
-
-struct Results {
-  Operand y, lse, dq, dk, dv, dmask;
-  explicit Results(const Case& c)
-      : y(c.dtype, {c.B, c.Hq, c.T, c.Dv}, c.memory),
-        lse(c.dtype == OG_F64 ? OG_F64 : OG_F32, {c.B, c.Hq, c.T}, c.memory == kStretched ? kStretched : kHeads),
-        dq(c.dtype, {c.B, c.Hq, c.T, c.D}, c.memory),
-        dk(c.dtype, {c.B, c.Hkv, c.S, c.D}, c.memory),
-        dv(c.dtype, {c.B, c.Hkv, c.S, c.Dv}, c.memory),
-        dmask(c.dtype, {c.B, c.Hq, c.T, c.S}, c.memory == kInterleaved ? kHeads : c.memory) {
-    if (c.mask != kFloat) dmask.view.dtype = -1;
-  }
-};
-
-int32_t forward(Isa isa, const Fixture& f, Results& r) {
-  return call_kernel(isa, "attention", {&f.q, &f.k, &f.v, &f.mask, &r.y, &r.lse}, 4, f.attrs());
-}
-int32_t backward(Isa isa, const Fixture& f, Results& r) {
-  return call_kernel(isa, "attention_backward",
-                     {&f.q, &f.k, &f.v, &f.mask, &r.y, &r.lse, &f.grad, &r.dq, &r.dk, &r.dv, &r.dmask}, 7, f.attrs());
-}
-
-/** Largest |actual - expected| relative to the larger of the expected maximum and `floor`; infinities must agree. */
-double error_of(const Operand& actual, const std::vector<double>& expected, double floor) {
-  double worst = 0, largest = floor;
-  for (double e : expected)
-    if (std::isfinite(e)) largest = std::max(largest, std::fabs(e));
-  for (int64_t i = 0; i < actual.count(); i++) {
-    const double a = actual.get(i), e = expected[(size_t)i];
-    if (a == e) continue;
-    const double error = std::fabs(a - e) / largest;
-    worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
-  }
-  return worst;
-}
-
-void check_error(const char* what, const Operand& actual, const std::vector<double>& expected, double floor,
-                 double tolerance) {
-  const double error = error_of(actual, expected, floor);
-  CHECK(error <= tolerance, "%s: error %.3g above %.3g", what, error, tolerance);
-  CHECK(actual.gaps_untouched(), "%s: wrote between elements", what);
-}
-
-void check_case(const Case& c, bool gradients = true) {
-  char text[200];
-  std::snprintf(text, sizeof text, "B%d Hq%d Hkv%d T%d S%d D%d Dv%d causal%d window%d %s %s memory%d", (int)c.B,
-                (int)c.Hq, (int)c.Hkv, (int)c.T, (int)c.S, (int)c.D, (int)c.Dv, c.causal, (int)c.window,
-                kMaskNames[c.mask], kFloatNames[c.dtype], (int)c.memory);
-  const std::string outer = context();
-  context() = text;
-  Fixture f(c);
-  f.solve();
-  for_each_isa([&](Isa isa) {
-    if (c.dtype == OG_F64 && isa != og::kReference) return;
-    const bool half = c.dtype == OG_F16 || c.dtype == OG_BF16;
-    const double exact = c.dtype == OG_F64 ? 1e-13 : 4e-6, tolerance = half ? roundoff(c.dtype) * 1.2 : exact;
-    std::vector<std::vector<uint8_t>> first;
-    for (int threads = 1; threads <= 3; threads++) {
-      if (threads > 1 && isa == og::kReference) break;
-      og::set_threads(threads);
-      Results r(c);
-      if (!succeeded(forward(isa, f, r))) return;
-      if (gradients && !succeeded(backward(isa, f, r))) return;
-      if (threads == 1) {
-        check_error("y", r.y, f.y, 0.1, tolerance);
-        check_error("lse", r.lse, f.lse, 1, exact);
-        if (gradients) {
-          // y is rounded to 16 bits before it enters Δ, so the gradients see that rounding too
-          const double loose = half ? 5 * roundoff(c.dtype) : 4 * exact;
-          check_error("dq", r.dq, f.dq, 0.1, loose);
-          check_error("dk", r.dk, f.dk, 0.1, loose);
-          check_error("dv", r.dv, f.dv, 0.1, half ? tolerance : loose);
-          if (r.dmask.view.dtype >= 0) check_error("dmask", r.dmask, f.dmask, 0.1, loose);
-        }
-        for (Operand* o : {&r.y, &r.lse, &r.dq, &r.dk, &r.dv, &r.dmask}) first.push_back(o->memory);
-      } else {
-        size_t i = 0;
-        bool same = true;
-        for (Operand* o : {&r.y, &r.lse, &r.dq, &r.dk, &r.dv, &r.dmask}) same &= o->memory == first[i++];
-        CHECK(same, "%d threads gave other bits than 1", threads);
-      }
-    }
-    og::set_threads(2);
-  });
-  context() = outer;
-}
 
 void test_random_cases() {
   Random random(7);
@@ -340,6 +20,9 @@ void test_random_cases() {
     c.mask = (Mask)pick(random, 0, kMaskCount);
     c.dtype = kFloats[pick(random, 0, 4)];
     c.memory = (Memory)pick(random, 0, kMemoryCount);
+    if (n % 4 == 1) c.cap = random.uniform(0.5, 40);
+    c.alibi = n % 6 == 2;
+    if (n % 5 == 3) c.drop = random.uniform(0, 0.9);
     check_case(c);
   }
 }
@@ -357,6 +40,86 @@ void test_chosen_cases() {
     check_case({1, 1, 1, 6, 2000, 20, 20, causal, 500, kNone, OG_F32, kStretched}, false);
     check_case({1, 2, 2, 40, 13, 16, 16, causal, 0, kNone, OG_F32, kHeads});  // more queries than keys
   }
+}
+
+void test_scores() {
+  Case c{2, 4, 2, 70, 90, 20, 24, true, 0, kNone, OG_F32, kInterleaved};
+  for (int which = 0; which < 8; which++) {
+    for (Mask mask : {kNone, kFloat}) {
+      Case at = c;
+      at.mask = mask;
+      if (which & 1) at.cap = which & 2 ? 0.7 : 30;
+      at.alibi = (which & 2) != 0;
+      if (which & 4) at.drop = which & 1 ? 0.25 : 0.6;
+      check_case(at);
+      at.causal = false;
+      at.window = 30;
+      check_case(at);
+      at.T = 3;  // the path of few queries
+      check_case(at);
+    }
+  }
+  Case far{1, 2, 1, 1, 5000, 64, 64, true, 0, kNone, OG_F32, kHeads};
+  far.alibi = true;
+  far.cap = 20;
+  far.drop = 0.1;
+  check_case(far, false);
+}
+
+/** Sequences of any lengths behind each other, some of them empty on one side or both. */
+void test_packed() {
+  Case c{1, 4, 2, 0, 0, 20, 24, true, 0, kNone, OG_F32, kInterleaved};
+  const int64_t lengths[][2] = {{5, 5}, {0, 3}, {140, 140}, {1, 70}, {4, 0}, {0, 0}, {33, 65}, {31, 17}, {0, 0}};
+  c.query_offsets = c.key_offsets = {0};
+  for (const auto& [t, s] : lengths) {
+    c.query_offsets.push_back(c.T += t);
+    c.key_offsets.push_back(c.S += s);
+  }
+  for (int32_t dtype : kFloats)
+    for (bool causal : {true, false}) {
+      c.dtype = dtype;
+      c.causal = causal;
+      c.memory = causal ? kInterleaved : kStretched;
+      check_case(c);
+    }
+  c.dtype = OG_F32;
+  c.window = 9;
+  check_case(c);
+  c.alibi = c.causal = true;
+  c.cap = 10;
+  c.drop = 0.3;
+  check_case(c);
+  check_case(
+      {1, 1, 1, 1300, 1300, 32, 32, true, 0, kNone, OG_BF16, kHeads, 0, false, 0, {0, 1100, 1300}, {0, 1100, 1300}});
+}
+
+/** Offsets that do not describe sequences are refused before anything is read through them. */
+void test_hostile_offsets() {
+  for_each_isa([](Isa isa) {
+    const std::vector<std::vector<int64_t>> wrong = {{1, 3, 6},  {0, 3, 5}, {0, 3, 7},           {0, 7, 6},
+                                                     {0, -1, 6}, {0, 0},    {-2147483647, 3, 6}, {0, 2147483647, 6}};
+    for (const auto& offsets : wrong)
+      for (bool of_keys : {false, true}) {
+        Case c{1, 2, 2, 6, 6, 8, 8, false, 0, kNone, OG_F32, kHeads};
+        c.query_offsets = c.key_offsets = {0, 3, 6};
+        if (offsets.size() == 3) (of_keys ? c.key_offsets : c.query_offsets) = offsets;
+        Fixture f(c);
+        Results r(c);
+        if (offsets.size() == 2) (of_keys ? f.key_offsets : f.query_offsets).view.shape[0] = 2;
+        CHECK(forward(isa, f, r) != OG_OK);
+        CHECK(backward(isa, f, r) != OG_OK);
+      }
+    Case c{2, 2, 2, 6, 6, 8, 8, false, 0, kNone, OG_F32, kHeads};
+    c.query_offsets = c.key_offsets = {0, 6};
+    Fixture two(c);
+    Results r(c);
+    CHECK(forward(isa, two, r) == OG_INVALID);  // a batch
+    two.q.view.shape[0] = two.k.view.shape[0] = two.v.view.shape[0] = 1;
+    r.y.view.shape[0] = r.lse.view.shape[0] = 1;
+    CHECK(forward(isa, two, r) == OG_OK);
+    two.key_offsets.view.dtype = -1;
+    CHECK(forward(isa, two, r) == OG_INVALID);  // offsets of one side only
+  });
 }
 
 void test_empty() {
@@ -419,7 +182,7 @@ void test_large_scores() {
 
 /** The reference gradient, in double, against central differences. */
 void test_finite_differences() {
-  Case c{1, 4, 2, 5, 7, 3, 4, true, 6, kFloat, OG_F64, kHeads};
+  Case c{1, 4, 2, 5, 7, 3, 4, true, 6, kFloat, OG_F64, kHeads, 1.5, true, 0.3};
   Fixture f(c);
   Results r(c);
   succeeded(forward(og::kReference, f, r));
@@ -461,12 +224,22 @@ void test_refusals() {
   f.q.view.dtype = OG_F32;
   r.lse.view.shape[2] = 2;
   CHECK(forward(og::kReference, f, r) == OG_INVALID);
+  r.lse.view.shape[2] = 3;
+  const double extras[][2] = {{-1, 0}, {NAN, 0}, {0, 1}, {0, -0.1}, {0, NAN}};
+  for (const auto& [cap, drop] : extras) {
+    f.c.cap = cap;
+    f.c.drop = drop;
+    CHECK(forward(og::kReference, f, r) == OG_INVALID);
+  }
 }
 
 }  // namespace
 
 int main() {
   test_chosen_cases();
+  test_scores();
+  test_packed();
+  test_hostile_offsets();
   test_random_cases();
   test_empty();
   test_nan();

@@ -128,6 +128,14 @@ const rows: readonly Row[] = [
   { name: 'attention with a window', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true, window: 2, scale: 0.7 }), inputs: qkv },
   { name: 'attention with a bool mask', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { mask: mask() }), inputs: qkv },
   { name: 'attention with a learnt mask', f: (q, k, v, m) => scaledDotProductAttention(q!, k!, v!, { mask: m! }), inputs: () => [...qkv(), values([4, 1, 4])], second: [3] },
+  { name: 'attention with a soft cap and ALiBi', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true, softCap: 0.8, alibi: [0.5, 0.25, 0, 1].slice(0, q!.shape[1]) }), inputs: qkv, second: [0, 1, 2] },
+  { name: 'attention with dropped weights', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { dropout: 0.3, generator: generator(5) }), inputs: qkv, second: [0, 1, 2] },
+  {
+    name: 'attention of packed sequences',
+    f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true, softCap: 2, queryOffsets: [0, 2, 2, 5], keyOffsets: [0, 3, 4, 7] }),
+    inputs: () => [values([1, 4, 5, 3]), values([1, 2, 7, 3]), values([1, 2, 7, 2])],
+    second: [0, 1, 2],
+  },
   { name: 'attention of wide heads', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!), inputs: () => [values([1, 2, 2, 300], 0.5), values([1, 1, 3, 300], 0.5), values([1, 1, 3, 2])] },
   { name: 'attention without batch or heads', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true }), inputs: () => [values([3, 4]), values([5, 4]), values([5, 2])] },
   ...[false, true].map((interleaved): Row => {

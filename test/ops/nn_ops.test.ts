@@ -116,7 +116,14 @@ test('attention refuses what does not fit', () => {
 test('every kernel agrees with its definition in float32', () => {
   const x = wave([4, 6]);
   const target = tensor([0, 5, 2, 2], { dtype: 'int64' });
-  const attention = { scale: 0.4, causal: true, window: 3 };
+  const attention = {
+    ...{ scale: 0.4, causal: true, window: 3, softCap: 0, dropout: 0 },
+    stream: [0, 0, 0, 0],
+  };
+  const extras = { ...attention, softCap: 1.5, dropout: 0.3, stream: [7, 0, 5, 0] };
+  const slopes = tensor([0.5, 0.25, 0, 0.1]);
+  const [queryOffsets, keyOffsets] = [tensor(Int32Array.of(0, 2, 2, 5)), tensor(Int32Array.of(0, 3, 4, 7))];
+  const packed = [wave([1, 4, 5, 8]), wave([1, 2, 7, 8], 0.2), wave([1, 2, 7, 6], 0.7)];
   const qkv: Inputs = [wave([2, 4, 5, 8]), wave([2, 2, 7, 8], 0.2), wave([2, 2, 7, 6], 0.7), null];
   const calls: readonly (readonly [string, Inputs, unknown])[] = [
     ['gelu', [x], { tanh: false }],
@@ -141,6 +148,8 @@ test('every kernel agrees with its definition in float32', () => {
     ['cross_entropy', [x, target, wave([6], 0.1)], { ignoreIndex: 5, labelSmoothing: 0.1 }],
     ['attention', qkv, attention],
     ['attention', [...qkv.slice(0, 3), full([5, 7], true)], attention],
+    ['attention', [...qkv, slopes], extras],
+    ['attention', [...packed, null, slopes, queryOffsets, keyOffsets], extras],
   ];
   for (const [name, inputs, attrs] of calls) {
     const op = registry.get(name) as unknown as Op<unknown>;

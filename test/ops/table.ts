@@ -7,6 +7,7 @@ import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
 import { lossRows } from './rows/losses.js';
 import { otherRows } from './rows/others.js';
+import { positionRows } from './rows/positions.js';
 import { quantizationRows } from './rows/quantization.js';
 import { reductionRows } from './rows/reductions.js';
 import type { Row } from './row.js';
@@ -19,6 +20,7 @@ export const table: readonly Row[] = [
   ...convRows,
   ...imageRows,
   ...attentionRows,
+  ...positionRows,
   ...lossRows,
   ...quantizationRows,
   ...otherRows,

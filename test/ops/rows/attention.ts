@@ -1,4 +1,4 @@
-/** Attention, its biases, and rotary positions. */
+/** Attention and its biases. */
 import * as og from '../../../src/index.js';
 import { get, make, type InputRule, type Nd, type Row, type Shape } from '../row.js';
 import { sum } from './reductions.js';
@@ -7,6 +7,25 @@ interface Seen {
   readonly causal?: boolean;
   readonly window?: number;
   readonly scale?: number;
+  readonly softCap?: number;
+  readonly slopes?: (heads: number) => number[];
+  /** Probability of dropping a weight; the stream is that of a generator of seed 11. */
+  readonly dropout?: number;
+  /** Offsets of sequences in so many rows. */
+  readonly packed?: (rows: number) => number[];
+}
+
+/** What dropout makes of each weight: a factor. The kernel of dropout has its own tests. */
+function factors(shape: Shape, p: number): Nd {
+  const kept = og.dropout(og.ones([...shape], { dtype: 'float64' }), p, { generator: og.generator(11) });
+  return { shape, data: Float64Array.from(kept.dataSync() as Float64Array) };
+}
+
+/** Which sequence a row is in, and the end of the sequence. */
+function sequence(row: number, rows: number, packed: Seen['packed']): [index: number, end: number] {
+  const offsets = packed?.(rows) ?? [0, rows];
+  const index = offsets.findLastIndex((at) => at <= row);
+  return [index, offsets[index + 1]!];
 }
 
 /** With axes of length 1 in front, up to four. */
@@ -20,19 +39,27 @@ function attend(q: Nd, k: Nd, v: Nd, mask: Nd | undefined, isBool: boolean, seen
   const [queries, keys, values] = [toFour(q), toFour(k), toFour(v)];
   const [, heads, count, width] = queries.shape as [number, number, number, number];
   const [, groups, length] = keys.shape as [number, number, number];
-  const { causal = false, window = Infinity, scale = 1 / Math.sqrt(width) } = seen;
+  const { causal = false, window = Infinity, scale = 1 / Math.sqrt(width), softCap = Infinity, packed } = seen;
+  const slope = seen.slopes?.(heads) ?? new Array<number>(heads).fill(0);
+  const kept = seen.dropout === undefined ? null : factors([...queries.shape.slice(0, 3), length], seen.dropout);
   const shape = [...q.shape.slice(0, -1), v.shape.at(-1)!];
   const result = make([...queries.shape.slice(0, 3), v.shape.at(-1)!], ([n, h, t, d]) => {
     const group = Math.floor(h! / (heads / groups));
-    const place = t! + length - count;
+    const [own, end] = sequence(t!, count, packed);
+    const place = packed === undefined ? t! + length - count : t! - end + packed(length)[own + 1]!;
     const terms: [power: number, value: number][] = [];
     for (let s = 0; s < length; s++) {
+      if (sequence(s, length, packed)[0] !== own) continue;
       if ((causal && s > place) || s <= place - window) continue;
       const bias = mask === undefined ? 0 : get(mask, [n!, h!, t!, s]);
       if (isBool && bias === 0) continue;
       let score = 0;
       for (let i = 0; i < width; i++) score += get(queries, [n!, h!, t!, i]) * get(keys, [n!, group, s, i]);
-      terms.push([Math.exp(score * scale + (isBool ? 0 : bias)), get(values, [n!, group, s, d!])]);
+      score *= scale;
+      if (softCap !== Infinity) score = softCap * Math.tanh(score / softCap);
+      score += (isBool ? 0 : bias) - slope[h!]! * Math.abs(place - s);
+      const factor = kept === null ? 1 : get(kept, [n!, h!, t!, s]);
+      terms.push([Math.exp(score), factor * get(values, [n!, group, s, d!])]);
     }
     const total = sum(terms.map(([power]) => power));
     return terms.length === 0 ? 0 : sum(terms.map(([power, value]) => power * value)) / total;
@@ -79,12 +106,25 @@ const ordinary: Row['shapes'] = [
   ],
 ];
 
+/** Length of an axis; 1 for what has none, which the call refuses. */
+const lengthOf = (x: og.Tensor | undefined, axis: number): number =>
+  (x instanceof og.Tensor ? x.shape.at(axis) : undefined) ?? 1;
+
 function attention(name: string, options: og.AttentionOptions & Seen, extra: Partial<Row> = {}): Row {
   const isBool = extra.inputs?.[3]?.dtype === 'bool';
   return {
     name,
     op: 'scaledDotProductAttention',
-    call: (q, k, v, mask) => og.scaledDotProductAttention(q!, k!, v!, { ...options, ...(mask ? { mask } : {}) }),
+    call: (q, k, v, mask) =>
+      og.scaledDotProductAttention(q!, k!, v!, {
+        ...options,
+        ...(mask ? { mask } : {}),
+        ...(options.slopes ? { alibi: options.slopes(lengthOf(q, -3)) } : {}),
+        ...(options.dropout ? { generator: og.generator(11) } : {}),
+        ...(options.packed
+          ? { queryOffsets: options.packed(lengthOf(q, -2)), keyOffsets: options.packed(lengthOf(k, -2)) }
+          : {}),
+      }),
     oracle: (q, k, v, mask) => attend(q!, k!, v!, mask, isBool, options),
     shapes: ordinary,
     large: [
@@ -117,6 +157,74 @@ const masked: Row['shapes'] = [
     [2, 3, 33],
   ],
 ];
+
+const softRefusals: Partial<Row> = {
+  refused: [
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { softCap: 0 }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { softCap: NaN }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { dropout: 1.5 }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { dropout: 0.5, generator: {} as never }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { alibi: 1 as never }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { alibi: og.ones([4]).requiresGrad_() }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { keyOffsets: [0, 4] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [0, 3], mask: og.ones([3, 4]) }),
+  ],
+};
+
+/** Three sequences, of which the second is empty. */
+const thirds = (rows: number): number[] => [0, Math.floor(rows / 3), Math.floor(rows / 3), rows];
+const packedShapes: Partial<Row> = {
+  shapes: [
+    [
+      [1, 4, 7, 6],
+      [1, 2, 8, 6],
+      [1, 2, 8, 5],
+    ],
+    [
+      [1, 2, 0, 4],
+      [1, 2, 3, 4],
+      [1, 2, 3, 4],
+    ],
+    [
+      [1, 2, 3, 4],
+      [1, 2, 0, 4],
+      [1, 2, 0, 4],
+    ],
+    [
+      [1, 1, 1, 1],
+      [1, 1, 1, 1],
+      [1, 1, 1, 1],
+    ],
+    [
+      [1, 2, 33, 17],
+      [1, 1, 65, 17],
+      [1, 1, 65, 3],
+    ],
+    [
+      [2, 9, 5],
+      [2, 9, 5],
+      [2, 9, 5],
+    ],
+    [
+      [1, 1, 4, 300],
+      [1, 1, 5, 300],
+      [1, 1, 5, 2],
+    ],
+  ],
+  large: [
+    [1, 4, 167, 32],
+    [1, 2, 167, 32],
+    [1, 2, 167, 32],
+  ],
+  refused: [
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [0, 4, 3, 7], keyOffsets: [0, 1, 2, 8] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [1, 7], keyOffsets: [0, 8] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [0, 6], keyOffsets: [0, 8] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [0, 7], keyOffsets: [0, 9] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: [] }),
+    (q, k, v) => og.scaledDotProductAttention(q!, k!, v!, { queryOffsets: og.ones([2]) }),
+  ],
+};
 
 const attentions: Row[] = [
   attention(
@@ -166,6 +274,12 @@ const attentions: Row[] = [
       misfits: [[...grouped, [3, 3]]],
     },
   ),
+  attention('attention with a soft cap', { softCap: 0.9 }, softRefusals),
+  attention('attention with slopes', { causal: true, slopes: (heads) => slopes(heads) }),
+  attention('attention with slopes in both directions', { softCap: 20, slopes: (heads) => slopes(heads) }),
+  attention('attention with dropped weights', { causal: true, dropout: 0.4 }),
+  attention('attention of packed sequences', { causal: true, softCap: 5, packed: thirds }, packedShapes),
+  attention('attention of packed sequences, dropped', { dropout: 0.2, window: 3, packed: thirds }, packedShapes),
   attention('attention with a learnt bias', { causal: true }, { inputs: [{}, {}, {}, {}], shapes: masked }),
 ];
 
@@ -217,125 +331,4 @@ const biases: Row[] = [
   },
 ];
 
-/** Pairs (2i, 2i + 1), or (i, i + R/2), turned by the angles of which the tables give cosine and sine. */
-function turned(x: Nd, cos: Nd, sin: Nd, interleaved: boolean): Nd {
-  const half = cos.shape.at(-1)!;
-  return make(x.shape, (index) => {
-    const d = index.at(-1)!;
-    const outer = index.slice(0, -1);
-    if (d >= 2 * half) return get(x, index);
-    const pair = interleaved ? Math.floor(d / 2) : d % half;
-    const isSecond = interleaved ? d % 2 === 1 : d >= half;
-    const first = get(x, [...outer, interleaved ? 2 * pair : pair]);
-    const second = get(x, [...outer, interleaved ? 2 * pair + 1 : pair + half]);
-    const [c, s] = [get(cos, [...outer, pair]), get(sin, [...outer, pair])];
-    return isSecond ? second * c + first * s : first * c - second * s;
-  });
-}
-
-const rope = (name: string, interleaved: boolean): Row => ({
-  name,
-  op: 'rope',
-  call: (x, cos, sin) => og.rope(x!, cos!, sin!, { interleaved }),
-  oracle: (x, cos, sin) => turned(x!, cos!, sin!, interleaved),
-  inputs: [{}, { constant: true }, { constant: true }],
-  shapes: [
-    [
-      [2, 2, 3, 6],
-      [3, 2],
-      [3, 2],
-    ],
-    [
-      [0, 3, 4],
-      [3, 2],
-      [3, 2],
-    ],
-    [
-      [1, 1],
-      [1, 0],
-      [1, 0],
-    ],
-    [
-      [5, 34],
-      [5, 17],
-      [5, 17],
-    ],
-    [
-      [2, 3, 5, 66],
-      [2, 1, 5, 33],
-      [2, 1, 5, 33],
-    ],
-  ],
-  large: [
-    [2, 4, 131, 64],
-    [131, 32],
-    [131, 32],
-  ],
-  magnitude: 4,
-  misfits: [
-    [
-      [2, 3, 6],
-      [2, 2],
-      [2, 2],
-    ],
-    [
-      [2, 3, 6],
-      [3, 4],
-      [3, 4],
-    ],
-    [
-      [2, 3, 6],
-      [3, 2],
-      [3, 1],
-    ],
-    [[6], [2], [2]],
-  ],
-});
-
-const angles = (positions: Nd, dim: number, theta: number): Nd =>
-  make(
-    [...positions.shape, dim / 2],
-    (index) => get(positions, index.slice(0, -1)) * theta ** ((-2 * index.at(-1)!) / dim),
-  );
-const circle = (at: Nd, scale = 1): Nd[] =>
-  [Math.cos, Math.sin].map((f) => ({ shape: at.shape, data: at.data.map((angle) => f(angle) * scale) }));
-const upTo = (count: number): Nd => make([count], ([i]) => i!);
-
-const positions: Row[] = [
-  rope('rope', false),
-  rope('rope of neighbours', true),
-  {
-    name: 'ropeTables',
-    call: (at) => Object.values(og.ropeTables(at!, 6, { theta: 500, scale: 1.5, dtype: 'float64' })) as og.Tensor[],
-    oracle: (at) => circle(angles(at!, 6, 500), 1.5),
-    shapes: [[[3, 4]], [[0]], [[1]], [[17]]],
-    result: 'float64',
-    refused: [
-      (at) => og.ropeTables(at!, 5),
-      (at) => og.ropeTables(at!, 4, { frequencies: [1] }),
-      (at) => og.ropeTables(at!, 4, { theta: 0 }),
-      () => og.ropeTables(-1, 4),
-      () => og.ropeTables(0.5, 4),
-    ],
-  },
-  {
-    name: 'ropeTables of counted positions',
-    op: 'ropeTables',
-    call: () =>
-      [og.ropeTables(17, 6), og.ropeTables([5, 0, 2.5], 2), og.ropeTables(0, 4)].flatMap(({ cos, sin }) => [cos, sin]),
-    oracle: () => {
-      const listed: Nd = { shape: [3], data: Float64Array.of(5, 0, 2.5) };
-      return [
-        ...circle(angles(upTo(17), 6, 1e4)),
-        ...circle(angles(listed, 2, 1e4)),
-        ...circle(angles(upTo(0), 4, 1e4)),
-      ];
-    },
-    shapes: [[]],
-    gradient: false,
-    result: 'float32',
-    exceptions: noTensors,
-  },
-];
-
-export const attentionRows: readonly Row[] = [...attentions, ...biases, ...positions];
+export const attentionRows: readonly Row[] = [...attentions, ...biases];
