@@ -8,10 +8,11 @@
  * zero int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
  * `reference`), x and y of any strides.
  *
- * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h). More rows, and transposed: the float GEMM, weights
- * dequantised while packing (gemm_frame.h). Sums in float32 (int8: int32, then float32); error against exact arithmetic
- * on the dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|). Parallel split: by weight rows, or that of
- * the GEMM; by shape only. `reference`: one loop an element, in k order, in double.
+ * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h). More rows, and
+ * transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Sums in float32 (int8: int32, then
+ * float32); error against exact arithmetic on the dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|).
+ * Parallel split: by weight rows, or that of the GEMM; by shape only. `reference`: one loop an element, in k order, in
+ * double.
  */
 #include "../core/parallel.h"
 #include "../core/scratch.h"

@@ -136,8 +136,8 @@ function owned(made: SparseTensor): SparseTensor {
   return made;
 }
 
-/** As narrow as the layout says. */
-type Made<O extends ToSparseOptions> = O extends { readonly layout: 'block' }
+/** The class of a sparse tensor, as narrow as the options say. */
+export type SparseOf<O extends ToSparseOptions> = O extends { readonly layout: 'block' }
   ? BlockTensor
   : O extends { readonly layout: '2:4' }
     ? SemiStructuredTensor
@@ -155,28 +155,28 @@ type Made<O extends ToSparseOptions> = O extends { readonly layout: 'block' }
  * @throws ShapeError if `x` is no matrix, or its axes are no multiples of the block size (of 4 for 2:4)
  * @throws AttributeError if a group of four keeps more than two elements under layout 2:4; the error names the row and columns
  */
-export async function toSparse<O extends ToSparseOptions>(x: Tensor, options: O = {} as O): Promise<Made<O>> {
+export async function toSparse<O extends ToSparseOptions>(x: Tensor, options: O = {} as O): Promise<SparseOf<O>> {
   const op = 'toSparse';
   const prepared = prepare(op, x, options);
-  if (prepared.crow !== null) return owned(build(prepared, await item(lastOf(prepared.crow)))) as Made<O>;
+  if (prepared.crow !== null) return owned(build(prepared, await item(lastOf(prepared.crow)))) as SparseOf<O>;
   try {
     const made = owned(build(prepared, 0));
     await whenDone(submitted());
-    return made as Made<O>;
+    return made as SparseOf<O>;
   } catch (error) {
     throw explained(op, error);
   }
 }
 
 /** {@link toSparse}, blocking. */
-export function toSparseSync<O extends ToSparseOptions>(x: Tensor, options: O = {} as O): Made<O> {
+export function toSparseSync<O extends ToSparseOptions>(x: Tensor, options: O = {} as O): SparseOf<O> {
   const op = 'toSparseSync';
   const prepared = prepare(op, x, options);
-  if (prepared.crow !== null) return owned(build(prepared, itemSync(lastOf(prepared.crow)))) as Made<O>;
+  if (prepared.crow !== null) return owned(build(prepared, itemSync(lastOf(prepared.crow)))) as SparseOf<O>;
   try {
     const made = owned(build(prepared, 0));
     waitFor(submitted());
-    return made as Made<O>;
+    return made as SparseOf<O>;
   } catch (error) {
     throw explained(op, error);
   }
