@@ -32,7 +32,9 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '', kernels
   const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());
   const configured = run('cmake', ['-S', root, '-B', folder, '-Wno-dev', '--log-level=WARNING', ...options]);
   if (configured !== 0) return configured;
-  const built = run('cmake', ['--build', folder, '--parallel', jobs, '--', '--quiet']);
+  // Objects of one checkout serve another where ccache is installed: paths below the root are hashed as relative ones.
+  const caching = { CCACHE_BASEDIR: root, CCACHE_NOHASHDIR: '1', ...process.env };
+  const built = run('cmake', ['--build', folder, '--parallel', jobs, '--', '--quiet'], { env: caching });
   if (built !== 0) return built;
   const test = ['ctest', '--test-dir', folder, '--output-on-failure', '--no-tests=error', '--timeout', '900'];
   // The tests are threaded themselves; under qemu one core each is all there is.
