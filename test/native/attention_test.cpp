@@ -225,14 +225,12 @@ void test_far_strides() {
   const int64_t far = int64_t{1} << 52;
   for (int i = 0; i < og::kIsaCount; i++) {
     if (!og::isa_available((og::Isa)i)) continue;
-    og_view inputs[4] = {view(memory, {1, 2, 1, 0}, {2, far, 1, 0}),
-                         view(memory, {1, 1, 0, 0}, {1, 1, 1, 1}),
-                         view(memory, {1, 1, 0, 17}, {17, 17, 17, 1}),
-                         {}};
-    inputs[3].dtype = -1;
+    og_view inputs[7] = {view(memory, {1, 2, 1, 0}, {2, far, 1, 0}), view(memory, {1, 1, 0, 0}, {1, 1, 1, 1}),
+                         view(memory, {1, 1, 0, 17}, {17, 17, 17, 1})};
+    for (int absent = 3; absent < 7; absent++) inputs[absent].dtype = -1;
     const og_view outputs[2] = {view(result, {1, 2, 1, 17}, {34, 17, 17, 1}), view(lse, {1, 2, 1}, {2, 1, 1})};
-    const double attrs[3] = {1, 0, 0};
-    const og_call call = {inputs, outputs, attrs, 4, 2, 3};
+    const double attrs[9] = {1};
+    const og_call call = {inputs, outputs, attrs, 7, 2, 9};
     for (float& x : result) x = 5;
     CHECK(og::run_kernel_on((og::Isa)i, og::kernel_id("attention"), call) == OG_OK);
     for (float x : result) CHECK(x == 0);

@@ -76,7 +76,8 @@ void agree() {
             CHECK(run(isa, "cross_entropy_backward", {&x, &target, &weight, &lse, &grad}, {&dx}, {ignore, smoothing}) ==
                       OG_OK,
                   "%s", og::last_message());
-            check_close(dx, want.dx, 2 * unit + 8 * small, dtype == OG_F16 ? 1e-7 : 4 * small, "dlogits");
+            // p carries the rounding of lse, up to 60 * 2^-24 here, and shows undiminished where p - 1 cancels
+            check_close(dx, want.dx, 2 * unit + 8 * small, 4 * small, "dlogits");
             Tensor loss2(wide, {rows}, kReversed), dx2(dtype, shape, (Layout)layout), copy = x;
             CHECK_OK(
                 run(isa, "cross_entropy_fused", {&x, &target, &weight, &grad}, {&loss2, &dx2}, {ignore, smoothing}));
