@@ -66,7 +66,7 @@ OG_INLINE Vf exp2_nonpositive(Vf x) {
 #if defined(__AVX512F__)
   return (Vf)_mm512_scalef_ps((__m512)p, (__m512)n);
 #else
-  p = p * as_float((bits(shifted) << 23) + 0x3f800000);
+  p = p * (Vf)(((Vu)shifted << 23) + 0x3f800000u);  // unsigned: below -126 and for NaN any bits come, and go unused
   return as_float(bits(p) & ~(Vi)(x < -126.f));
 #endif
 }
