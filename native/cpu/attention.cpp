@@ -341,7 +341,7 @@ void run_block(const og_call* call, const Problem& p, const Block& block, const 
 /** One task of the plan: a block of queries for every head of a group. */
 bool run_task(const og_call* call, const Problem& p, const Plan& plan, int64_t task, const Partials& partials) {
   ScratchFrame local;
-  Buffers buffers;
+  Buffers buffers{};
   if (!take_buffers(p, p.drops || is_present(call->inputs[kMask]), &local, &buffers)) return false;
   for (int64_t g = 0; g < p.group; g++) run_block(call, p, block_of(p, plan, task * p.group + g), partials, buffers);
   return true;

@@ -466,7 +466,7 @@ bool run_piece(const og_call* call, const Problem& p, const Plan& plan, int64_t 
   const int64_t j = (phase + plan.phases - i) % plan.phases;
   if (j >= plan.key_pieces) return true;
   ScratchFrame local;
-  Buffers buffers;
+  Buffers buffers{};
   if (!take_buffers(p, plan.key_piece, &local, &buffers)) return false;
   Task task{call, &p, &sums[0], &sums[1], &sums[2], add, head / p.kv_heads, head % p.kv_heads, 0, 0, 0, 0};
   task.from = i * plan.query_piece;
