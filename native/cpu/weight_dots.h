@@ -139,17 +139,51 @@ OG_INLINE Vf over_lanes(const float* blocks) {
 #endif
 }
 
-/** Scales (or zero points) of a weight row, one for each block of 32; those of the last vector's missing blocks are 0.
- */
-template <class F>
-OG_INLINE void spread_groups(const WeightMatrix& w, int64_t chunks, const F& number, float* to) {
-  const int64_t blocks = w.group / kBlock32;
-  float* at = to;
-  for (int64_t group = 0; group < w.groups; group++) {
-    const float value = number(group);
-    for (int64_t i = 0; i < blocks; i++) *at++ = value;
+/** Each number kBlocks times; four of them are one store. */
+template <int kBlocks>
+OG_INLINE void repeat(const float* from, int64_t n, float* to) {
+  typedef float Quad __attribute__((vector_size(16)));
+  for (int64_t i = 0; i < n; i++) {
+    if (kBlocks == 4) {
+      const Quad four = {from[i], from[i], from[i], from[i]};
+      std::memcpy(to + 4 * i, &four, 16);
+    } else {
+      for (int j = 0; j < kBlocks; j++) to[i * kBlocks + j] = from[i];
+    }
   }
-  while (at < to + chunks * kVectorBlocks) *at++ = 0;
+}
+
+OG_INLINE void floats_of(const f16* from, int64_t n, float* to) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(to + i, load(from + i));
+#if OG_LANES == 16
+  if (i == n) return;
+  const __m256i rest = _mm256_maskz_loadu_epi16((__mmask16)((1u << (n - i)) - 1u), from + i);
+  store_partial(to + i, (Vf)_mm512_cvtph_ps(rest), n - i);
+#elif OG_LANES == 8
+  for (; i < n; i++) to[i] = _cvtsh_ss(from[i].bits);
+#else
+  for (; i < n; i++) to[i] = to_float(from[i]);
+#endif
+}
+template <class T>
+OG_INLINE void floats_of(const T* from, int64_t n, float* to) {
+  for (int64_t i = 0; i < n; i++) to[i] = (float)from[i];
+}
+
+/** Numbers of a weight row's groups as floats, one for each block of 32; those of the last vector's missing blocks are
+ * 0. `room` holds as many floats as there are groups. */
+template <class T>
+void spread_groups(const WeightMatrix& w, int64_t chunks, const T* numbers, float* room, float* to) {
+  const int64_t blocks = w.group / kBlock32, held = w.groups * blocks;
+  floats_of(numbers, w.groups, blocks == 1 ? to : room);
+  if (blocks == 2)
+    repeat<2>(room, w.groups, to);
+  else if (blocks == 4)
+    repeat<4>(room, w.groups, to);
+  else if (blocks > 1)
+    for (int64_t i = 0; i < held; i++) to[i] = room[i / blocks];
+  for (int64_t i = held; i < chunks * kVectorBlocks; i++) to[i] = 0;
 }
 
 /** Weight rows [begin, end) for all m rows of coded activations. */
@@ -166,6 +200,15 @@ struct DotRows {
   struct Rows {
     const uint8_t* code[kCodeStreams];
     const float *scale[kCodeStreams], *zero[kCodeStreams];
+  };
+
+  /** One step of the streams: four rows, their numbers by block, and the vectors that they end within. */
+  struct Step {
+    alignas(64) uint8_t ends[kCodeStreams][kVectorBytes] = {};
+    Rows rows, rest;
+    int64_t at[kCodeStreams];
+    int count;
+    float* numbers;  // [stream][scale, zero][block]
   };
 
   /** `count` chunks of R rows of activations. */
@@ -192,63 +235,69 @@ struct DotRows {
   }
 
   template <int R>
-  OG_INLINE void multiply(int64_t i, const Rows& rows, const Rows& rest, const int64_t* at, int count) const {
+  OG_INLINE void multiply(int64_t i, const Step& step) const {
     Vf total[R][kCodeStreams];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int s = 0; s < kCodeStreams; s++) total[r][s] = Vf{};
     const int64_t whole = w->k / (kBlock32 * kVectorBlocks);
-    accumulate<R>(x + i * chunks, rows, 0, whole, total);
-    if (whole < chunks) accumulate<R>(x + i * chunks, rest, whole, 1, total);
+    accumulate<R>(x + i * chunks, step.rows, 0, whole, total);
+    if (whole < chunks) accumulate<R>(x + i * chunks, step.rest, whole, 1, total);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
       for (int s = 0; s < kCodeStreams; s++) {
-        if (s >= count) break;
+        if (s >= step.count) break;
         const float y = sum(total[r][s]);
-        sums[(i + r) * w->n + at[s]] = bias ? y + bias[at[s]] : y;
+        sums[(i + r) * w->n + step.at[s]] = bias ? y + bias[step.at[s]] : y;
       }
+  }
+
+  void prepare(const Streams& streams, int64_t j, float* room, Step& step) const {
+    const int64_t blocks = chunks * kVectorBlocks, whole = w->k / (kBlock32 * kVectorBlocks);
+    const bool direct = !w->half_scale && w->group == kBlock32 && whole == chunks;
+    step.count = streams.rows(j, step.at);
+    for (int s = 0; s < kCodeStreams; s++) {
+      const int64_t first = step.at[s] * w->groups;
+      float *scale = step.numbers + 2 * s * blocks, *zero = scale + blocks;
+      const uint8_t* code = w->row(step.at[s]);
+      if (!direct && w->half_scale)
+        spread_groups(*w, chunks, static_cast<const f16*>(w->scale) + first, room, scale);
+      else if (!direct)
+        spread_groups(*w, chunks, static_cast<const float*>(w->scale) + first, room, scale);
+      if (kAffine && !w->zero)
+        for (int64_t i = 0; i < blocks; i++) zero[i] = w->middle;
+      else if (kAffine && w->byte_zero)
+        spread_groups(*w, chunks, static_cast<const uint8_t*>(w->zero) + first, room, zero);
+      else if (kAffine)
+        spread_groups(*w, chunks, static_cast<const int32_t*>(w->zero) + first, room, zero);
+      if (whole < chunks)
+        std::memcpy(step.ends[s], code + whole * kVectorBytes, (size_t)(w->k / kBlock32 % kVectorBlocks) * 16);
+      step.rows.code[s] = code;
+      step.rest.code[s] = step.ends[s];
+      step.rows.scale[s] = step.rest.scale[s] = direct ? static_cast<const float*>(w->scale) + first : scale;
+      step.rows.zero[s] = step.rest.zero[s] = zero;
+    }
   }
 
   void operator()(int64_t begin, int64_t end) const {
     ScratchFrame scratch;
-    const int64_t blocks = chunks * kVectorBlocks, whole = w->k / (kBlock32 * kVectorBlocks);
-    float* numbers = scratch.take<float>(2 * kCodeStreams * blocks + 4);
-    if (!numbers) {
+    const int64_t held = 2 * kCodeStreams * chunks * kVectorBlocks;
+    Step step;
+    step.numbers = scratch.take<float>(held + w->groups);
+    if (!step.numbers) {
       __atomic_store_n(failed, 1, __ATOMIC_RELAXED);
       return;
     }
-    alignas(64) uint8_t ends[kCodeStreams][kVectorBytes] = {};  // codes of a row that ends within a vector
-    const bool direct = !w->half_scale && w->group == kBlock32 && whole == chunks;
     const Streams streams(begin, end);
     for (int64_t j = 0; j < streams.quarter; j++) {
-      int64_t at[kCodeStreams];
-      const int count = streams.rows(j, at);
-      Rows rows, rest;
-      for (int s = 0; s < kCodeStreams; s++) {
-        const int64_t first = at[s] * w->groups;
-        float *scale = numbers + 2 * s * blocks, *zero = scale + blocks;
-        rows.code[s] = w->row(at[s]);
-        rows.scale[s] = direct ? static_cast<const float*>(w->scale) + first : scale;
-        rows.zero[s] = zero;
-        if (!direct)
-          spread_groups(
-              *w, chunks, [&](int64_t g) { return w->scale_at(first + g); }, scale);
-        if (kAffine)
-          spread_groups(
-              *w, chunks, [&](int64_t g) { return w->zero_at(first + g); }, zero);
-        if (whole < chunks)
-          std::memcpy(ends[s], rows.code[s] + whole * kVectorBytes, (size_t)(w->k / kBlock32 % kVectorBlocks) * 16);
-        rest.code[s] = ends[s];
-        rest.scale[s] = rows.scale[s];
-        rest.zero[s] = zero;
-      }
+      prepare(streams, j, step.numbers + held, step);
       int64_t i = 0;
-      for (; i + kCodeRows <= m; i += kCodeRows) multiply<kCodeRows>(i, rows, rest, at, count);
+      for (; i + kCodeRows <= m; i += kCodeRows) multiply<kCodeRows>(i, step);
       if (kCodeRows > 2)
-        for (; i + 2 <= m; i += 2) multiply<2>(i, rows, rest, at, count);
-      for (; i < m; i++) multiply<1>(i, rows, rest, at, count);
+        for (; i + 2 <= m; i += 2) multiply<2>(i, step);
+      for (; i < m; i++) multiply<1>(i, step);
     }
   }
 };
