@@ -16,7 +16,8 @@ function neededGlibc(file) {
 /** Builds what is missing; returns the platform key and the file. */
 export async function prebuild() {
   await setup(['packages', 'addon', 'dist']);
-  const { platformKey } = await import('../dist/runtime/load.js');
+  const { tsImport } = await import('tsx/esm/api');
+  const { platformKey } = await tsImport('../src/runtime/load.ts', import.meta.url);
   const key = platformKey();
   const folder = join(root, 'prebuilds', key);
   const file = join(folder, 'omnigrad.node');

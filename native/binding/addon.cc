@@ -12,6 +12,7 @@
 #include "core/parallel.h"
 #include "core/queue.h"
 #include "core/registry.h"
+#include "core/scheduling.h"
 #include "core/status.h"
 #include "file_map.h"
 
@@ -116,6 +117,7 @@ napi_value attach(napi_env env, napi_callback_info info) {
   napi_unref_threadsafe_function(env, self->notify);
   self->ring = static_cast<const double*>(ring);
   self->ring_words = (int64_t)ring_words;
+  prefer_short_slices();
   // The last quarter of the ring is staging space for inline calls; the executor never reads there.
   self->queue = new (std::nothrow)
       Queue(static_cast<double*>(ring), (int64_t)ring_words / 4 * 3, static_cast<int32_t*>(control), on_reached, self);

@@ -6,11 +6,10 @@
 #include <mutex>
 #include <thread>
 
+#include "scheduling.h"
+
 #if defined(__linux__)
 #include <sched.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 #endif
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
@@ -37,18 +36,6 @@ thread_local bool inside_job = false;  // nested parallelism runs in line
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
       .count();
-}
-
-/**
- * Helpers run a little below the JavaScript thread, so that on a full machine the event loop still turns. Only a
- * little: the executor waits for the chunks they hold, so on a machine busy with other work a low priority would stall
- * every kernel.
- */
-constexpr int kHelperNice = 1;
-void lower_priority() {
-#if defined(__linux__)
-  setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), kHelperNice);
-#endif
 }
 
 struct Job {
@@ -129,7 +116,7 @@ class Pool {
   }
 
   void helper() {
-    lower_priority();
+    run_below_event_loop();
     uint32_t seen = 0;
     for (;;) {
       const int64_t started = now_ns();

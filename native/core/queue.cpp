@@ -5,6 +5,7 @@
 
 #include "parallel.h"
 #include "registry.h"
+#include "scheduling.h"
 #include "status.h"
 
 namespace og {
@@ -97,6 +98,7 @@ bool Queue::park(int32_t tail) {
 }
 
 void Queue::loop() {
+  run_below_event_loop();
   set_cancel_flag(&cancel_);
   word(kParked).store(0);
   int32_t tail = word(kTail).load();

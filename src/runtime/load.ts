@@ -9,8 +9,14 @@ import type { NativeAddon } from './native.js';
 
 const require = createRequire(import.meta.url);
 
-/** The package folder: src/runtime/ and dist/runtime/ are both two levels below it. */
-const packageRoot = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
+/** The package folder. This code lies in src/runtime/ of a checkout, and in a bundled file of dist/. */
+const packageRoot = nearestPackage(dirname(fileURLToPath(import.meta.url)));
+
+function nearestPackage(folder: string): string {
+  return existsSync(join(folder, 'package.json')) || dirname(folder) === folder
+    ? folder
+    : nearestPackage(dirname(folder));
+}
 
 /** One place where a binary was looked for. */
 export interface LoadAttempt {
