@@ -48,6 +48,11 @@ napi_value refuse(napi_env env, const char* message) {
   return nullptr;
 }
 
+napi_value boolean(napi_env env, bool x) {
+  napi_value value;
+  napi_get_boolean(env, x, &value);
+  return value;
+}
 napi_value number(napi_env env, double x) {
   napi_value value = nullptr;
   napi_create_double(env, x, &value);
@@ -304,6 +309,7 @@ napi_value kernels(napi_env env, napi_callback_info) {
     set(env, entry, "inputs", number(env, kernel.inputs));
     set(env, entry, "outputs", number(env, kernel.outputs));
     set(env, entry, "attrs", number(env, kernel.attrs));
+    set(env, entry, "elementwise", boolean(env, kernel.elementwise));
     napi_set_element(env, list, (uint32_t)i, entry);
   }
   return list;

@@ -40,6 +40,7 @@ constexpr struct {
 } kOptional[] = {
     {"attention", 0xfu << 3},                                        // mask, slopes, offsets (2)
     {"attention_backward", 0xfu << 3 | 1u << 13},                    // the same; the mask's gradient
+    {"chain", 0x3ffffu},                                             // any of the operands
     {"matmul", 1u << 2},                                             // bias
     {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
     {"cross_entropy", 1u << 2},                                      // weight
@@ -73,9 +74,19 @@ constexpr uint32_t optional_operands(const char* name) {
   return 0;
 }
 
+/** Element-wise kernels, by file or by name. */
+constexpr const char* kElementwise[] = {"binary", "unary", "activation", "ternary", "copy", "swiglu", "dropout"};
+
+constexpr bool is_elementwise(const char* file, const char* name, int inputs, int outputs) {
+  if (inputs == 0 || outputs != 1) return false;
+  for (const char* entry : kElementwise)
+    if (same_name(entry, file) || same_name(entry, name)) return true;
+  return false;
+}
+
 constexpr KernelInfo kInfo[] = {
 #define OG_KERNEL(file, entry, inputs, outputs, attrs) \
-  {#entry, #file, inputs, outputs, attrs, optional_operands(#entry)},
+  {#entry, #file, inputs, outputs, attrs, optional_operands(#entry), is_elementwise(#file, #entry, inputs, outputs)},
 #include "kernels.def"
 #undef OG_KERNEL
 };

@@ -16,6 +16,7 @@ struct KernelInfo {
   int32_t outputs;
   int32_t attrs;
   uint32_t optional;  // bit i: operand i may be absent, inputs first
+  bool elementwise;   // one output, of its operands' shape, element by element: may be a step of a chain
 };
 
 int32_t kernel_count();

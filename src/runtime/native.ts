@@ -36,4 +36,6 @@ export interface KernelEntry {
   readonly inputs: number;
   readonly outputs: number;
   readonly attrs: number;
+  /** Whether it may be a step of the kernel `chain`. */
+  readonly elementwise: boolean;
 }

@@ -11,6 +11,12 @@ import { formatBytes } from '../util/format.js';
 import { addon } from './addon.js';
 import { isComplete, noteFreshBytes } from './sequence.js';
 
+/** How to compute a block that was left out because nothing had asked for it yet (pending.ts). */
+export interface Recipe {
+  /** Nobody will ask any more. */
+  drop(): void;
+}
+
 /** One block. Tensors hold it by count; views share it. */
 export class Storage {
   readonly handle: number;
@@ -29,6 +35,14 @@ export class Storage {
   poisoned = false;
   /** Counts writes in place, so that a gradient rule can tell whether what it saved is still what it was. */
   version = 0;
+  /** Counts the times it was handed out: tells one use of a recycled block from the next. */
+  generation = 0;
+  /** Handed out for a kernel to fill, and not yet named as an output. */
+  isFresh = false;
+  /** Set while the contents are still to be computed. */
+  recipe: Recipe | null = null;
+  /** Blocks whose recipes read this one; null for none. They do not live on for being named here. */
+  readers: WeakRef<Storage>[] | null = null;
   /** What the collector's callback needs to know; it must not refer to this object. */
   readonly ticket: Ticket;
 
@@ -103,6 +117,7 @@ function registerBuffer(buffer: ArrayBufferLike | Uint8Array): number {
 
 function take(storage: Storage): Storage {
   storage.ticket.live = true;
+  storage.generation++;
   counters.live += storage.bytes;
   if (counters.live > counters.peak) counters.peak = counters.live;
   return storage;
@@ -113,11 +128,14 @@ export function allocate(bytes: number): Storage {
   const size = sizeClass(bytes);
   const list = free.get(size);
   const reused = list?.pop();
-  if (reused === undefined) return take(makeStorage(size));
-  counters.hits++;
-  counters.pooled -= reused.bytes;
-  reused.poisoned = false;
-  return take(reused);
+  const storage = reused ?? makeStorage(size);
+  if (reused !== undefined) {
+    counters.hits++;
+    counters.pooled -= reused.bytes;
+    reused.poisoned = false;
+  }
+  storage.isFresh = true;
+  return take(storage);
 }
 
 /** The same for JavaScript to write: no queued kernel still reads it. */
@@ -125,8 +143,9 @@ export function allocateForHostWrite(bytes: number): Storage {
   const size = sizeClass(bytes);
   const list = free.get(size);
   const last = list?.at(-1);
-  if (last !== undefined && isComplete(last.lastUse)) return allocate(bytes);
-  return take(makeStorage(size));
+  const storage = last !== undefined && isComplete(last.lastUse) ? allocate(bytes) : take(makeStorage(size));
+  storage.isFresh = false;
+  return storage;
 }
 
 /** Memory of the caller's own, used in place; it must stay attached and unresized. */
@@ -149,6 +168,7 @@ export function retain(storage: Storage): void {
 /** Lets go of a block; the last one to do so returns it to the pool. */
 export function release(storage: Storage): void {
   if (--storage.references > 0) return;
+  storage.recipe?.drop();
   storage.ticket.live = false;
   counters.live -= storage.bytes;
   if (!storage.pooled || counters.pooled + storage.bytes > poolLimit) return;

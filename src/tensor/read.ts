@@ -3,7 +3,7 @@
  */
 import { ShapeError, StateError } from '../errors.js';
 import { kernelId } from '../runtime/kernels.js';
-import { submit, waitFor, whenDone, submitted } from '../runtime/queue.js';
+import { flush, submit, submitted, waitFor, whenDone } from '../runtime/queue.js';
 import { borrow, release, retain } from '../runtime/storage.js';
 import { formatShape } from '../util/format.js';
 import { arrayConstructors, dtypeId, itemSize, type DType, type DTypeArrays, type TensorData } from './dtype.js';
@@ -18,6 +18,7 @@ const copyKernel = kernelId('copy', 1, 1, 0);
 /** Queues a copy into a fresh array: what happens to the tensor afterwards does not matter to the result. */
 function startCopy<D extends DType>(op: string, source: Tensor, dtype: D): { array: DTypeArrays[D]; sequence: number } {
   source.check(op);
+  flush(source.storage);
   if (source.storage.poisoned) {
     throw new StateError({
       op,

@@ -1,0 +1,234 @@
+/**
+ * Chains of element-wise calls. A call that reads the result of the one before is held back with it, and the next, until
+ * something else is to run; then one frame computes them all in one pass over memory (native/cpu/chain.h), with the
+ * bits of the single calls. Results that only the chain itself reads are not written: see pending.ts.
+ */
+import { addon } from './addon.js';
+import { deferValue } from './pending.js';
+import {
+  MAX_ATTRS,
+  MAX_INPUTS,
+  MAX_OUTPUTS,
+  MAX_STEPS,
+  send,
+  type Matrix,
+  type Program,
+  type Step,
+} from './program.js';
+import { enqueue, submitted, type View } from './ring.js';
+import type { Storage } from './storage.js';
+
+/** Elements from which on a chain pays: below, the operands stay in the cache from one call to the next anyway. */
+const DEFAULT_LEAST_SIZE = 8192;
+const FLOAT64 = 3;
+
+const entries = addon.kernels();
+/** Operands of each kernel that may be a step; 0 for the others. */
+const operandCount = Uint8Array.from(entries, ({ elementwise, inputs }) => (elementwise ? inputs : 0));
+/** Steps that number the elements start their rectangles at multiples of four. */
+const countsElements = entries.findIndex(({ name }) => name === 'dropout');
+
+let leastSize = DEFAULT_LEAST_SIZE;
+
+/** @internal For tests: elements from which on calls are chained; Infinity for never. Returns the value before. */
+export function setLeastChainSize(size = DEFAULT_LEAST_SIZE): number {
+  const before = leastSize;
+  leastSize = size;
+  return before;
+}
+
+let steps: Step[] = [];
+let operands: Matrix[] = [];
+let size = 0;
+let [rows, cols] = [0, 0];
+let attrCount = 0;
+let unread = 0;
+
+const isDense = ({ shape, strides }: View): boolean => {
+  let expected = 1;
+  for (let i = shape.length - 1; i >= 0; i--) {
+    if (shape[i] === 1) continue;
+    if (strides[i] !== expected) return false;
+    expected *= shape[i]!;
+  }
+  return true;
+};
+
+/** Merges axes until two are left; null where that is not enough, or the last would be read with gaps. */
+function toMatrix(view: View): Matrix | null {
+  const { shape, strides, storage } = view;
+  const { generation } = storage;
+  if (isDense(view)) return { view, generation, rows: 0, cols: 0, rowStride: 0, colStride: 1 };
+  let [outer, outerStride, inner, innerStride, merged] = [1, 0, 1, 0, 0];
+  for (let i = shape.length - 1; i >= 0; i--) {
+    const [length, stride] = [shape[i]!, strides[i]!];
+    if (length === 1) continue;
+    if (merged === 0) {
+      [inner, innerStride, merged] = [length, stride, 1];
+    } else if (merged === 1 && stride === innerStride * inner) {
+      inner *= length;
+    } else if (merged === 1) {
+      [outer, outerStride, merged] = [length, stride, 2];
+    } else if (stride === outerStride * outer) {
+      outer *= length;
+    } else {
+      return null;
+    }
+  }
+  if (innerStride > 1 || innerStride < 0) return null;
+  if (innerStride === 0 && outer === 1) return { view, generation, rows: 0, cols: 0, rowStride: 0, colStride: 0 };
+  return { view, generation, rows: outer, cols: inner, rowStride: outerStride, colStride: innerStride };
+}
+
+const elementsOf = ({ shape }: View): number => {
+  let count = 1;
+  for (let i = 0; i < shape.length; i++) count *= shape[i]!;
+  return count;
+};
+
+/** The step of the open chain that makes this storage's present contents, or -1. */
+function makerOf(storage: Storage): number {
+  for (let i = steps.length - 1; i >= 0; i--) {
+    const { output, generation } = steps[i]!;
+    if (output.storage === storage && generation === storage.generation) return i;
+  }
+  return -1;
+}
+
+function sameMatrix(a: Matrix, b: Matrix): boolean {
+  return (
+    a.view.storage === b.view.storage &&
+    a.generation === b.generation &&
+    a.view.offset === b.view.offset &&
+    a.view.dtypeId === b.view.dtypeId &&
+    a.rows === b.rows &&
+    a.cols === b.cols &&
+    a.rowStride === b.rowStride &&
+    a.colStride === b.colStride
+  );
+}
+
+/** Whether `output`'s block, handed out anew while the chain still reads what it held, may be written in step. */
+function isSafeOver(output: View, matrix: Matrix): boolean {
+  const { view, rows: fixed, colStride } = matrix;
+  return fixed === 0 && colStride === 1 && view.offset === output.offset && view.itemBytes === output.itemBytes;
+}
+
+/**
+ * Adds a call to the open chain, or opens one with it. False if the chain cannot take it (the caller sends the chain off and
+ * asks again) or no chain could (then none is open).
+ */
+export function holdBack(
+  kernel: number,
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+  work: number,
+): boolean {
+  const count = operandCount[kernel]!;
+  if (count === 0 || work < leastSize) return false;
+  const output = outputs[0]!;
+  const { storage } = output;
+  const elements = elementsOf(output);
+  // Only what was made for this call: the rest of a block that is written in part must not wait.
+  if (elements < leastSize || !storage.isFresh || output.dtypeId === FLOAT64) return false;
+  const isOpen = steps.length > 0;
+  if (isOpen && (elements !== size || steps.length === MAX_STEPS)) return false;
+  if (isOpen && 1 + steps.length + 1 + attrCount + attrs.length > MAX_ATTRS) return false;
+  if (!isDense(output)) return false;
+  let [fixedRows, fixedCols] = isOpen ? [rows, cols] : [0, 0];
+  const sources: number[] = [];
+  const added: Matrix[] = [];
+  let [readsChain, newlyRead] = [false, 0];
+  for (let i = 0; i < count; i++) {
+    const view = inputs[i]!;
+    if (view.dtypeId === FLOAT64 || view.storage === storage) return false;
+    const maker = makerOf(view.storage);
+    if (maker >= 0) {
+      const made = steps[maker]!.output;
+      if (view.offset !== made.offset || view.dtypeId !== made.dtypeId || !isDense(view)) return false;
+      readsChain = true;
+      if (!steps[maker]!.isRead) newlyRead++;
+      sources.push(~maker);
+      continue;
+    }
+    const matrix = toMatrix(view);
+    if (matrix === null) return false;
+    if (matrix.rows > 0) {
+      if (fixedRows > 0 && (fixedRows !== matrix.rows || fixedCols !== matrix.cols)) return false;
+      [fixedRows, fixedCols] = [matrix.rows, matrix.cols];
+    }
+    const known = [...operands, ...added].findIndex((other) => sameMatrix(other, matrix));
+    sources.push(known >= 0 ? known : operands.length + added.push(matrix) - 1);
+  }
+  if (isOpen && (!readsChain || unread - newlyRead + 1 > MAX_OUTPUTS)) return false;
+  if (operands.length + added.length > MAX_INPUTS) return false;
+  if (kernel === countsElements && fixedRows > 0 && fixedCols % 4 !== 0) return false;
+  const reused = [...operands, ...added].filter(({ view }) => view.storage === storage);
+  if (!reused.every((matrix) => isSafeOver(output, matrix))) return false;
+  const next = (submitted() + 1) | 0;
+  for (const matrix of added) matrix.view.storage.lastUse = next;
+  storage.lastUse = next;
+  storage.isFresh = false;
+  for (const source of sources) if (source < 0) steps[~source]!.isRead = true;
+  const { generation } = storage;
+  steps.push({ kernel, inputs, sources, output, attrs, work, generation, isRead: false });
+  operands.push(...added);
+  attrCount += attrs.length;
+  unread += 1 - newlyRead;
+  [size, rows, cols] = [elements, fixedRows, fixedCols];
+  if (!isOpen) queueMicrotask(sendOff);
+  return true;
+}
+
+/** Whether calls are being held back. */
+export function isHolding(): boolean {
+  return steps.length > 0;
+}
+
+/** Whether anybody can still ask for a step's result. */
+const isAlive = ({ output: { storage }, generation }: Step): boolean =>
+  storage.generation === generation && storage.references > 0;
+
+/** Sends the open chain to the queue. `wanted` are operands of the call that comes next. */
+export function sendOff(wanted: readonly (View | null)[] = []): void {
+  if (steps.length === 0) return;
+  const program: Program = { steps, operands, rows: rows || 1, cols: rows === 0 ? size : cols };
+  [steps, operands, attrCount, unread, rows, cols] = [[], [], 0, 0, 0, 0];
+  if (program.steps.length === 1) {
+    sendSingle(program.steps[0]!);
+    return;
+  }
+  /** Results that somebody holds by one tensor, and the chain has read: most are never asked for. */
+  const left: number[] = [];
+  const written: number[] = [];
+  program.steps.forEach((step, i) => {
+    if (!isAlive(step)) return;
+    const { storage } = step.output;
+    const canWait =
+      step.isRead &&
+      storage.references === 1 &&
+      !wanted.some((view) => view?.storage === storage) &&
+      canRepeat(program, i);
+    (canWait ? left : written).push(i);
+  });
+  if (written.length > MAX_OUTPUTS) {
+    for (const step of program.steps) sendSingle(step);
+    return;
+  }
+  if (written.length > 0) send(program, written);
+  for (const i of left) deferValue(program, i, written);
+}
+
+function sendSingle({ kernel, inputs, output, attrs, work }: Step): void {
+  enqueue(kernel, inputs, [output], attrs, work);
+}
+
+/** Whether what a step reads, directly or through others, is still in memory and somebody's: then it can be read later. */
+function canRepeat(program: Program, step: number): boolean {
+  return program.steps[step]!.sources.every((source) => {
+    if (source < 0) return canRepeat(program, ~source);
+    const { view, generation } = program.operands[source]!;
+    return view.storage.references > 0 && view.storage.generation === generation;
+  });
+}

@@ -1,0 +1,290 @@
+/**
+ * The CPU's in-order queue, as seen from JavaScript. `enqueue` writes one frame into a ring that native code reads;
+ * the executor thread runs it. Nothing here waits but {@link waitFor} (blocking) and {@link whenDone} (not blocking).
+ * docs/adr/0007 tells why. Callers go through queue.ts, which makes chains of element-wise calls.
+ */
+import { totalmem } from 'node:os';
+import { AttributeError, BackendError, ResourceError, type ErrorFields, type OmniError } from '../errors.js';
+import { addon } from './addon.js';
+import { environment } from './environment.js';
+import type { NativeFailure } from './native.js';
+import { ARMED, control, ERROR, HEAD, isComplete, PARKED, TAIL, takeFreshBytes, WAKE_AT } from './sequence.js';
+import type { Storage } from './storage.js';
+
+/** One operand as a frame names it. Tensors have this shape. */
+export interface View {
+  readonly storage: Storage;
+  /** In elements. */
+  readonly offset: number;
+  readonly shape: readonly number[];
+  readonly strides: readonly number[];
+  readonly dtypeId: number;
+  readonly itemBytes: number;
+}
+
+const RING_WORDS = 1 << 19;
+const USABLE_WORDS = (RING_WORDS / 4) * 3;
+const STAGING = USABLE_WORDS;
+const MAX_FRAMES = 4096;
+const MASK = MAX_FRAMES - 1;
+/** Freshly allocated bytes that may be in flight; a loop that never awaits is slowed here instead of filling memory. */
+const MAX_FRESH_BYTES = Math.min(2 ** 30, totalmem() / 8);
+/** Declared work (elements or an equivalent) below which a thread hand-over costs more than the kernel. */
+const INLINE_WORK = 4096;
+
+const ring = new Float64Array(new SharedArrayBuffer(RING_WORDS * 8));
+/** Operands of frames in flight, so that the collector leaves them alone; outputs first. */
+const keep: (Storage[] | null)[] = new Array<Storage[] | null>(MAX_FRAMES).fill(null);
+const outputsKept = new Int32Array(MAX_FRAMES);
+const wordsKept = new Int32Array(MAX_FRAMES);
+const freshKept = new Float64Array(MAX_FRAMES);
+const stacks: (Error | null)[] = new Array<Error | null>(MAX_FRAMES).fill(null);
+
+let head = 0;
+let drained = 0;
+let write = 0;
+let wordsInFlight = 0;
+let freshInFlight = 0;
+
+/** Number of frames submitted so far: wait for it to wait for everything. */
+export function submitted(): number {
+  return head;
+}
+
+addon.attach(ring, control, onReached);
+process.on('exit', () => addon.shutdown());
+
+function writeView(at: number, view: View | null): number {
+  if (view === null) {
+    ring[at] = -1;
+    ring[at + 1] = 0;
+    ring[at + 2] = 0;
+    ring[at + 3] = 0;
+    return at + 4;
+  }
+  const { shape, strides, storage } = view;
+  const rank = shape.length;
+  ring[at] = storage.handle;
+  ring[at + 1] = storage.start + view.offset * view.itemBytes;
+  ring[at + 2] = view.dtypeId;
+  ring[at + 3] = rank;
+  at += 4;
+  for (let i = 0; i < rank; i++) {
+    ring[at + i] = shape[i]!;
+    ring[at + rank + i] = strides[i]!;
+  }
+  return at + 2 * rank;
+}
+
+function writeFrame(
+  at: number,
+  kernel: number,
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+): number {
+  const begin = at;
+  ring[at] = kernel;
+  ring[at + 2] = inputs.length;
+  ring[at + 3] = outputs.length;
+  ring[at + 4] = attrs.length;
+  at += 5;
+  for (let i = 0; i < inputs.length; i++) at = writeView(at, inputs[i]!);
+  for (let i = 0; i < outputs.length; i++) at = writeView(at, outputs[i]!);
+  for (let i = 0; i < attrs.length; i++) ring[at++] = attrs[i]!;
+  ring[begin + 1] = at - begin;
+  return at - begin;
+}
+
+function frameWords(
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+): number {
+  let words = 5 + 4 * (inputs.length + outputs.length) + attrs.length;
+  for (const view of inputs) if (view !== null) words += 2 * view.shape.length;
+  for (const view of outputs) if (view !== null) words += 2 * view.shape.length;
+  return words;
+}
+
+/** Forgets frames that are done. While an error waits to be taken, the record of what it spoilt stays. */
+function drain(): void {
+  if (Atomics.load(control, ERROR) !== 0) return;
+  const tail = Atomics.load(control, TAIL);
+  while (drained !== tail) {
+    const i = drained & MASK;
+    keep[i] = null;
+    stacks[i] = null;
+    wordsInFlight -= wordsKept[i]!;
+    freshInFlight -= freshKept[i]!;
+    drained = (drained + 1) | 0;
+  }
+}
+
+function makeRoom(words: number, fresh: number): void {
+  while (
+    ((head - drained) | 0) >= MAX_FRAMES ||
+    wordsInFlight + words > USABLE_WORDS ||
+    (freshInFlight + fresh > MAX_FRESH_BYTES && head !== drained)
+  ) {
+    addon.waitFor((drained + Math.max(1, ((head - drained) | 0) >> 1)) | 0);
+    throwPending();
+    drain();
+  }
+}
+
+/**
+ * Runs a kernel: at once when it is tiny and the queue is empty, else in its turn.
+ *
+ * @param work - declared cost in elements, which decides that
+ */
+export function enqueue(
+  kernel: number,
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+  work: number,
+): void {
+  const tail = Atomics.load(control, TAIL);
+  if ((work <= INLINE_WORK || environment.sync) && tail === head && Atomics.load(control, ERROR) === 0) {
+    writeFrame(STAGING, kernel, inputs, outputs, attrs);
+    const status = addon.runInline(STAGING);
+    for (const view of outputs) if (view !== null) view.storage.isFresh = false;
+    if (status !== undefined) throw toError({ ...addon.takeError(true)!, code: status, kernel: kernelName(kernel) });
+    return;
+  }
+  const words = frameWords(inputs, outputs, attrs);
+  const padding = write + words > USABLE_WORDS ? USABLE_WORDS - write : 0;
+  const fresh = takeFreshBytes();
+  if (
+    ((head - drained) & 31) === 0 ||
+    wordsInFlight + words + padding > USABLE_WORDS ||
+    freshInFlight + fresh > MAX_FRESH_BYTES
+  ) {
+    drain();
+    makeRoom(words + padding, fresh);
+  }
+  if (padding > 0) {
+    ring[write] = -1;
+    write = 0;
+  }
+  writeFrame(write, kernel, inputs, outputs, attrs);
+  write += words;
+  if (write === USABLE_WORDS) write = 0;
+  const i = head & MASK;
+  const operands: Storage[] = [];
+  const next = (head + 1) | 0;
+  for (const view of outputs) {
+    if (view === null) continue;
+    operands.push(view.storage);
+    view.storage.lastUse = next;
+    view.storage.isFresh = false;
+  }
+  outputsKept[i] = operands.length;
+  for (const view of inputs) {
+    if (view === null) continue;
+    operands.push(view.storage);
+    view.storage.lastUse = next;
+  }
+  keep[i] = operands;
+  wordsKept[i] = words + padding;
+  freshKept[i] = fresh;
+  wordsInFlight += words + padding;
+  freshInFlight += fresh;
+  if (environment.debug) stacks[i] = new Error(`enqueued here (${kernelName(kernel)})`);
+  head = next;
+  Atomics.store(control, HEAD, head);
+  if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
+}
+
+let names: readonly string[] | undefined;
+function kernelName(id: number): string {
+  names ??= addon.kernels().map((kernel) => kernel.name);
+  return names[id] ?? `kernel ${id}`;
+}
+
+/** og_status codes of native/include/omnigrad/abi.h. */
+const OUT_OF_MEMORY = 3;
+const INDEX = 5;
+
+function toError(failure: NativeFailure, cause?: unknown): OmniError {
+  const fields: ErrorFields = {
+    op: failure.kernel || 'queue',
+    expected: 'the kernel to succeed',
+    actual: failure.message,
+    cause,
+  };
+  if (failure.code === OUT_OF_MEMORY) return new ResourceError({ ...fields, expected: 'enough memory' });
+  if (failure.code === INDEX)
+    return new AttributeError({ ...fields, argument: 'index', expected: 'indices within the axis' });
+  return new BackendError(fields);
+}
+
+const failures: { readonly first: number; readonly end: number }[] = [];
+
+/** Whether the frame of this number failed, or was skipped after a failure. */
+export function wasSpoilt(sequence: number): boolean {
+  return failures.some(({ first, end }) => ((sequence - first) | 0) >= 0 && ((sequence - end) | 0) < 0);
+}
+
+/** Throws the first failure since the last call, after marking what it spoilt; does nothing if there is none. */
+export function throwPending(): void {
+  if (Atomics.load(control, ERROR) === 0) return;
+  addon.waitFor(head); // everything behind the failed frame is skipped, so this is short
+  const failure = addon.takeError(false);
+  if (failure === undefined) return;
+  failures.push({ first: failure.sequence, end: head });
+  const cause = stacks[failure.sequence & MASK] ?? undefined;
+  for (let sequence = failure.sequence; sequence !== head; sequence = (sequence + 1) | 0) {
+    const i = sequence & MASK;
+    for (const storage of (keep[i] ?? []).slice(0, outputsKept[i])) storage.poisoned = true;
+  }
+  drain();
+  throw toError(failure, cause);
+}
+
+/** Blocks until a frame number is reached (default: all that was submitted). Throws what went wrong on the way. */
+export function waitFor(sequence = head): void {
+  if (!isComplete(sequence)) addon.waitFor(sequence);
+  throwPending();
+  drain();
+}
+
+const waiters: { sequence: number; resolve: () => void }[] = [];
+
+function arm(): void {
+  const { sequence } = waiters[0]!;
+  Atomics.store(control, WAKE_AT, sequence);
+  Atomics.store(control, ARMED, 1);
+  // The executor may have passed the mark between our look and the store; then nobody else will call.
+  if (isComplete(sequence) && Atomics.compareExchange(control, ARMED, 1, 0) === 1) setImmediate(onReached);
+}
+
+function onReached(): void {
+  while (waiters.length > 0 && isComplete(waiters[0]!.sequence)) waiters.shift()!.resolve();
+  drain();
+  if (waiters.length > 0) arm();
+  else addon.holdOpen(false);
+}
+
+/** How long a waiter polls before it asks to be called: most gaps between small kernels are shorter. */
+const POLL_NANOSECONDS = 20_000n;
+
+/** Resolves when a frame number is reached, without blocking the event loop; rejects with what went wrong. */
+export async function whenDone(sequence = head): Promise<void> {
+  if (!isComplete(sequence)) {
+    const until = process.hrtime.bigint() + POLL_NANOSECONDS;
+    while (!isComplete(sequence) && process.hrtime.bigint() < until);
+    if (!isComplete(sequence)) {
+      await new Promise<void>((resolve) => {
+        // Numbers grow, so waiters are already in order
+        if (waiters.push({ sequence, resolve }) === 1) {
+          addon.holdOpen(true);
+          arm();
+        }
+      });
+    }
+  }
+  throwPending();
+  drain();
+}
