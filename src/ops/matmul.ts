@@ -43,25 +43,32 @@ function otherFactor([a, b]: Inputs): Inputs {
   return [b!.requiresGrad ? a! : null, a!.requiresGrad ? b! : null];
 }
 
-/** Operands of rank 2 or more; the third input of the kernel is the bias, which {@link linear} uses. */
+/** Operands of rank 2 or more; bias, residual and the second output of the kernel are {@link linear}'s. */
 const matmulOp = defineOp<MatmulAttrs>({
   name: 'matmul',
   inputs: [
     { name: 'a', kind: 'any' },
     { name: 'b', kind: 'any' },
     { name: 'bias', kind: 'any', optional: true },
+    { name: 'residual', kind: 'any', optional: true },
   ],
-  output: ([a, b], { dtype }) => ({
-    shape: [
-      ...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)),
-      a!.shape.at(-2)!,
-      b!.shape.at(-1)!,
-    ],
-    dtype,
-  }),
+  outputCount: 2,
+  attrCount: 1,
+  output: ([a, b], { dtype }) => [
+    {
+      shape: [
+        ...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)),
+        a!.shape.at(-2)!,
+        b!.shape.at(-1)!,
+      ],
+      dtype,
+    },
+    null,
+  ],
+  encode: () => [0],
   operands: ([a, b], _attrs, [y]) => {
     const batch = y!.shape.slice(0, -2);
-    return [withBatch(a!, batch), withBatch(b!, batch), null];
+    return [withBatch(a!, batch), withBatch(b!, batch), null, null];
   },
   saves: otherFactor,
   backward: ({ grad, saved: [a, b], attrs: { shapes, dtypes }, needs }) => [
@@ -85,7 +92,7 @@ function asRows(x: Tensor): Tensor {
 }
 
 function product(a: Tensor, b: Tensor, dtype: DType): Tensor {
-  return matmulOp.call([a, b, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
+  return matmulOp.call([a, b, null, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
 }
 
 /** Operands as the kernel takes them: it mixes floats of up to 32 bits, and integers, but not both. */
@@ -161,8 +168,12 @@ const linearOp = defineOp<LinearAttrs>({
     { name: 'x', kind: 'float' },
     { name: 'weight', kind: 'float' },
     { name: 'bias', kind: 'float', optional: true },
+    { name: 'residual', kind: 'float', optional: true },
   ],
-  output: ([x, weight], { dtype }) => ({ shape: [...x!.shape.slice(0, -1), weight!.shape[0]!], dtype }),
+  outputCount: 2,
+  attrCount: 1,
+  output: ([x, weight], { dtype }) => [{ shape: [...x!.shape.slice(0, -1), weight!.shape[0]!], dtype }, null],
+  encode: () => [0],
   operands: ([x, weight, bias], _attrs, [y]) => {
     const { storage, offset, dtypeId, itemBytes, shape, strides } = weight!;
     const batch = y!.shape.slice(0, -2);
@@ -174,9 +185,9 @@ const linearOp = defineOp<LinearAttrs>({
       shape: [...batch, shape[1]!, shape[0]!],
       strides: [...batch.map(() => 0), strides[1]!, strides[0]!],
     };
-    return [rows(x!), turned, bias ?? null];
+    return [rows(x!), turned, bias ?? null, null];
   },
-  results: (_inputs, _attrs, [y]) => [rows(y!)],
+  results: (_inputs, _attrs, [y]) => [rows(y!), null],
   saves: otherFactor,
   backward: ({ grad, saved: [x, weight], attrs: { shapes, dtypes, biasDType }, needs }) => {
     const flat = asRows(grad);
@@ -233,7 +244,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor 
   }
   const { a, b, dtype } = operandsFor('linear', x, weight, 'x');
   const offset = bias ? (bias.dtype === dtype || dtype !== 'float64' ? bias : to(bias, dtype)) : null;
-  return linearOp.call([a, b, offset], {
+  return linearOp.call([a, b, offset, null], {
     dtype,
     shapes: [a.shape, b.shape],
     dtypes: [a.dtype, b.dtype],
