@@ -27,7 +27,8 @@ import {
   type Reduction,
 } from './cross_entropy.js';
 import { defineOp } from './define.js';
-import { linear, matmul } from './matmul.js';
+import { linear } from './linear.js';
+import { matmul } from './matmul.js';
 import { sum } from './reduce.js';
 import { detach, narrow, reshape, transpose } from './views.js';
 
