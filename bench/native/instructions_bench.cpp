@@ -91,9 +91,9 @@ int main() {
   const std::vector<double> adam = {1e-3, 0.9, 0.95, 1e-8, 0.1, 0.5, 0.5, 1, 1};
   const auto moments = [&] { return O({rows * width}); };
   Case cases[] = {
-      {"matmul", "128x384x256 NN", {O({128, 256}), O({256, 384}), none()}, {O({128, 384})}, {}},
-      {"matmul", "128x384x256 NT", {O({128, 256}), transposed(256, 384), none()}, {O({128, 384})}, {}},
-      {"matmul", "1x384x256 NT", {O({1, 256}), transposed(256, 384), none()}, {O({1, 384})}, {}},
+      {"matmul", "128x384x256 NN", {O({128, 256}), O({256, 384}), none(), none()}, {O({128, 384}), none()}, {0}},
+      {"matmul", "128x384x256 NT", {O({128, 256}), transposed(256, 384), none(), none()}, {O({128, 384}), none()}, {0}},
+      {"matmul", "1x384x256 NT", {O({1, 256}), transposed(256, 384), none(), none()}, {O({1, 384}), none()}, {0}},
       {"softmax", "64x384", {O({rows, width})}, {O({rows, width})}, {}},
       {"layer_norm",
        "64x384",

@@ -7,51 +7,12 @@
  * the exact form needs Φ and φ, which share their exponential (math.h: normal). Error: at most 4 ulp of the result plus
  * 1e-7·|x|. NaN passes through; ±∞ follow the formula, as in PyTorch.
  */
+#include "activation_functions.h"
 #include "elementwise.h"
-#ifndef OG_IS_REFERENCE
-#include "math.h"
-#endif
 
 namespace og {
 namespace OG_ISA {
 namespace {
-
-#ifdef OG_IS_REFERENCE
-
-typedef double Number;  // one definition for both compute types
-inline double exponential_nonpositive(double x) { return std::exp(x); }
-inline double magnitude(double x) { return std::fabs(x); }
-inline double pick(bool condition, double yes, double no) { return condition ? yes : no; }
-struct NormalValue {
-  double cdf, density;
-};
-inline NormalValue normal_of(double x) {
-  return {0.5 * std::erfc(-x * 0.70710678118654752440), 0.39894228040143267794 * std::exp(-0.5 * x * x)};
-}
-
-#else
-
-typedef Vf Number;
-OG_INLINE Vf exponential_nonpositive(Vf x) { return exp_nonpositive(x); }
-OG_INLINE Vf magnitude(Vf x) { return abs(x); }
-OG_INLINE Vf pick(Vi condition, Vf yes, Vf no) { return select(condition, yes, no); }
-OG_INLINE Normal normal_of(Vf x) { return normal(x); }
-
-#endif
-
-#ifdef OG_IS_REFERENCE
-#define OG_BODY inline
-#define OG_NUMBER(x) (x)
-#else
-#define OG_BODY OG_INLINE
-#define OG_NUMBER(x) set1(x##f)
-#endif
-
-/** 1/(1+e^-x) through e^-|x|, whose exponential is the cheaper one; 0 far out on the left. */
-OG_BODY Number logistic(Number x) {
-  const Number t = exponential_nonpositive(-magnitude(x)), high = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t);
-  return pick(x < OG_NUMBER(0.0), t * high, high);
-}
 
 /** σ(x) and σ(x)·(1 − σ(x)), the latter without the cancellation of 1 − σ. */
 struct Logistic {
@@ -62,19 +23,6 @@ OG_BODY Logistic logistic_pair(Number x) {
   const Number high = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t), low = t * high;
   return {pick(x < OG_NUMBER(0.0), low, high), low * high};
 }
-
-struct GeluExact {
-  OG_BODY Number operator()(Number x) const { return x * normal_of(x).cdf; }
-};
-struct GeluTanh {
-  OG_BODY Number operator()(Number x) const {
-    const Number twice_u = x * (OG_NUMBER(1.5957691216057308) + OG_NUMBER(0.07135481627260025) * (x * x));
-    return x * logistic(twice_u);
-  }
-};
-struct Silu {
-  OG_BODY Number operator()(Number x) const { return x * logistic(x); }
-};
 
 struct GeluExactBackward {
   OG_BODY Number operator()(Number x, Number grad) const {

@@ -7,8 +7,9 @@
  * only: a result has the same bits for any thread count.
  *
  * Error: sums run in k order within blocks of KC, the blocks are added in order; at most that of a plain float loop.
- * A C that is not dense float32 is collected in a float32 block per task and stored by `emit`, once, after the last k:
- * this is where other epilogues (activation, quantisation) belong. Other element types enter through pack().
+ * A C that is not dense float32 is collected in a float32 block per task and stored by `emit`, once, after the last k.
+ * What is to happen to finished sums (activation, residual) is an Epilogue (gemm_epilogue.h). Other element types enter
+ * through pack().
  */
 #ifndef OMNIGRAD_CPU_GEMM_FRAME_H
 #define OMNIGRAD_CPU_GEMM_FRAME_H
@@ -16,6 +17,7 @@
 #include "../core/parallel.h"
 #include "../core/scratch.h"
 #include "../core/status.h"
+#include "gemm_epilogue.h"
 #include "gemm_pack.h"
 
 namespace og {
@@ -30,7 +32,7 @@ struct MatrixView {
 
 /** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
  * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else
- * b.column.
+ * b.column. `epilogue` is told that this is matrix `batch`.
  */
 struct GemmCall {
   int64_t m, n, k;
@@ -38,6 +40,13 @@ struct GemmCall {
   const float* init;
   int64_t init_row, init_column;
   const LineSource* b_lines = nullptr;
+  Epilogue epilogue = {};
+  int64_t batch = 0;
+
+  /** Rows × columns of C at (row, column) are complete and lie at `sums`. */
+  void finish(float* sums, int64_t ld, int64_t row, int64_t column, int64_t rows, int64_t columns) const {
+    finish_part(epilogue, sums, ld, batch, row, column, rows, columns);
+  }
 };
 
 #if OG_LANES == 16
@@ -47,6 +56,7 @@ constexpr int64_t kKC = 384, kMC = 32 * kMR, kNC = 16 * kNR;
 #else
 constexpr int64_t kKC = 256, kMC = 24 * kMR, kNC = 32 * kNR;
 #endif
+static_assert(kFinishFloats / kMC >= kNR, "a block of rows and one panel must fit a rectangle");
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
 /** A task count worth having even for small matrices, so that several threads find work. */
@@ -68,19 +78,28 @@ inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
   return ceil_div(ceil_div(total, tasks), unit) * unit;
 }
 
-/** Packed A panels [m rows] times packed B panels [n columns], one block of kc steps. */
-inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, const float* b, const TileOut& out) {
+/**
+ * Packed A panels [m rows] times packed B panels [n columns], one block of kc steps. `ends`: the block completes the
+ * sums of a product with an epilogue, in which out.c lies at (row, column).
+ */
+inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, const float* b, const TileOut& out,
+                            const GemmCall* ends = nullptr, int64_t row = 0, int64_t column = 0) {
   for (int64_t i0 = 0; i0 < m; i0 += kMC) {
     const int64_t i1 = least(m, i0 + kMC);
-    for (int64_t j = 0; j < n; j += kNR) {
-      for (int64_t i = i0; i < i1; i += kMR) {
-        const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
-        const int64_t rows = m - i;
-        if (rows >= kMR)
-          tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
-        else
-          tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
+    const int64_t width = ends ? kFinishFloats / (i1 - i0) / kNR * kNR : n;
+    for (int64_t j0 = 0; j0 < n; j0 += width) {
+      const int64_t j1 = least(n, j0 + width);
+      for (int64_t j = j0; j < j1; j += kNR) {
+        for (int64_t i = i0; i < i1; i += kMR) {
+          const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
+          const int64_t rows = m - i;
+          if (rows >= kMR)
+            tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
+          else
+            tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
+        }
       }
+      if (ends) ends->finish(out.c + i0 * out.ldc + j0, out.ldc, row + i0, column + j0, i1 - i0, j1 - j0);
     }
   }
 }
@@ -159,12 +178,13 @@ struct Round {
       if (k == 0)
         out.init = call->init ? call->init + row * call->init_row + column : nullptr, out.ldi = call->init_row;
       const float* other = shared + (k - k0) * shared_padded;
+      const GemmCall* ends = call->epilogue.run && k + depth == call->k ? call : nullptr;
       if (columns_first) {
         pack<kNR>(b_at(column, k), columns, depth, own);
-        multiply_panels(rows, columns, depth, other, own, out);
+        multiply_panels(rows, columns, depth, other, own, out, ends, row, column);
       } else {
         pack<kMR>(a_at(row, k), rows, depth, own);
-        multiply_panels(rows, columns, depth, own, other, out);
+        multiply_panels(rows, columns, depth, own, other, out, ends, row, column);
       }
     }
     if (!direct) emit(block, ldc, rows, columns, call->c, row, column);

@@ -145,7 +145,10 @@ inline int32_t few_rows_dot(const GemmCall& call) {
   int64_t grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 20);
   if (grain < 16) grain = 16;
   if (call.n * call.k * (int64_t)sizeof(T) < (4 << 20)) grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 17);
-  parallel_ranges(call.n, grain, body);
+  parallel_ranges(call.n, grain, [&](int64_t begin, int64_t end) {
+    body(begin, end);
+    call.finish(sums + begin, call.n, 0, begin, call.m, end - begin);
+  });
   if (!direct) emit(sums, call.n, call.m, call.n, call.c, 0, 0);
   return OG_OK;
 }
@@ -321,8 +324,10 @@ inline int32_t direct(const GemmCall& call) {
   if (wants_axpy(call)) {
     // stretches of c that fit half of L1, and enough of them for several threads
     const int64_t stretch = least(4096 / call.m, ceil_div(ceil_div(call.n, 8), 64) * 64);
-    parallel_ranges(call.n, stretch < 256 ? 256 : stretch,
-                    [&](int64_t begin, int64_t end) { axpy_columns<T>(call, a, a_row, a_k, c, ldc, begin, end); });
+    parallel_ranges(call.n, stretch < 256 ? 256 : stretch, [&](int64_t begin, int64_t end) {
+      axpy_columns<T>(call, a, a_row, a_k, c, ldc, begin, end);
+      call.finish(c + begin, ldc, 0, begin, call.m, end - begin);
+    });
   } else {
     const bool wide = wants_wide(call.n);
     const int64_t strip = (wide ? kWideVectors : kDirectVectors) * kLanes;
@@ -335,6 +340,7 @@ inline int32_t direct(const GemmCall& call) {
                         direct_columns<kWideRows, kWideVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
                       else
                         direct_columns<kDirectRows, kDirectVectors, T>(call, a, a_row, a_k, c, ldc, n0, n1);
+                      call.finish(c + n0, ldc, 0, n0, call.m, n1 - n0);
                     });
   }
   if (!dense) emit(c, ldc, call.m, call.n, call.c, 0, 0);
@@ -356,23 +362,53 @@ inline int32_t with_float_storage(int32_t dtype, const F& f) {
   return f(float{});
 }
 
+/** The transposed product of a call with few columns, if a way for few rows takes it. Its epilogue is left to do. */
+inline bool multiply_turned(const GemmCall& call, int32_t* status) {
+  const GemmCall turned{call.n,
+                        call.m,
+                        call.k,
+                        {call.b.data, call.b.dtype, call.b.column, call.b.row},
+                        {call.a.data, call.a.dtype, call.a.column, call.a.row},
+                        {call.c.data, call.c.dtype, call.c.column, call.c.row},
+                        call.init,
+                        call.init_column,
+                        call.init_row};
+  if (is_few_rows(turned))
+    *status = with_float_storage(turned.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(turned); });
+  else if (is_direct_call(turned))
+    *status = with_float_storage(turned.b.dtype, [&](auto t) { return direct<decltype(t)>(turned); });
+  else
+    return false;
+  return true;
+}
+
+/** m > n, n ≤ kFewRows. False where no way for few rows takes it. */
+inline bool multiply_few_columns(const GemmCall& call, int32_t* status) {
+  if (!call.epilogue.run) return multiply_turned(call, status);
+  ScratchFrame scratch;
+  GemmCall inner = call;
+  const bool dense = is_direct(call.c);
+  if (!dense) {
+    inner.c = {scratch.take<float>(call.m * call.n), OG_F32, call.n, 1};
+    if (!inner.c.data) {
+      *status = fail(OG_OUT_OF_MEMORY, "no memory for sums");
+      return true;
+    }
+  }
+  if (!multiply_turned(inner, status)) return false;
+  if (*status != OG_OK) return true;
+  parallel_ranges(call.m, finish_rows(call.n), [&](int64_t begin, int64_t end) {
+    float* c = static_cast<float*>(inner.c.data) + begin * inner.c.row;
+    call.finish(c, inner.c.row, begin, 0, end - begin, call.n);
+    if (!dense) emit(c, inner.c.row, end - begin, call.n, call.c, begin, 0);
+  });
+  return true;
+}
+
 /** The product by the way that suits its shape and layout. m, n, k > 0. */
 inline int32_t multiply(const GemmCall& call) {
-  if (call.n <= kFewRows && call.m > call.n) {  // few columns: the transposed product has few rows
-    const GemmCall turned{call.n,
-                          call.m,
-                          call.k,
-                          {call.b.data, call.b.dtype, call.b.column, call.b.row},
-                          {call.a.data, call.a.dtype, call.a.column, call.a.row},
-                          {call.c.data, call.c.dtype, call.c.column, call.c.row},
-                          call.init,
-                          call.init_column,
-                          call.init_row};
-    if (is_few_rows(turned))
-      return with_float_storage(turned.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(turned); });
-    if (is_direct_call(turned))
-      return with_float_storage(turned.b.dtype, [&](auto t) { return direct<decltype(t)>(turned); });
-  }
+  int32_t status = OG_OK;
+  if (call.n <= kFewRows && call.m > call.n && multiply_few_columns(call, &status)) return status;
   if (is_few_rows(call))
     return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
   if (is_direct_call(call)) return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });

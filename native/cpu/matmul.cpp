@@ -1,6 +1,12 @@
 /**
- * matmul: out[…, M, N] = a[…, M, K] · b[…, K, N] (+ bias, [N] or of out's shape). Batch axes equal those of the output
- * (broadcasting is a stride of zero); all strides are free. Operands must not overlap the output.
+ * matmul: out[…, M, N] = f(a[…, M, K] · b[…, K, N] (+ bias, [N] or of out's shape)) (+ residual, of out's shape). Batch
+ * axes equal those of the output (broadcasting is a stride of zero); all strides are free. Operands must not overlap
+ * the output.
+ *
+ * Attribute: f; 0 none, 1 gelu, 2 its tanh form, 3 silu, 4 relu, 5 sigmoid, 6 tanh. The second output, optional and
+ * dense, receives what f was applied to. f, residual and this output want a float32 (`reference`: or float64) result
+ * and have its dtype; they are computed on each part of the result while it is in cache (gemm_epilogue.h), with the
+ * bits of separate calls.
  *
  * float32, float16 and bfloat16, mixed freely: float32 sums (gemm_frame.h, gemm_small.h), rounded once to the output's
  * dtype. Error against exact arithmetic: at most that of a plain float32 loop, K·2^-24·Σ|a·b|. NaN and infinity
@@ -11,6 +17,7 @@
  */
 #include "../core/parallel.h"
 #include "../core/view.h"
+#include "gemm_activation.h"
 #include "gemm_int.h"
 #ifndef OG_IS_REFERENCE
 #include "gemm_small.h"
@@ -34,6 +41,13 @@ struct Product {
     void* at(int64_t offset) const { return data ? data + offset * dtype_size(dtype) : nullptr; }
   };
   Side a, b, c, bias;
+  int activation;
+  const Lines* residual_lines;  // of all matrices
+  const void* residual;
+  int64_t residual_column;
+  void* pre;
+
+  bool has_end() const { return activation != kNoActivation || residual || pre; }
 
   int64_t offset(const Side& side, int64_t index) const {
     int64_t offset = 0;
@@ -112,7 +126,14 @@ int32_t multiply_batch(const Product& p) {
         if (p.bias.data) sum = times_plus(C(1), element<C>(p.bias, bias + j * p.bias.column), sum);
         with_storage(p.c.dtype, [&](auto type) {
           typedef decltype(type) T;
-          static_cast<T*>(p.c.at(0))[c + j * p.c.column] = Narrow<T, C>::from(sum);
+          T value = Narrow<T, C>::from(sum);
+          if constexpr (std::is_same<T, float>::value || std::is_same<T, double>::value) {
+            if (p.pre) static_cast<T*>(p.pre)[row * p.n + j] = value;
+            value = activated(p.activation, value);
+            if (p.residual)
+              value += static_cast<const T*>(p.residual)[p.residual_lines->offset(row) + j * p.residual_column];
+          }
+          static_cast<T*>(p.c.at(0))[c + j * p.c.column] = value;
         });
       }
     }
@@ -157,12 +178,22 @@ int32_t multiply_one(const Product& p, int64_t index) {
   ScratchFrame scratch;
   GemmCall call{p.m, p.n, p.k, matrix(p, p.a, index), matrix(p, p.b, index), matrix(p, p.c, index), nullptr, 0, 1};
   if (!bias_of(p, index, scratch, call)) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for the bias");
+  const ActivationEnd end{p.activation,
+                          index * p.m,
+                          static_cast<const float*>(p.residual),
+                          p.residual_lines,
+                          p.residual_column,
+                          static_cast<float*>(p.pre),
+                          p.n};
+  if (p.has_end()) call.epilogue = {run_activation_end, &end};
+  call.batch = index;
   if (p.k > 0) return multiply(call);
   for (int64_t i = 0; i < p.m; i++) {  // an empty sum: the bias, or zero
     ScratchFrame line;
     float* zeros = line.take<float>(p.n);
     OG_SCRATCH(zeros, "row");
     for (int64_t j = 0; j < p.n; j++) zeros[j] = call.init ? call.init[i * call.init_row + j] : 0.f;
+    call.finish(zeros, p.n, i, 0, 1, p.n);
     emit(zeros, p.n, 1, p.n, call.c, i, 0);
   }
   return OG_OK;
@@ -210,7 +241,8 @@ int32_t multiply_integers(const Product& p) {
 }  // namespace
 
 int32_t kernel_matmul(const og_call* call) {
-  const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &c = call->outputs[0];
+  const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &residual = call->inputs[3];
+  const og_view &c = call->outputs[0], &pre = call->outputs[1];
   OG_REQUIRE(c.rank >= 2 && a.rank == c.rank && b.rank == c.rank,
              "matmul: operands must have the output's rank, at least 2");
   const int batch_rank = c.rank - 2;
@@ -232,6 +264,16 @@ int32_t kernel_matmul(const og_call* call) {
   OG_SUPPORTED(dtype_is_float(a.dtype) == floats && dtype_is_float(b.dtype) == floats &&
                    (!is_present(bias) || dtype_is_float(bias.dtype) == floats),
                "matmul: operands must be all float or all integer");
+  const double activation = call->attrs[0];
+  OG_REQUIRE(activation >= 0 && activation < kActCount, "matmul: activation must be 0 to %d", kActCount - 1);
+  p.activation = (int)activation;
+  const og_view* const extra[] = {&residual, &pre};
+  for (const og_view* more : extra) {
+    if (!is_present(*more)) continue;
+    OG_REQUIRE(same_shape(*more, c), "matmul: residual and pre must have the output's shape");
+    OG_SUPPORTED(more->dtype == c.dtype, "matmul: residual and pre must have the output's dtype");
+  }
+  OG_REQUIRE(!is_present(pre) || is_contiguous(pre), "matmul: pre must be contiguous");
   p.rank = batch_rank;
   p.batch = 1;
   for (int i = 0; i < batch_rank; i++) {
@@ -243,6 +285,13 @@ int32_t kernel_matmul(const og_call* call) {
   p.b = side_of(b, batch_rank);
   p.c = side_of(c, batch_rank);
   p.bias = side_of(bias, batch_rank);
+  const Lines residual_lines(is_present(residual) ? residual : c);
+  p.residual_lines = &residual_lines;
+  p.residual = is_present(residual) ? residual.data : nullptr;
+  p.residual_column = is_present(residual) ? residual.strides[c.rank - 1] : 0;
+  p.pre = is_present(pre) ? pre.data : nullptr;
+  OG_SUPPORTED(!p.has_end() || c.dtype == OG_F32 || c.dtype == OG_F64,
+               "matmul: activation, residual and pre need a float32 or float64 result");
   p.fold_rows();
   return floats ? multiply_floats(p) : multiply_integers(p);
 }

@@ -7,7 +7,7 @@ import { AttributeError, ShapeError } from '../errors.js';
 import { add } from '../ops/arithmetic.js';
 import { crossEntropy } from '../ops/cross_entropy.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
-import { linear } from '../ops/matmul.js';
+import { linear } from '../ops/linear.js';
 import { ropeTables } from '../ops/rope.js';
 import { narrow } from '../ops/views.js';
 import { TransformerBlock, makeNorm, type NormKind } from '../nn/block.js';

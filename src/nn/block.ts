@@ -69,7 +69,11 @@ export class TransformerBlock extends Module {
       const change = this.dropout.forward(this.attention.forward(this.attentionNorm.forward(x), context));
       return this.mlpNorm.addForward(x, change);
     });
-    const result = scope(() => add(attended, this.dropout.forward(this.mlp.forward(normalized))));
+    const result = scope(() =>
+      this.dropout.isActive || !(this.mlp instanceof Mlp)
+        ? add(attended, this.dropout.forward((this.mlp as Mlp).forward(normalized)))
+        : this.mlp.addForward(normalized, attended),
+    );
     normalized.dispose();
     attended.dispose();
     return result;

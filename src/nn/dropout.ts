@@ -15,6 +15,11 @@ export class Dropout extends Module {
     this.#generator = options.generator;
   }
 
+  /** Whether {@link forward} is more than the identity: it zeroes elements now, or hooks want to see it. */
+  get isActive(): boolean {
+    return (this.training && this.p > 0) || this.forward !== Dropout.prototype.forward;
+  }
+
   /** Same shape; `x` itself in evaluation mode. */
   forward(x: Tensor): Tensor {
     if (!this.training || this.p === 0) return x;

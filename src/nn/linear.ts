@@ -1,4 +1,4 @@
-import { linear } from '../ops/matmul.js';
+import { applyEnd, linear, type LinearEnd } from '../ops/linear.js';
 import { empty } from '../tensor/create.js';
 import type { DType } from '../tensor/dtype.js';
 import type { Generator } from '../tensor/random.js';
@@ -44,5 +44,12 @@ export class Linear extends Module {
   /** `[…, in]` → `[…, out]`. */
   forward(x: Tensor): Tensor {
     return linear(x, this.weight, this.bias);
+  }
+
+  /** What {@link forward} gives, with an activation and a residual: in one call, unless hooks want to see that result. */
+  endForward(x: Tensor, end: LinearEnd): Tensor {
+    return this.forward === Linear.prototype.forward
+      ? linear(x, this.weight, this.bias, end)
+      : applyEnd(this.forward(x), end);
   }
 }

@@ -1,4 +1,5 @@
-import { gelu } from '../ops/activation.js';
+import { add } from '../ops/arithmetic.js';
+import { applyEnd, type LinearEnd } from '../ops/linear.js';
 import { swiglu } from '../ops/swiglu.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
@@ -9,6 +10,11 @@ import { Module } from './module.js';
 export type Activation = 'gelu' | 'geluTanh' | 'swiglu';
 /** Every {@link Activation}. */
 export const activations: readonly Activation[] = ['gelu', 'geluTanh', 'swiglu'];
+
+/** Whatever took a Linear's place (quantised, sparse) is called as it is. */
+function withEnd(layer: Linear, x: Tensor, end: LinearEnd): Tensor {
+  return layer instanceof Linear ? layer.endForward(x, end) : applyEnd((layer as Linear).forward(x), end);
+}
 
 /**
  * The feed-forward part of a transformer block: down(activation(up(x))), or, for `swiglu`, down(silu(gate(x)) · up(x))
@@ -32,8 +38,17 @@ export class Mlp extends Module {
 
   /** `[…, width]` → `[…, width]`. */
   forward(x: Tensor): Tensor {
-    const up = this.up.forward(x);
-    if (this.gate !== null) return this.down.forward(swiglu(this.gate.forward(x), up));
-    return this.down.forward(gelu(up, { approximate: this.activation === 'gelu' ? 'none' : 'tanh' }));
+    return withEnd(this.down, this.inner(x), {});
+  }
+
+  /** residual + what {@link forward} gives: the sum costs no pass of its own, unless hooks want to see that result. */
+  addForward(x: Tensor, residual: Tensor): Tensor {
+    if (this.forward !== Mlp.prototype.forward) return add(residual, this.forward(x));
+    return withEnd(this.down, this.inner(x), { residual });
+  }
+
+  private inner(x: Tensor): Tensor {
+    if (this.gate !== null) return swiglu(this.gate.forward(x), this.up.forward(x));
+    return withEnd(this.up, x, { activation: this.activation === 'gelu' ? 'gelu' : 'geluTanh' });
   }
 }

@@ -166,6 +166,22 @@ export function gelu(x: Tensor, options: GeluOptions = {}): Tensor {
   return geluOp.call([x], { tanh: approximate === 'tanh' });
 }
 
+/**
+ * Gradient of an activation's input from that of its result; `saved` is the input, for sigmoid and tanh the result, for relu either.
+ *
+ * @internal
+ */
+export function activationGradient(
+  activation: 'gelu' | 'geluTanh' | 'silu' | 'relu' | 'sigmoid' | 'tanh',
+  saved: Tensor,
+  grad: Tensor,
+): Tensor {
+  if (activation === 'gelu' || activation === 'geluTanh')
+    return geluBackward.call([saved, grad], { tanh: activation === 'geluTanh' });
+  const byName = { silu: siluBackward, relu: reluBackward, sigmoid: sigmoidBackward, tanh: tanhBackward };
+  return byName[activation].call([saved, grad], null);
+}
+
 /** An activation of parts that is recorded as one call and keeps its input alone. */
 function fromInput(name: string, x: Tensor, value: (x: Tensor) => Tensor, slope: (x: Tensor) => Tensor): Tensor {
   checkFloat(name, x);

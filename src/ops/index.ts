@@ -21,7 +21,28 @@ export {
   unsqueeze,
 } from './views.js';
 export * from './where.js';
-export * from './activation.js';
+export {
+  relu,
+  sigmoid,
+  tanh,
+  silu,
+  gelu,
+  softplus,
+  logSigmoid,
+  elu,
+  celu,
+  selu,
+  leakyRelu,
+  reluSquared,
+  relu6,
+  hardsigmoid,
+  hardswish,
+  mish,
+  quickGelu,
+  softsign,
+  glu,
+  type GeluOptions,
+} from './activation.js';
 export * from './add_norm.js';
 export * from './alibi.js';
 export * as audio from './audio.js';
@@ -34,7 +55,8 @@ export { type Operand } from './elementwise.js';
 export * from './embedding.js';
 export * from './linear_cross_entropy.js';
 export * from './losses.js';
-export * from './matmul.js';
+export { linear, type LinearActivation, type LinearEnd } from './linear.js';
+export { matmul } from './matmul.js';
 export * from './norm.js';
 export * from './rope.js';
 export * from './softmax.js';

@@ -9,14 +9,13 @@ import { isFloating, promote, type DType } from '../tensor/dtype.js';
 import { broadcastShapes, broadcastStrides, sizeOf, type Shape } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
-import { add } from './arithmetic.js';
 import { sumTo } from './broadcast.js';
 import { to } from './copy.js';
 import { defineOp, type Inputs } from './define.js';
-import { sum } from './reduce.js';
 import { reshape, squeeze, transpose, unsqueeze } from './views.js';
 
-interface MatmulAttrs {
+/** @internal */
+export interface MatmulAttrs {
   /** Dtype of the result. */
   readonly dtype: DType;
   /** Of both operands, for the way back. */
@@ -38,30 +37,37 @@ function withBatch(x: Tensor, batch: Shape): View {
   };
 }
 
-/** What a gradient rule needs of two factors: each one for the other's sake. */
-function otherFactor([a, b]: Inputs): Inputs {
+/** @internal What a gradient rule needs of two factors: each one for the other's sake. */
+export function otherFactor([a, b]: Inputs): Inputs {
   return [b!.requiresGrad ? a! : null, a!.requiresGrad ? b! : null];
 }
 
-/** Operands of rank 2 or more; the third input of the kernel is the bias, which {@link linear} uses. */
+/** Operands of rank 2 or more; bias, residual and the second output of the kernel are for linear.ts. */
 const matmulOp = defineOp<MatmulAttrs>({
   name: 'matmul',
   inputs: [
     { name: 'a', kind: 'any' },
     { name: 'b', kind: 'any' },
     { name: 'bias', kind: 'any', optional: true },
+    { name: 'residual', kind: 'any', optional: true },
   ],
-  output: ([a, b], { dtype }) => ({
-    shape: [
-      ...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)),
-      a!.shape.at(-2)!,
-      b!.shape.at(-1)!,
-    ],
-    dtype,
-  }),
+  outputCount: 2,
+  attrCount: 1,
+  output: ([a, b], { dtype }) => [
+    {
+      shape: [
+        ...broadcastShapes('matmul', a!.shape.slice(0, -2), b!.shape.slice(0, -2)),
+        a!.shape.at(-2)!,
+        b!.shape.at(-1)!,
+      ],
+      dtype,
+    },
+    null,
+  ],
+  encode: () => [0],
   operands: ([a, b], _attrs, [y]) => {
     const batch = y!.shape.slice(0, -2);
-    return [withBatch(a!, batch), withBatch(b!, batch), null];
+    return [withBatch(a!, batch), withBatch(b!, batch), null, null];
   },
   saves: otherFactor,
   backward: ({ grad, saved: [a, b], attrs: { shapes, dtypes }, needs }) => [
@@ -79,17 +85,18 @@ function rightGradient(a: Tensor, grad: Tensor, shape: Shape, dtype: DType): Ten
   return reshape(product(transpose(asRows(a)), asRows(grad), dtype), shape);
 }
 
-/** All axes but the last as one. */
-function asRows(x: Tensor): Tensor {
+/** @internal All axes but the last as one. */
+export function asRows(x: Tensor): Tensor {
   return reshape(x, [sizeOf(x.shape.slice(0, -1)), x.shape.at(-1)!]);
 }
 
-function product(a: Tensor, b: Tensor, dtype: DType): Tensor {
-  return matmulOp.call([a, b, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
+/** @internal a·b in that dtype; their shapes fit. */
+export function product(a: Tensor, b: Tensor, dtype: DType): Tensor {
+  return matmulOp.call([a, b, null, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
 }
 
-/** Operands as the kernel takes them: it mixes floats of up to 32 bits, and integers, but not both. */
-function operandsFor(op: string, a: Tensor, b: Tensor, name: string): { a: Tensor; b: Tensor; dtype: DType } {
+/** @internal Operands as the kernel takes them: it mixes floats of up to 32 bits, and integers, but not both. */
+export function operandsFor(op: string, a: Tensor, b: Tensor, name: string): { a: Tensor; b: Tensor; dtype: DType } {
   checkTensor(op, 'a', a);
   checkTensor(op, 'b', b);
   const dtype = promote(a.dtype, b.dtype);
@@ -141,102 +148,4 @@ export function matmul(a: Tensor, b: Tensor): Tensor {
   const y = product(left, right, operands.dtype);
   const gone = [...(a.rank === 1 ? [y.rank - 2] : []), ...(b.rank === 1 ? [y.rank - 1] : [])];
   return gone.length === 0 ? y : squeeze(y, gone);
-}
-
-interface LinearAttrs extends MatmulAttrs {
-  readonly biasDType: DType | null;
-}
-
-/** A vector as a matrix of one row, for the kernel. */
-function rows(x: Tensor): View {
-  if (x.rank > 1) return x;
-  const { storage, offset, dtypeId, itemBytes, shape, strides } = x;
-  return { storage, offset, dtypeId, itemBytes, shape: [1, ...shape], strides: [0, ...strides] };
-}
-
-const linearOp = defineOp<LinearAttrs>({
-  name: 'linear',
-  kernel: 'matmul',
-  inputs: [
-    { name: 'x', kind: 'float' },
-    { name: 'weight', kind: 'float' },
-    { name: 'bias', kind: 'float', optional: true },
-  ],
-  output: ([x, weight], { dtype }) => ({ shape: [...x!.shape.slice(0, -1), weight!.shape[0]!], dtype }),
-  operands: ([x, weight, bias], _attrs, [y]) => {
-    const { storage, offset, dtypeId, itemBytes, shape, strides } = weight!;
-    const batch = y!.shape.slice(0, -2);
-    const turned: View = {
-      storage,
-      offset,
-      dtypeId,
-      itemBytes,
-      shape: [...batch, shape[1]!, shape[0]!],
-      strides: [...batch.map(() => 0), strides[1]!, strides[0]!],
-    };
-    return [rows(x!), turned, bias ?? null];
-  },
-  results: (_inputs, _attrs, [y]) => [rows(y!)],
-  saves: otherFactor,
-  backward: ({ grad, saved: [x, weight], attrs: { shapes, dtypes, biasDType }, needs }) => {
-    const flat = asRows(grad);
-    return [
-      needs(0) ? reshape(product(flat, weight!, dtypes[0]), shapes[0]) : null,
-      needs(1) ? product(transpose(flat), asRows(x!), dtypes[1]) : null,
-      needs(2) ? to(sum(flat, 0), biasDType!) : null,
-    ];
-  },
-  definition: ([x, weight, bias]) => {
-    const y = matmul(x!, transpose(weight!));
-    return bias ? add(y, bias) : y;
-  },
-  cost: ([x, weight], [y]) => ({ flops: 2 * y!.size * x!.shape.at(-1)!, bytes: x!.bytes + weight!.bytes + y!.bytes }),
-});
-
-/**
- * x·weightᵀ + bias: a fully connected layer in one call.
- *
- * @shape x: (…, in), weight: (out, in), bias: (out) → (…, out)
- * @dtype floats; accumulates in float32 (float64 in float64)
- * @throws ShapeError if the axes do not match
- * @cost 2·rows·in·out flops
- */
-export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null): Tensor {
-  checkTensor('linear', 'x', x);
-  checkTensor('linear', 'weight', weight);
-  if (bias) checkTensor('linear', 'bias', bias);
-  if (weight.rank !== 2) {
-    throw new ShapeError({
-      op: 'linear',
-      argument: 'weight',
-      expected: 'shape [out, in]',
-      actual: formatShape(weight.shape),
-    });
-  }
-  const [out, width] = [weight.shape[0]!, weight.shape[1]!];
-  if (x.rank === 0 || x.shape.at(-1) !== width) {
-    throw new ShapeError({
-      op: 'linear',
-      argument: 'x',
-      expected: `last axis ${width} to match weight ${formatShape(weight.shape)}`,
-      actual: formatShape(x.shape),
-      ...(x.shape.at(-1) === out ? { hint: 'The weight is [out, in]: transpose it' } : {}),
-    });
-  }
-  if (bias && (bias.rank !== 1 || bias.shape[0] !== out)) {
-    throw new ShapeError({
-      op: 'linear',
-      argument: 'bias',
-      expected: `shape [${out}]`,
-      actual: formatShape(bias.shape),
-    });
-  }
-  const { a, b, dtype } = operandsFor('linear', x, weight, 'x');
-  const offset = bias ? (bias.dtype === dtype || dtype !== 'float64' ? bias : to(bias, dtype)) : null;
-  return linearOp.call([a, b, offset], {
-    dtype,
-    shapes: [a.shape, b.shape],
-    dtypes: [a.dtype, b.dtype],
-    biasDType: offset?.dtype ?? null,
-  });
 }

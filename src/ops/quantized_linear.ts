@@ -12,7 +12,7 @@ import { checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { contiguous, to } from './copy.js';
 import { defineOp, type Op } from './define.js';
-import { linear } from './matmul.js';
+import { linear } from './linear.js';
 import { dequantize, schemeOf, type Quantized, type QuantizationScheme } from './quantization.js';
 import { sum } from './reduce.js';
 import { detach, reshape } from './views.js';

@@ -204,8 +204,14 @@ function fitting(name: string): { operands: readonly (Operand | null)[]; attrs: 
       };
     case 'matmul':
       if (chance(25))
-        return { operands: [[[b, t, d], pick([4, 5])], [[b, d, s], 4], maybe([[s], 6]), [[b, t, s], 6]], attrs: [] };
-      return { operands: [f(b, t, d), f(b, d, s), maybe(f(s)), f(b, t, s)], attrs: [] };
+        return {
+          operands: [[[b, t, d], pick([4, 5])], [[b, d, s], 4], maybe([[s], 6]), null, [[b, t, s], 6], null],
+          attrs: [0],
+        };
+      return {
+        operands: [f(b, t, d), f(b, d, s), maybe(f(s)), maybe(f(b, t, s)), f(b, t, s), maybe(f(b, t, s))],
+        attrs: [chance(85) ? below(7) : number()],
+      };
     case 'layer_norm':
       return {
         operands: [f(n, v), maybe(f(v)), maybe(f(v)), f(n, v), maybe(statistic), maybe(statistic)],

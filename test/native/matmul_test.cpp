@@ -13,6 +13,11 @@ struct Case {
   std::vector<int64_t> a, b, c, bias;  // shapes; an empty bias is absent
 };
 
+int32_t multiply(og::Isa isa, Tensor* a, Tensor* b, Tensor* bias, Tensor* c) {
+  Tensor none;
+  return run(isa, "matmul", {a, b, bias, &none}, {c, &none}, {0});
+}
+
 /** Expected values in double (integers: exactly, wrapped), and per element Σ|a·b| + |bias| for the error bound. */
 void oracle(const Tensor& a, const Tensor& b, const Tensor& bias, const std::vector<int64_t>& shape, int64_t depth,
             std::vector<double>& want, std::vector<double>& size) {
@@ -70,7 +75,7 @@ void check_product(Tensor& a, Tensor& b, Tensor& bias, Tensor& c, const std::vec
     std::vector<char> first;
     for (int threads = 1; threads <= 3; threads++) {
       og::set_threads(threads);
-      const int32_t status = run(isa, "matmul", {&a, &b, &bias}, {&c});
+      const int32_t status = multiply(isa, &a, &b, &bias, &c);
       CHECK(status == OG_OK, "%s", og::last_message());
       if (threads == 1) {
         check_result(c, want, size, depth, isa == og::kReference);
@@ -187,7 +192,7 @@ void doubles(Random& random) {
   bias.normal(random);
   std::vector<double> want, size;
   oracle(a, b, bias, {2, 17, 9}, 33, want, size);
-  CHECK(run(og::kReference, "matmul", {&a, &b, &bias}, {&c}) == OG_OK, "%s", og::last_message());
+  CHECK(multiply(og::kReference, &a, &b, &bias, &c) == OG_OK, "%s", og::last_message());
   check_close(c, want, 1e-13, 1e-13, "c");
 }
 
@@ -213,7 +218,7 @@ void integers(Random& random) {
       std::vector<double> want, size;
       oracle(a, b, bias, {2, m, n}, k, want, size);
       for_each_isa([&](og::Isa isa) {
-        CHECK(run(isa, "matmul", {&a, &b, &bias}, {&c}) == OG_OK, "%s", og::last_message());
+        CHECK(multiply(isa, &a, &b, &bias, &c) == OG_OK, "%s", og::last_message());
         check_close(c, want, 0, 0, "c");
       });
     }
@@ -222,9 +227,8 @@ void integers(Random& random) {
   a.fill([](int64_t) { return 65536.; });
   b.fill([](int64_t i) { return i ? 65537. : 65536.; });
   for_each_isa([&](og::Isa isa) {
-    CHECK(run(isa, "matmul", {&a, &b, &none}, {&wide}) == OG_OK && wide.get(0) == 65536, "int32 sum is %g",
-          wide.get(0));
-    CHECK(run(isa, "matmul", {&a, &b, &none}, {&c}) == OG_OK && c.get(0) == 0, "int8 sum is %g", c.get(0));
+    CHECK(multiply(isa, &a, &b, &none, &wide) == OG_OK && wide.get(0) == 65536, "int32 sum is %g", wide.get(0));
+    CHECK(multiply(isa, &a, &b, &none, &c) == OG_OK && c.get(0) == 0, "int8 sum is %g", c.get(0));
   });
 }
 
@@ -269,12 +273,13 @@ void exact_blocks(Random& random) {
     for (float& x : a) x = (float)random.normal();
     for (float& x : b) x = (float)random.normal();
     const bool ta = random.below(2), tb = random.below(2);
-    og_view in[3] = {}, out = {};
+    og_view in[4] = {}, out[2] = {};
+    const double attrs[1] = {0};
     in[0] = {a.data(), OG_F32, 2, {m, k}, {ta ? 1 : k, ta ? m : 1}};
     in[1] = {b.data(), OG_F32, 2, {k, n}, {tb ? 1 : n, tb ? k : 1}};
-    in[2].dtype = -1;
-    out = {c.data(), OG_F32, 2, {m, n}, {n, 1}};
-    og_call call = {in, &out, nullptr, 3, 1, 0};
+    in[2].dtype = in[3].dtype = out[1].dtype = -1;
+    out[0] = {c.data(), OG_F32, 2, {m, n}, {n, 1}};
+    og_call call = {in, out, attrs, 4, 2, 1};
     for_each_isa([&](og::Isa isa) {
       CHECK(og::run_kernel_on(isa, og::kernel_id("matmul"), call) == OG_OK, "%s", og::last_message());
       double want = 0, size = 0;
@@ -295,10 +300,10 @@ void refusals() {
       flags(OG_BOOL, {3, 6});
   Tensor good(OG_F32, {4, 6}), ia(OG_I32, {3, 4});
   for_each_isa([&](og::Isa isa) {
-    CHECK(run(isa, "matmul", {&a, &b, &none}, {&c}) == OG_INVALID, "inner sizes");
-    CHECK(run(isa, "matmul", {&a, &good, &bias}, {&c}) == OG_INVALID, "bias length");
-    CHECK(run(isa, "matmul", {&a, &i, &none}, {&c}) == OG_UNSUPPORTED, "float times integer");
-    CHECK(run(isa, "matmul", {&ia, &i, &none}, {&flags}) == OG_UNSUPPORTED, "bool output");
+    CHECK(multiply(isa, &a, &b, &none, &c) == OG_INVALID, "inner sizes");
+    CHECK(multiply(isa, &a, &good, &bias, &c) == OG_INVALID, "bias length");
+    CHECK(multiply(isa, &a, &i, &none, &c) == OG_UNSUPPORTED, "float times integer");
+    CHECK(multiply(isa, &ia, &i, &none, &flags) == OG_UNSUPPORTED, "bool output");
   });
 }
 

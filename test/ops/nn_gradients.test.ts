@@ -12,7 +12,8 @@ import { dropout } from '../../src/ops/dropout.js';
 import { einsum } from '../../src/ops/einsum.js';
 import { embedding } from '../../src/ops/embedding.js';
 import * as losses from '../../src/ops/losses.js';
-import { linear, matmul } from '../../src/ops/matmul.js';
+import { linear } from '../../src/ops/linear.js';
+import { matmul } from '../../src/ops/matmul.js';
 import * as norm from '../../src/ops/norm.js';
 import { sum } from '../../src/ops/reduce.js';
 import { rope, ropeTables } from '../../src/ops/rope.js';
@@ -81,6 +82,8 @@ const rows: readonly Row[] = [
   { name: 'matmul of vector and batch', f: (a, b) => matmul(a!, b!), inputs: () => [values([4]), values([2, 4, 3])] },
   { name: 'matmul of transposed operands', f: (a, b) => matmul(transpose(a!), transpose(b!)), inputs: () => [values([4, 3]), values([2, 4])] },
   { name: 'linear', f: (a, w, b) => linear(a!, w!, b), inputs: () => [values([2, 3, 4]), values([5, 4]), values([5])], second: [0, 1] },
+  { name: 'linear with gelu and a residual', f: (a, w, b, r) => linear(a!, w!, b, { activation: 'gelu', residual: r }), inputs: () => [values([2, 3, 4]), values([5, 4]), values([5]), values([2, 3, 5])], second: [0, 1, 2] },
+  { name: 'linear with tanh', f: (a, w, b) => linear(a!, w!, b, { activation: 'tanh' }), inputs: () => [values([3, 4]), values([5, 4]), values([5])], second: [0, 1] },
   { name: 'linear of a vector', f: (a, w, b) => linear(a!, w!, b), inputs: () => [values([4]), values([5, 4]), values([5])] },
   { name: 'einsum of two', f: (a, b) => einsum('bhid,bhjd->bhij', a!, b!), inputs: () => [values([2, 2, 3, 4]), values([2, 2, 2, 4])] },
   { name: 'einsum of three', f: (a, b, c) => einsum('ij,jk,kl->li', a!, b!, c!), inputs: () => [values([2, 3]), values([3, 4]), values([4, 2])] },

@@ -12,7 +12,8 @@ import { dropout } from '../../src/ops/dropout.js';
 import { einsum } from '../../src/ops/einsum.js';
 import { embedding } from '../../src/ops/embedding.js';
 import { mseLoss } from '../../src/ops/losses.js';
-import { linear, matmul } from '../../src/ops/matmul.js';
+import { linear } from '../../src/ops/linear.js';
+import { matmul } from '../../src/ops/matmul.js';
 import { batchNorm, groupNorm, layerNorm } from '../../src/ops/norm.js';
 import { rope, ropeTables } from '../../src/ops/rope.js';
 import { softmax } from '../../src/ops/softmax.js';
@@ -144,7 +145,12 @@ test('every kernel agrees with its definition in float32', () => {
     ]),
     ['layer_norm', [x, wave([6]), wave([6], 0.1)], { eps: 1e-5 }],
     ['rms_norm', [x, wave([6])], { eps: 1e-5 }],
-    ['linear', [wave([2, 4, 6]), wave([3, 6]), wave([3])], { dtype: 'float32' }],
+    ['linear', [wave([2, 4, 6]), wave([3, 6]), wave([3])], { dtype: 'float32', activation: 'none' }],
+    [
+      'linear',
+      [wave([2, 4, 6]), wave([3, 6]), wave([3]), wave([2, 4, 3], 2)],
+      { dtype: 'float32', activation: 'gelu' },
+    ],
     ['cross_entropy', [x, target, wave([6], 0.1)], { ignoreIndex: 5, labelSmoothing: 0.1 }],
     ['attention', qkv, attention],
     ['attention', [...qkv.slice(0, 3), full([5, 7], true)], attention],

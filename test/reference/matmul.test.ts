@@ -1,5 +1,6 @@
 import { einsum } from '../../src/ops/einsum.js';
-import { linear, matmul } from '../../src/ops/matmul.js';
+import { linear } from '../../src/ops/linear.js';
+import { matmul } from '../../src/ops/matmul.js';
 import { testGroup } from '../helpers/reference.js';
 
 testGroup('ops/ops_matmul', {

@@ -331,6 +331,28 @@ const products: Row[] = [
     misfits: [[[3, 4], [5, 3], [5]]],
     magnitude: 8,
   },
+  {
+    name: 'linear with an activation and a residual',
+    op: 'linear',
+    call: (x, weight, bias, residual) => og.linear(x!, weight!, bias!, { activation: 'silu', residual: residual! }),
+    oracle: (x, weight, bias, residual) => {
+      const sums = plus(product(x!, transposed(weight!)), bias!);
+      const active = make(sums.shape, (index) => {
+        const value = get(sums, index);
+        return value / (1 + Math.exp(-value));
+      });
+      return make(sums.shape, (index) => get(active, index) + get(residual!, index));
+    },
+    shapes: [
+      [[3, 4], [5, 4], [5], [3, 5]],
+      [[0, 4], [5, 4], [5], [0, 5]],
+      [[1, 1], [1, 1], [1], [1, 1]],
+      [[3, 33], [17, 33], [17], [3, 17]],
+    ],
+    large: [[131, 67], [129, 67], [129], [131, 129]],
+    misfits: [[[3, 4], [5, 4], [5], [5]]],
+    magnitude: 16,
+  },
 ];
 
 export const arrayRows: readonly Row[] = [...views, ...joins, ...products];
