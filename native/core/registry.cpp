@@ -41,6 +41,7 @@ constexpr struct {
     {"attention", 0xfu << 3},                                        // mask, slopes, offsets (2)
     {"attention_backward", 0xfu << 3 | 1u << 13},                    // the same; the mask's gradient
     {"chain", 0x3ffffu},                                             // any of the operands
+    {"matmul_chain", 0x7ffcu | 0x3fu << 16},                         // bias, the chain's operands and results
     {"matmul", 1u << 2 | 1u << 3 | 1u << 5},                         // bias, residual; pre-activation
     {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
     {"cross_entropy", 1u << 2},                                      // weight

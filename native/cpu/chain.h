@@ -129,13 +129,44 @@ inline og_view rectangle(const og_view& view, int64_t row, int64_t col, int64_t 
   return part;
 }
 
-/** The steps over one rectangle. Its first element's number must be a multiple of 4 where a step counts. */
-inline int32_t run_chain(const Chain& chain, int64_t row, int64_t col, int64_t rows, int64_t cols) {
+/** Dropout: elements are numbered as in the whole matrix, so a rectangle of parts of rows goes row by row. */
+inline int32_t run_counting(const Chain& chain, const ChainStep& step, const og_view& x, const og_view& y, int64_t row,
+                            int64_t col) {
+  const int64_t rows = x.shape[0], cols = x.shape[1], height = cols == chain.cols ? rows : 1;
+  int64_t low = 0, high = 0;
+  OG_REQUIRE(to_whole(step.attrs[3], 1ll << 32, &low) && to_whole(step.attrs[4], 1ll << 32, &high),
+             "chain: an offset is given as halves of 32 bits");
+  for (int64_t i = 0; i < rows; i += height) {
+    const int64_t number = (row + i) * chain.cols + col;
+    OG_REQUIRE(number % 4 == 0, "chain: a rectangle starts at element %lld", (long long)number);
+    // p, seed, and the number of the first four elements in two halves
+    double attrs[5];
+    std::memcpy(attrs, step.attrs, sizeof attrs);
+    const uint64_t first = ((uint64_t)low | (uint64_t)high << 32) + (uint64_t)number / 4;
+    attrs[3] = (double)(first & 0xffffffffu);
+    attrs[4] = (double)(first >> 32);
+    const og_view in = rectangle(x, i, 0, height, cols), out = rectangle(y, i, 0, height, cols);
+    const og_call call = {&in, &out, attrs, 1, 1, 5};
+    OG_TRY(kTable[step.kernel](&call));
+  }
+  return OG_OK;
+}
+
+/**
+ * The steps over one rectangle. Its first element's number must be a multiple of 4 where a step counts. `product`, rows
+ * `stride` apart, is the first operand's part where that is still on its way to memory.
+ */
+inline int32_t run_chain(const Chain& chain, int64_t row, int64_t col, int64_t rows, int64_t cols,
+                         float* product = nullptr, int64_t stride = 0) {
   ScratchFrame scratch;
   og_view registers[kRegisters];
   for (int i = 0; i < kFirstTemporary; i++) {
     const og_view& view = i < kFirstOutput ? chain.inputs[i] : chain.outputs[i - kFirstOutput];
     if (is_present(view)) registers[i] = rectangle(view, row, col, rows, cols);
+  }
+  if (product) {
+    registers[0].data = product;
+    registers[0].strides[0] = stride, registers[0].strides[1] = 1;
   }
   uint32_t made = 0;
   for (int s = 0; s < chain.steps; s++) {
@@ -153,16 +184,11 @@ inline int32_t run_chain(const Chain& chain, int64_t row, int64_t col, int64_t r
     }
     og_view in[3];
     for (int i = 0; i < step.inputs; i++) in[i] = registers[step.in[i]];
-    double attrs[8];
-    const double* step_attrs = step.attrs;
-    if (step.counts) {  // p, seed, and the number of the first four elements in two halves
-      std::memcpy(attrs, step.attrs, sizeof(double) * 5);
-      const uint64_t first = ((uint64_t)attrs[3] | (uint64_t)attrs[4] << 32) + (uint64_t)(row * chain.cols + col) / 4;
-      attrs[3] = (double)(first & 0xffffffffu);
-      attrs[4] = (double)(first >> 32);
-      step_attrs = attrs;
+    if (step.counts) {
+      OG_TRY(run_counting(chain, step, in[0], registers[step.out], row, col));
+      continue;
     }
-    const og_call call = {in, &registers[step.out], step_attrs, step.inputs, 1, step.attr_count};
+    const og_call call = {in, &registers[step.out], step.attrs, step.inputs, 1, step.attr_count};
     OG_TRY(kTable[step.kernel](&call));
   }
   return OG_OK;

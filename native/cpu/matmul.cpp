@@ -17,6 +17,7 @@
  */
 #include "../core/parallel.h"
 #include "../core/view.h"
+#include "chain.h"
 #include "gemm_activation.h"
 #include "gemm_int.h"
 #ifndef OG_IS_REFERENCE
@@ -26,6 +27,18 @@
 namespace og {
 namespace OG_ISA {
 namespace {
+
+/** A chain that follows a product. */
+struct ChainEnd {
+  const Chain* chain;
+  int64_t matrix_rows;  // of one matrix, after folding
+  int32_t status;
+
+  void run(int64_t row, int64_t col, int64_t rows, int64_t cols, float* product = nullptr, int64_t stride = 0) {
+    const int32_t result = run_chain(*chain, row, col, rows, cols, product, stride);
+    if (result != OG_OK) __atomic_store_n(&status, result, __ATOMIC_RELAXED);
+  }
+};
 
 /** The operands by axis: batch axes, then rows and columns. Batch axes that continue the rows are folded into them. */
 struct Product {
@@ -46,6 +59,7 @@ struct Product {
   const void* residual;
   int64_t residual_column;
   void* pre;
+  ChainEnd* chain;  // in place of these
 
   bool has_end() const { return activation != kNoActivation || residual || pre; }
 
@@ -174,6 +188,12 @@ bool bias_of(const Product& p, int64_t index, ScratchFrame& scratch, GemmCall& c
   return true;
 }
 
+void run_chain_end(const void* context, float* c, int64_t ldc, int64_t batch, int64_t row, int64_t col, int64_t rows,
+                   int64_t cols) {
+  ChainEnd* end = static_cast<ChainEnd*>(const_cast<void*>(context));
+  end->run(batch * end->matrix_rows + row, col, rows, cols, c, ldc);
+}
+
 int32_t multiply_one(const Product& p, int64_t index) {
   ScratchFrame scratch;
   GemmCall call{p.m, p.n, p.k, matrix(p, p.a, index), matrix(p, p.b, index), matrix(p, p.c, index), nullptr, 0, 1};
@@ -186,6 +206,7 @@ int32_t multiply_one(const Product& p, int64_t index) {
                           static_cast<float*>(p.pre),
                           p.n};
   if (p.has_end()) call.epilogue = {run_activation_end, &end};
+  if (p.chain) call.epilogue = {run_chain_end, p.chain};
   call.batch = index;
   if (p.k > 0) return multiply(call);
   for (int64_t i = 0; i < p.m; i++) {  // an empty sum: the bias, or zero
@@ -238,9 +259,7 @@ int32_t multiply_integers(const Product& p) {
 
 #endif
 
-}  // namespace
-
-int32_t kernel_matmul(const og_call* call) {
+int32_t run_matmul(const og_call* call, ChainEnd* chain) {
   const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &residual = call->inputs[3];
   const og_view &c = call->outputs[0], &pre = call->outputs[1];
   OG_REQUIRE(c.rank >= 2 && a.rank == c.rank && b.rank == c.rank,
@@ -292,8 +311,48 @@ int32_t kernel_matmul(const og_call* call) {
   p.pre = is_present(pre) ? pre.data : nullptr;
   OG_SUPPORTED(!p.has_end() || c.dtype == OG_F32 || c.dtype == OG_F64,
                "matmul: activation, residual and pre need a float32 or float64 result");
+  p.chain = chain;
   p.fold_rows();
+  if (chain) chain->matrix_rows = p.m;
   return floats ? multiply_floats(p) : multiply_integers(p);
+}
+
+}  // namespace
+
+int32_t kernel_matmul(const og_call* call) { return run_matmul(call, nullptr); }
+
+/**
+ * A product and a chain of element-wise steps on it (chain.h), one pass: inputs a, b and bias, then the chain's, the
+ * first of which is the product; outputs the product, dense float32, then the chain's; attributes the chain's. The
+ * chain's rows are those of all matrices of the batch. The bits are those of the calls one by one.
+ */
+int32_t kernel_matmul_chain(const og_call* call) {
+  const og_view& c = call->outputs[0];
+  OG_SUPPORTED(c.dtype == OG_F32 && is_contiguous(c), "matmul_chain: the product must be dense float32");
+  OG_REQUIRE(c.rank >= 2, "matmul_chain: the product must be a matrix or several");
+  const og_call steps = {call->inputs + 3, call->outputs + 1, call->attrs,
+                         kChainInputs,     kChainOutputs,     call->attr_count};
+  Chain chain;
+  OG_TRY(read_chain(&steps, &chain));
+  const og_view& first = call->inputs[3];
+  OG_REQUIRE(is_present(first) && first.data == c.data && first.dtype == OG_F32 && is_contiguous(first),
+             "matmul_chain: the chain's first operand must be the product");
+  OG_REQUIRE(chain.cols == c.shape[c.rank - 1] && chain.rows * chain.cols == count_of(c),
+             "matmul_chain: the chain has another shape than the product");
+  og_view inputs[4] = {call->inputs[0], call->inputs[1], call->inputs[2], {}}, outputs[2] = {c, {}};
+  inputs[3].dtype = outputs[1].dtype = -1;
+  const double attrs[1] = {kNoActivation};
+  const og_call product = {inputs, outputs, attrs, 4, 2, 1};
+  ChainEnd end{&chain, 0, OG_OK};
+#ifdef OG_IS_REFERENCE
+  OG_TRY(run_matmul(&product, nullptr));
+  constexpr int64_t kRows = 4;
+  for (int64_t row = 0; row < chain.rows; row += kRows)
+    end.run(row, 0, chain.rows - row < kRows ? chain.rows - row : kRows, chain.cols);
+#else
+  OG_TRY(run_matmul(&product, &end));
+#endif
+  return end.status == OG_OK ? OG_OK : fail(end.status, "matmul_chain: a step failed");
 }
 
 }  // namespace OG_ISA

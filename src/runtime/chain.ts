@@ -11,20 +11,23 @@ import {
   MAX_OUTPUTS,
   MAX_STEPS,
   send,
+  sendSingle,
   type Matrix,
   type Program,
   type Step,
 } from './program.js';
-import { enqueue, submitted, type View } from './ring.js';
+import { submitted, type View } from './ring.js';
 import type { Storage } from './storage.js';
 
 /** Elements from which on a chain pays: below, the operands stay in the cache from one call to the next anyway. */
 const DEFAULT_LEAST_SIZE = 8192;
+const FLOAT32 = 0;
 const FLOAT64 = 3;
 
 const entries = addon.kernels();
 /** Operands of each kernel that may be a step; 0 for the others. */
 const operandCount = Uint8Array.from(entries, ({ elementwise, inputs }) => (elementwise ? inputs : 0));
+const matmul = entries.findIndex(({ name }) => name === 'matmul');
 /** Steps that number the elements start their rectangles at multiples of four. */
 const countsElements = entries.findIndex(({ name }) => name === 'dropout');
 
@@ -43,6 +46,7 @@ let size = 0;
 let [rows, cols] = [0, 0];
 let attrCount = 0;
 let unread = 0;
+let hasProduct = false;
 
 const isDense = ({ shape, strides }: View): boolean => {
   let expected = 1;
@@ -114,6 +118,41 @@ function isSafeOver(output: View, matrix: Matrix): boolean {
   return fixed === 0 && colStride === 1 && view.offset === output.offset && view.itemBytes === output.itemBytes;
 }
 
+/** Opens a chain with a product of matrices: the steps behind it run on each part of the result while it is in the cache. */
+function openWithProduct(
+  inputs: readonly (View | null)[],
+  outputs: readonly (View | null)[],
+  attrs: readonly number[],
+  work: number,
+): boolean {
+  const output = outputs[0]!;
+  const { storage, shape } = output;
+  const elements = elementsOf(output);
+  const isPlain = attrs[0] === 0 && inputs[3] === null && outputs[1] === null;
+  if (!isPlain || elements < leastSize || !storage.isFresh || output.dtypeId !== FLOAT32 || !isDense(output)) {
+    return false;
+  }
+  if (inputs.some((view) => view !== null && (view.storage === storage || view.dtypeId === FLOAT64))) return false;
+  const next = (submitted() + 1) | 0;
+  for (const view of inputs) if (view !== null) view.storage.lastUse = next;
+  storage.lastUse = next;
+  storage.isFresh = false;
+  const { generation } = storage;
+  steps.push({ kernel: matmul, inputs, sources: [], output, outputs, attrs, work, generation, isRead: false });
+  hasProduct = true;
+  const width = shape.at(-1)!;
+  [size, rows, cols] = [elements, elements / width, width];
+  queueMicrotask(sendOff);
+  return true;
+}
+
+/** Whether the product's factors or result lie in this block: it must not be written while they are at work. */
+function isOfProduct(storage: Storage): boolean {
+  if (!hasProduct) return false;
+  const { inputs, output } = steps[0]!;
+  return output.storage === storage || inputs.some((view) => view?.storage === storage);
+}
+
 /**
  * Adds a call to the open chain, or opens one with it. False if the chain cannot take it (the caller sends the chain off and
  * asks again) or no chain could (then none is open).
@@ -125,6 +164,7 @@ export function holdBack(
   attrs: readonly number[],
   work: number,
 ): boolean {
+  if (kernel === matmul && steps.length === 0) return openWithProduct(inputs, outputs, attrs, work);
   const count = operandCount[kernel]!;
   if (count === 0 || work < leastSize) return false;
   const output = outputs[0]!;
@@ -133,8 +173,9 @@ export function holdBack(
   // Only what was made for this call: the rest of a block that is written in part must not wait.
   if (elements < leastSize || !storage.isFresh || output.dtypeId === FLOAT64) return false;
   const isOpen = steps.length > 0;
-  if (isOpen && (elements !== size || steps.length === MAX_STEPS)) return false;
-  if (isOpen && 1 + steps.length + 1 + attrCount + attrs.length > MAX_ATTRS) return false;
+  const ownSteps = steps.length - (hasProduct ? 1 : 0);
+  if (isOpen && (elements !== size || ownSteps === MAX_STEPS || isOfProduct(storage))) return false;
+  if (isOpen && 1 + ownSteps + 1 + attrCount + attrs.length > MAX_ATTRS) return false;
   if (!isDense(output)) return false;
   let [fixedRows, fixedCols] = isOpen ? [rows, cols] : [0, 0];
   const sources: number[] = [];
@@ -162,7 +203,7 @@ export function holdBack(
     sources.push(known >= 0 ? known : operands.length + added.push(matrix) - 1);
   }
   if (isOpen && (!readsChain || unread - newlyRead + 1 > MAX_OUTPUTS)) return false;
-  if (operands.length + added.length > MAX_INPUTS) return false;
+  if (operands.length + added.length + (hasProduct ? 1 : 0) > MAX_INPUTS) return false;
   if (kernel === countsElements && fixedRows > 0 && fixedCols % 4 !== 0) return false;
   const reused = [...operands, ...added].filter(({ view }) => view.storage === storage);
   if (!reused.every((matrix) => isSafeOver(output, matrix))) return false;
@@ -172,7 +213,7 @@ export function holdBack(
   storage.isFresh = false;
   for (const source of sources) if (source < 0) steps[~source]!.isRead = true;
   const { generation } = storage;
-  steps.push({ kernel, inputs, sources, output, attrs, work, generation, isRead: false });
+  steps.push({ kernel, inputs, sources, output, outputs, attrs, work, generation, isRead: false });
   operands.push(...added);
   attrCount += attrs.length;
   unread += 1 - newlyRead;
@@ -193,8 +234,8 @@ const isAlive = ({ output: { storage }, generation }: Step): boolean =>
 /** Sends the open chain to the queue. `wanted` are operands of the call that comes next. */
 export function sendOff(wanted: readonly (View | null)[] = []): void {
   if (steps.length === 0) return;
-  const program: Program = { steps, operands, rows: rows || 1, cols: rows === 0 ? size : cols };
-  [steps, operands, attrCount, unread, rows, cols] = [[], [], 0, 0, 0, 0];
+  const program: Program = { hasProduct, steps, operands, rows: rows || 1, cols: rows === 0 ? size : cols };
+  [steps, operands, attrCount, unread, rows, cols, hasProduct] = [[], [], 0, 0, 0, 0, false];
   if (program.steps.length === 1) {
     sendSingle(program.steps[0]!);
     return;
@@ -203,7 +244,8 @@ export function sendOff(wanted: readonly (View | null)[] = []): void {
   const left: number[] = [];
   const written: number[] = [];
   program.steps.forEach((step, i) => {
-    if (!isAlive(step)) return;
+    if (i === 0 && program.hasProduct) written.push(i);
+    if ((i === 0 && program.hasProduct) || !isAlive(step)) return;
     const { storage } = step.output;
     const canWait =
       step.isRead &&
@@ -212,7 +254,7 @@ export function sendOff(wanted: readonly (View | null)[] = []): void {
       canRepeat(program, i);
     (canWait ? left : written).push(i);
   });
-  if (written.length > MAX_OUTPUTS) {
+  if (written.length > MAX_OUTPUTS + (program.hasProduct ? 1 : 0)) {
     for (const step of program.steps) sendSingle(step);
     return;
   }
@@ -220,14 +262,12 @@ export function sendOff(wanted: readonly (View | null)[] = []): void {
   for (const i of left) deferValue(program, i, written);
 }
 
-function sendSingle({ kernel, inputs, output, attrs, work }: Step): void {
-  enqueue(kernel, inputs, [output], attrs, work);
-}
-
 /** Whether what a step reads, directly or through others, is still in memory and somebody's: then it can be read later. */
 function canRepeat(program: Program, step: number): boolean {
   return program.steps[step]!.sources.every((source) => {
-    if (source < 0) return canRepeat(program, ~source);
+    if (source < 0) {
+      return ~source === 0 && program.hasProduct ? isAlive(program.steps[0]!) : canRepeat(program, ~source);
+    }
     const { view, generation } = program.operands[source]!;
     return view.storage.references > 0 && view.storage.generation === generation;
   });

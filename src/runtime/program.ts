@@ -12,6 +12,8 @@ const FIRST_TEMPORARY = FIRST_OUTPUT + MAX_OUTPUTS;
 const NO_REGISTER = 31;
 
 const chainKernel = kernelId('chain', MAX_INPUTS, MAX_OUTPUTS, MAX_ATTRS);
+/** Both factors and the bias, then a chain whose first operand is the product. */
+const productChainKernel = kernelId('matmul_chain', 3 + MAX_INPUTS, 1 + MAX_OUTPUTS, MAX_ATTRS);
 
 /** A view as the chain walks it: rows × columns; rows 0 stands for "any", of a view that is dense or one number. */
 export interface Matrix {
@@ -30,6 +32,8 @@ export interface Step {
   /** Where each input comes from: an index into `operands` (≥ 0), or ~index of the step that makes it. */
   readonly sources: readonly number[];
   readonly output: View;
+  /** As the kernel takes them: the output, and absent ones. */
+  readonly outputs: readonly (View | null)[];
   readonly attrs: readonly number[];
   readonly work: number;
   /** Of the output's block when it was handed out for this step: a later one means that the result is gone. */
@@ -39,6 +43,8 @@ export interface Step {
 
 /** A chain as it was when it was sent off: what recipes refer to. */
 export interface Program {
+  /** Whether the first step is a product of matrices, on whose result the others work; it is always written. */
+  readonly hasProduct: boolean;
   readonly steps: readonly Step[];
   readonly operands: readonly Matrix[];
   readonly rows: number;
@@ -64,25 +70,38 @@ function inShape({ view, rows: own, rowStride, colStride }: Matrix, program: Pro
   return { storage, offset, dtypeId, itemBytes, shape: [program.rows, program.cols], strides: [outer, colStride] };
 }
 
+/** One call by itself. */
+export function sendSingle({ kernel, inputs, outputs, attrs, work }: Step): void {
+  enqueue(kernel, inputs, outputs, attrs, work);
+}
+
+function padded(views: readonly (View | null)[], length: number): (View | null)[] {
+  return [...views, ...new Array<null>(length - views.length).fill(null)];
+}
+
 /** One frame that computes `results`; `given` results of earlier frames are read from memory. */
 export function send(program: Program, results: readonly number[], given: ReadonlySet<number> = new Set()): void {
-  const wanted = needed(program, results, given);
-  const dense = (step: number): Matrix => {
-    const view = program.steps[step]!.output;
-    return { view, generation: 0, rows: 0, cols: 0, rowStride: 0, colStride: 1 };
-  };
+  const all = needed(program, results, given);
+  const product = program.hasProduct && all[0] === 0 ? program.steps[0]! : null;
+  const wanted = product === null ? all : all.slice(1);
+  if (wanted.length === 0) return sendSingle(product!);
+  const asMatrix = (step: number): View =>
+    inShape(
+      { view: program.steps[step]!.output, generation: 0, rows: 0, cols: 0, rowStride: 0, colStride: 1 },
+      program,
+    );
+  const stored = product === null ? results : results.filter((step) => step !== 0);
   const inputs: View[] = [];
   const places = new Map<number, number>();
+  if (product !== null) places.set(~0, inputs.push(asMatrix(0)) - 1);
   const place = (source: number): number => {
-    if (source < 0 && !given.has(~source)) {
-      const result = results.indexOf(~source);
-      return result >= 0 ? FIRST_OUTPUT + result : FIRST_TEMPORARY + ~source;
-    }
     let found = places.get(source);
-    if (found === undefined) {
-      found = inputs.push(inShape(source < 0 ? dense(~source) : program.operands[source]!, program)) - 1;
-      places.set(source, found);
+    if (found === undefined && source < 0 && !given.has(~source)) {
+      const result = stored.indexOf(~source);
+      found = result >= 0 ? FIRST_OUTPUT + result : FIRST_TEMPORARY + wanted.indexOf(~source);
     }
+    found ??= inputs.push(source < 0 ? asMatrix(~source) : inShape(program.operands[source]!, program)) - 1;
+    places.set(source, found);
     return found;
   };
   const attrs = [wanted.length];
@@ -94,11 +113,12 @@ export function send(program: Program, results: readonly number[], given: Readon
   }
   for (const index of wanted) attrs.push(...program.steps[index]!.attrs);
   while (attrs.length < MAX_ATTRS) attrs.push(0);
-  const outputs = results.map((index) => inShape(dense(index), program));
-  const pad = (views: View[], length: number): (View | null)[] => [
-    ...views,
-    ...new Array<null>(length - views.length).fill(null),
-  ];
-  const work = wanted.reduce((sum, index) => sum + program.steps[index]!.work, 0);
-  enqueue(chainKernel, pad(inputs, MAX_INPUTS), pad(outputs, MAX_OUTPUTS), attrs, work);
+  const operands = padded(inputs, MAX_INPUTS);
+  const outputs = padded(stored.map(asMatrix), MAX_OUTPUTS);
+  const work = all.reduce((sum, index) => sum + program.steps[index]!.work, 0);
+  if (product === null) enqueue(chainKernel, operands, outputs, attrs, work);
+  else {
+    const factors = product.inputs.slice(0, 3);
+    enqueue(productChainKernel, [...factors, ...operands], [product.output, ...outputs], attrs, work);
+  }
 }

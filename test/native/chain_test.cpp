@@ -141,6 +141,70 @@ void mixed_dtypes() {
   });
 }
 
+/** A product and a chain on it against the product and then the chain. */
+void products() {
+  Random random(11);
+  struct Shape {
+    int64_t batch, m, n, k;
+    bool shared = false;  // one right factor for all matrices, so that rows fold
+  };
+  const Shape shapes[] = {{1, 1, 4, 3},    {1, 7, 33, 5},         {1, 64, 96, 40},  {1, 129, 260, 65},
+                          {3, 17, 64, 20}, {3, 17, 64, 20, true}, {2, 1, 512, 300}, {1, 1, 4096, 64},
+                          {5, 33, 31, 0},  {1, 300, 1000, 130},   {0, 4, 4, 4}};
+  for (const Shape& shape : shapes)
+    for (int with_bias = 0; with_bias < 2; with_bias++) {
+      const int64_t rows = shape.batch * shape.m;
+      Tensor a(OG_F32, {shape.batch, shape.m, shape.k}), b(OG_F32, {shape.shared ? 1 : shape.batch, shape.k, shape.n}),
+          bias(OG_F32, {shape.n}), none, row(OG_F32, {1, shape.n}), residual(OG_F32, {rows, shape.n}, kGaps);
+      a.normal(random), b.normal(random), bias.normal(random), row.normal(random), residual.normal(random);
+      if (shape.shared) b.broadcast(0, shape.batch);
+      row.broadcast(0, rows);
+      const bool drops = shape.n % 4 == 0;
+      std::vector<double> program = {
+          4,
+          code("add", {0, 1}, kTemporary, OG_F32),
+          code("gelu", {kTemporary}, kOutput, OG_F32),
+          drops ? code("dropout", {kOutput}, kTemporary + 2, OG_F32) : code("neg", {kOutput}, kTemporary + 2, OG_F32),
+          code("add", {kTemporary + 2, 2}, kOutput + 1, OG_F32),
+          1};
+      if (drops)
+        for (double attr : {0.3, 7., 9., 4294967290., 2.}) program.push_back(attr);
+      program.resize(32, 0);
+      for_each_isa([&](og::Isa isa) {
+        Tensor product(OG_F32, {shape.batch, shape.m, shape.n}), want_gelu(OG_F32, {rows, shape.n}),
+            want(OG_F32, {rows, shape.n});
+        Tensor fused(OG_F32, {shape.batch, shape.m, shape.n}), gelu(OG_F32, {rows, shape.n}),
+            got(OG_F32, {rows, shape.n});
+        Tensor* const maybe = with_bias ? &bias : &none;
+        CHECK_OK(run(isa, "matmul", {&a, &b, maybe, &none}, {&product, &none}, {0}));
+        const auto flat = [&](Tensor& t) {
+          og_view view = t.view();
+          view.rank = 2, view.shape[0] = rows, view.shape[1] = shape.n, view.strides[0] = shape.n, view.strides[1] = 1;
+          return view;
+        };
+        const auto call_with = [&](const char* kernel, std::vector<og_view> in, std::vector<og_view> out) {
+          const og_call call = {in.data(), out.data(), program.data(), (int32_t)in.size(), (int32_t)out.size(), 32};
+          return og::run_kernel_on(isa, og::kernel_id(kernel), call);
+        };
+        const og_view gone = none.view();
+        std::vector<og_view> in = {flat(product), row.view(), residual.view()}, out = {want_gelu.view(), want.view()};
+        in.resize(12, gone), out.resize(6, gone);
+        CHECK_OK(call_with("chain", in, out));
+        in = {a.view(), b.view(), maybe->view(), flat(fused), row.view(), residual.view()};
+        out = {fused.view(), gelu.view(), got.view()};
+        in.resize(15, gone), out.resize(7, gone);
+        check_threads([&] { CHECK_OK(call_with("matmul_chain", in, out)); }, [&] { return got.bytes(); });
+        CHECK(fused.bytes() == product.bytes() && gelu.bytes() == want_gelu.bytes() && got.bytes() == want.bytes(),
+              "%lldx%lldx%lldx%lld differs from its parts", (long long)shape.batch, (long long)shape.m,
+              (long long)shape.n, (long long)shape.k);
+        in[3].shape[1] = shape.n + 1;
+        CHECK_FAILS(call_with("matmul_chain", in, out), OG_INVALID);
+        in[3] = in[4] = in[5] = gone, out[1] = out[2] = gone;
+        CHECK_FAILS(call_with("matmul_chain", in, out), OG_INVALID);
+      });
+    }
+}
+
 void refusals() {
   for_each_isa([&](og::Isa isa) {
     Tensor x(OG_F32, {4, 8}), y(OG_F32, {4, 8}), wide(OG_F32, {4, 9}), flat(OG_F32, {32}), whole(OG_I32, {4, 8});
@@ -183,6 +247,7 @@ void refusals() {
 int main() {
   random_programs();
   mixed_dtypes();
+  products();
   refusals();
   return finish("chain");
 }

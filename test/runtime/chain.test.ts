@@ -47,6 +47,8 @@ const steps: readonly Step[] = [
   (a) => og.dropout(a, 0.25, { generator: og.generator(9) }),
   (a) => og.reshape(og.reshape(a, [-1]), [rows, cols]),
   (a) => og.transpose(og.add(og.transpose(a), 1)),
+  (a) => og.matmul(a, og.ones([cols, cols])),
+  (a, b) => og.gelu(og.add(og.matmul(a, og.full([cols, cols], 0.01)), b)),
 ];
 
 async function runProgram(draws: readonly Draw[], training: boolean): Promise<string[]> {
@@ -95,9 +97,20 @@ describe('chains', () => {
     assert.equal(await framesOf(body), 4);
   });
 
+  test('gelu(x @ w + b) is one kernel', async () => {
+    const [x, w, b] = [og.randn([3, 32, 64]), og.randn([64, cols]), og.randn([cols])];
+    const body = (): og.Tensor => og.scope(() => og.gelu(og.add(og.matmul(x, w), b)));
+    const chained = await bitsOf(body());
+    assert.equal(await framesOf(body), 1);
+    assert.equal(await framesOf(() => og.scope(() => og.dropout(og.relu(og.linear(x, og.transpose(w), b)), 0.5))), 1);
+    setLeastChainSize(Infinity);
+    assert.equal(await framesOf(body), 3);
+    assert.equal(chained, await bitsOf(body()));
+  });
+
   for (const training of [false, true]) {
     test(`random programs have the bits of single calls${training ? ', gradients too' : ''}`, async () => {
-      const draw = fc.record({ op: fc.nat(12), a: fc.nat(9), b: fc.nat(9), then: fc.nat(7) });
+      const draw = fc.record({ op: fc.nat(14), a: fc.nat(9), b: fc.nat(9), then: fc.nat(7) });
       await fc.assert(
         fc.asyncProperty(fc.array(draw, { minLength: 1, maxLength: 14 }), async (draws) => {
           setLeastChainSize(1);
