@@ -41,7 +41,7 @@ struct PanelVnni {
 #if defined(__x86_64__)
 struct PanelPairs {
   static constexpr int kRows = OG_LANES == 16 ? 6 : OG_LANES == 8 ? 4 : 2;
-  static constexpr bool kSignedBytes = false;
+  static constexpr bool kSignedBytes = OG_LANES == 8;
   static constexpr bool kHasBytePairs = OG_LANES > 4;  // SSE2 has no vpmaddubsw
   static constexpr bool whole(int bits) { return bits == 8 || !kHasBytePairs; }
   template <int kBits>
@@ -76,7 +76,12 @@ struct PanelPairs {
   template <int kBits>
   static OG_INLINE Vi add(Vi sum, Vi w, Vi x) {
     if (!whole(kBits)) return byte_pairs(sum, w, x);
+#if OG_LANES == 8  // |w| · (x with w's sign): at most 2·128·127 in an int16
+    const __m256i magnitude = _mm256_abs_epi8((__m256i)w), turned = _mm256_sign_epi8((__m256i)x, (__m256i)w);
+    return add_words(sum, pairs((Vi)_mm256_maddubs_epi16(magnitude, turned), ones()));
+#else
     return add_words(add_words(sum, pairs(w & 0x00ff00ff, even(x))), pairs(high(w), odd(x)));
+#endif
   }
   template <int kBits>
   static OG_INLINE Vi close(Vi sum) {

@@ -8,15 +8,20 @@ namespace {
 
 struct OG_LOOPS {
   typedef OG_KIND Kind;
-  /** Bytes of weights fetched ahead, into L2: a few rows are done with a line before hardware has the next from memory.
+  /**
+   * Bytes of weights fetched ahead into L2, and every how many: few rows are done with a line before hardware has the
+   * next from memory. One or two rows fetch every other line, whose neighbour comes along: each fetch takes a place
+   * that loads wait for.
    */
-  static constexpr int64_t kAhead = 8192;
+  static constexpr int64_t ahead(int rows, int bits) { return rows <= 2 ? 4096 : 1024 * bits; }
+  static constexpr int64_t fetched(int rows) { return rows <= 2 ? 128 : 64; }
 
   /** to[R × kPanelColumns] = bias + x·Wᵀ for a panel of activations and one of weights, all of k. */
   template <int R, int kBits, bool kAffine>
   OG_TARGET static void tile(const PanelForm& form, const char* a, const uint8_t* b, const float* bias, float* to,
                              int64_t ld) {
-    constexpr int C = kPanelVectors, kSteps = kBits;
+    constexpr int C = kPanelVectors, kSteps = kBits, kStep = C * kLanes * 4;
+    constexpr int64_t kAhead = ahead(R, kBits), kEvery = fetched(R);
     constexpr bool kWhole = Kind::whole(kBits), kStarts = kWhole && !kAffine;
     const int64_t blocks = form.group / kActivationBlock, groups = form.groups();
     const int64_t head_bytes = kPanelColumns * (form.scale_bytes() + form.zero_bytes);
@@ -27,7 +32,7 @@ struct OG_LOOPS {
       for (int c = 0; c < C; c++) total[i][c] = load(bias + c * kLanes);
     for (int64_t group = 0; group < groups; group++) {
       const uint8_t* head = b;
-      for (int64_t at = 0; at < head_bytes; at += 64) __builtin_prefetch(head + at + kAhead, 0, 2);
+      for (int64_t at = 0; at < head_bytes; at += kEvery) __builtin_prefetch(head + at + kAhead, 0, 2);
       b += head_bytes;
       for (int64_t block = 0; block < blocks; block++) {
         const int32_t* x = reinterpret_cast<const int32_t*>(a);
@@ -45,12 +50,12 @@ struct OG_LOOPS {
           }
 #pragma GCC unroll 8
         for (int s = 0; s < kSteps; s++) {
+          if (s * kStep % kEvery == 0) __builtin_prefetch(b + kAhead, 0, 2);
+          if (kStep > kEvery) __builtin_prefetch(b + kAhead + kEvery, 0, 2);
           Vi w[C], high[C];
 #pragma GCC unroll 2
           for (int c = 0; c < C; c++) {
             w[c] = load_words(b + c * kLanes * 4);
-            if (kLanes == 16 || (c + s * C) % (64 / (4 * kLanes)) == 0)
-              __builtin_prefetch(b + c * kLanes * 4 + kAhead, 0, 2);
             if (kBits == 4) {
               high[c] = (Vi)((Vu)w[c] >> 4) & 0x0f0f0f0f;
               w[c] &= 0x0f0f0f0f;
@@ -67,7 +72,7 @@ struct OG_LOOPS {
             for (int c = 0; c < C; c++) sums[i][c] = Kind::template add<kBits>(sums[i][c], high[c], second);
           }
           x += kBits == 4 ? 2 * R : R;
-          b += C * kLanes * 4;
+          b += kStep;
         }
         a += 40 * R;
 #pragma GCC unroll 2
