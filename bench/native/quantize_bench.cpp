@@ -263,7 +263,7 @@ int main(int argc, char** argv) {
   for (int i = 1; i < og::kIsaCount; i++)
     if (og::isa_available((og::Isa)i) && (isa_wanted == "all" ? i > 1 : isa_wanted == og::isa_name((og::Isa)i)))
       isas.push_back((og::Isa)i);
-  if (wanted.find(" a8") == std::string::npos) bench_rows(isas);
+  if (wanted.find("packed") == std::string::npos) bench_rows(isas);
   bench_linear(isas, 3072, 768, 1, false);
   bench_linear(isas, 3072, 768, 1, true);
   bench_linear(isas, 50257, 768, 1, true);

@@ -260,6 +260,7 @@ int32_t pack_weights(const WeightMatrix& w, const og_view& packed) {
   std::memset(panels + count * size, 0, (size_t)(packed.shape[0] - (int64_t)sizeof(WeightHeader) - count * size));
   with_panel_loops([&](auto product) -> int32_t {
     typedef typename decltype(product)::Kind Kind;
+    if (w.k == 0) return OG_OK;
     parallel_ranges(count, grain_for(size, 1 << 17),
                     [&](int64_t begin, int64_t end) { pack_weight<Kind>(w, form, begin, end, panels + begin * size); });
     return OG_OK;

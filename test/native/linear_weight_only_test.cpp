@@ -182,8 +182,8 @@ void check_edges(og::Isa isa, Random& random) {
       run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none, &none}, {&z}, {0, 8, 0, 1}));
   for (int64_t i = 0; i < 192; i++) CHECK(z.get(i) == 0, "an empty sum is zero");
   Tensor nothing(OG_F32, {0, 0});
-  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none, &none},
-               {&nothing}, {0, 8, 0, 0}));
+  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none, &none}, {&nothing},
+               {0, 8, 0, 0}));
 
   Weight w(random, 0, 4, 8, 64, 32, OG_F32, OG_I32);
   Tensor a(OG_F32, {2, 64}), out(OG_F32, {2, 8});
