@@ -44,21 +44,26 @@ struct Operand {
     if (dtype < 0) return;
     memory.resize((size_t)(count * og::dtype_size(dtype)) + 64);
     uint32_t state = 12345;
+    char* const base = aligned();
     for (int64_t i = 0; i < count; i++) {
       state = state * 1664525u + 1013904223u;
       const float x = ((float)(state >> 8) * 0x1p-24f - 0.4f) * 2.f;
       if (dtype == OG_F32)
-        reinterpret_cast<float*>(memory.data())[i] = x;
+        reinterpret_cast<float*>(base)[i] = x;
       else if (dtype == OG_F16)
-        reinterpret_cast<og::f16*>(memory.data())[i] = og::to_f16(0.01f + x * x);
+        reinterpret_cast<og::f16*>(base)[i] = og::to_f16(0.01f + x * x);
       else
-        memory[(size_t)i] = (char)(state >> 24);
+        base[i] = (char)(state >> 24);
     }
   }
   og_view here() const {
     og_view v = view;
-    v.data = v.dtype < 0 ? nullptr : const_cast<char*>(memory.data());
+    v.data = v.dtype < 0 ? nullptr : aligned();
     return v;
+  }
+  char* aligned() const {
+    char* const p = const_cast<char*>(memory.data());
+    return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64;
   }
 };
 
@@ -186,11 +191,13 @@ void bench_rows(const std::vector<og::Isa>& isas) {
 }
 
 struct Weight {
-  Operand codes, scale;
+  Operand codes, scale, packed;
   double bytes;
   Weight(int64_t n, int64_t k, int bits, int64_t group, int32_t scale_dtype)
       : codes({n, bits == 4 ? k / 2 : k}, bits == 4 ? OG_U8 : OG_I8), scale({n, k / group}, scale_dtype) {
-    bytes = (double)(n * k * bits / 8 + n * k / group * og::dtype_size(scale_dtype));
+    const int64_t scales = k / group * og::dtype_size(scale_dtype);
+    bytes = (double)(n * (k * bits / 8 + scales));
+    packed = Operand({64 + (n + 31) / 32 * 32 * (k * bits / 8 + scales)}, OG_U8);
   }
 };
 
@@ -209,15 +216,25 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
     for (int i = 0; i < count; i++) copies.push_back(new Weight(n, k, bits, group, scale_dtype));
     kept.insert(kept.end(), copies.begin(), copies.end());
     const double amount = m <= 16 ? copies[0]->bytes * count : 2. * (double)(m * n * k);
-    const std::vector<double> attrs = {scheme, (double)bits, coded, 0};
-    cases.push_back({name, amount, [copies, attrs, &none, &x, &y](og::Isa isa) {
+    const std::vector<double> attrs = {scheme, (double)bits, coded != 0 ? 1. : 0., 0};
+    const bool packed = coded == 2;
+    for (og::Isa isa : isas)
+      if (packed && isas.size() == 1)
+        for (Weight* w : copies)
+          call(isa, "linear_weight_only_pack", {&w->codes, &w->scale, &none}, {&w->packed}, {scheme, (double)bits});
+    if (packed && isas.size() != 1) return;
+    cases.push_back({name, amount, [copies, attrs, packed, &none, &x, &y](og::Isa isa) {
                        for (Weight* w : copies)
-                         call(isa, "linear_weight_only", {&x, &w->codes, &w->scale, &none, &none}, {&y}, attrs);
+                         call(isa, "linear_weight_only",
+                              {&x, &w->codes, &w->scale, &none, &none, packed ? &w->packed : &none}, {&y}, attrs);
                      }});
   };
-  add("int4 g32 f16 a8", 4, 32, OG_F16, 0, 1);
-  add("int4 g32 f32 a8", 4, 32, OG_F32, 0, 1);
-  add("int4 g128 f16 a8", 4, 128, OG_F16, 0, 1);
+  // packed weights: only where one instruction set is named
+  add("int4 g32 f16 a8 packed", 4, 32, OG_F16, 0, 2);
+  add("int4 g32 f32 a8 packed", 4, 32, OG_F32, 0, 2);
+  add("int4 g128 f16 a8 packed", 4, 128, OG_F16, 0, 2);
+  add("int8 g128 f32 a8 packed", 8, 128, OG_F32, 0, 2);
+  if (m > 16) add("int4 g32 f32 a8", 4, 32, OG_F32, 0, 1);
   add("int4 g32 f16 float", 4, 32, OG_F16, 0, 0);
   add("int4 g128 f16 float", 4, 128, OG_F16, 0, 0);
   add("nf4 g64 f32 float", 4, 64, OG_F32, 2, 0);
@@ -246,10 +263,11 @@ int main(int argc, char** argv) {
   for (int i = 1; i < og::kIsaCount; i++)
     if (og::isa_available((og::Isa)i) && (isa_wanted == "all" ? i > 1 : isa_wanted == og::isa_name((og::Isa)i)))
       isas.push_back((og::Isa)i);
-  bench_rows(isas);
+  if (wanted.find("packed") == std::string::npos) bench_rows(isas);
   bench_linear(isas, 3072, 768, 1, false);
   bench_linear(isas, 3072, 768, 1, true);
   bench_linear(isas, 50257, 768, 1, true);
+  for (int64_t m : {2, 4, 8}) bench_linear(isas, 3072, 768, m, true);
   bench_linear(isas, 3072, 768, 8, false);
   bench_linear(isas, 3072, 768, 64, false);
   bench_linear(isas, 3072, 768, 512, false);

@@ -66,7 +66,8 @@ constexpr struct {
     {"quantize", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5 | 1u << 6},   // given scale, zero; found scale, zero, errors
     {"dequantize", 1u << 2},                                         // zero points
     {"fake_quantize", 1u << 2},                                      // zero points
-    {"linear_weight_only", 1u << 3 | 1u << 4},                       // zero points, bias
+    {"linear_weight_only", 7u << 3},                                 // zero points, bias, packed weight
+    {"linear_weight_only_pack", 1u << 2},                            // zero points
 };
 
 constexpr uint32_t optional_operands(const char* name) {

@@ -1,35 +1,65 @@
 /**
  * linear_weight_only: y[m, n] = x[m, k] · Wᵀ (+ bias[n]) for weights W[n, k] held as codes with a scale (and a zero
  * point) for each group of a row; or, transposed, y[m, k] = x[m, n] · W, the gradient of x. Inputs x, codes, scale,
- * zero?, bias?. attrs: scheme (0 symmetric, 1 affine, 2 NF4), bits (8, 4), int8 activations (4-bit codes only),
- * transposed.
+ * zero?, bias?, packed? (what linear_weight_only_pack made of codes, scale and zero). attrs: scheme (0 symmetric, 1
+ * affine, 2 NF4), bits (8, 4), int8 activations (not for NF4), transposed.
  *
  * codes: int8 or uint8 [n, k], or uint8 [n, k/2] with two 4-bit codes a byte; scale float32 or float16 [n, k/group],
  * zero int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
  * `reference`), x and y of any strides.
  *
- * Up to 16 rows: weights become floats in registers (weight_rows.h), or x becomes int8 (weight_dots.h). More rows, and
- * transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Sums in float32 (int8: int32, then
- * float32); error against exact arithmetic on the dequantised weights at most K·2^-24·Σ|x|·scale·(|code| + |zero|).
- * Parallel split: by weight rows, or that of the GEMM; by shape only. `reference`: one loop an element, in k order, in
- * double.
+ * int8 activations: blocks of 32 of x become int8 (max|x| / 127, to nearest even), integer products a block are exact
+ * and scaled in float32 (weight_panel_frame.h). Otherwise up to 16 rows: weights become floats in registers
+ * (weight_rows.h). More rows, and transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Error
+ * against exact arithmetic on the dequantised weights (and rounded x) at most K·2^-24·Σ|x|·scale·(|code| + |zero|).
+ * Parallel split: by weight rows, or that of the GEMM or of the panels; by shape only. `reference`: one loop an
+ * element, in k order, in double.
  */
 #include "../core/parallel.h"
 #include "../core/scratch.h"
 #include "../core/status.h"
-#include "weight_matrix.h"
+#include "weight_packed.h"
 #ifndef OG_IS_REFERENCE
-#include "weight_dots.h"
+#include "weight_panel_frame.h"
+#include "weight_rows.h"
+
+#if OG_LANES == 16
+#define OG_LOOPS PanelVnniLoops
+#define OG_KIND PanelVnni
+#define OG_TARGET OG_VNNI_TARGET
+#include "weight_panel_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
+#endif
+#if defined(__x86_64__)
+#define OG_LOOPS PanelPairsLoops
+#define OG_KIND PanelPairs
+#define OG_TARGET
+#include "weight_panel_loops.h"
+#elif defined(__aarch64__)
+#define OG_LOOPS PanelNeonLoops
+#define OG_KIND PanelNeon
+#define OG_TARGET
+#include "weight_panel_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
+#define OG_LOOPS PanelNeonDotLoops
+#define OG_KIND PanelNeonDot
+#define OG_TARGET OG_DOT_TARGET
+#include "weight_panel_loops.h"
+#endif
 #endif
 
 namespace og {
 namespace OG_ISA {
 namespace {
 
-constexpr int64_t kCodedRows = 16;
+constexpr int64_t kFewRows = 16;
 
 struct Call {
-  og_view x, y, bias;
+  og_view x, y, bias, packed;
   WeightMatrix w;
   bool coded, transposed;
 
@@ -39,23 +69,16 @@ struct Call {
 /** Views without elements have strides that say nothing. */
 bool is_dense(const og_view& v) { return count_of(v) == 0 || is_contiguous(v); }
 
-int32_t read_call(const og_call* call, Call* to) {
-  const og_view &x = call->inputs[0], &codes = call->inputs[1], &scale = call->inputs[2], &zero = call->inputs[3],
-                &bias = call->inputs[4], &y = call->outputs[0];
-  const double* a = call->attrs;
-  OG_REQUIRE(a[0] == 0 || a[0] == 1 || a[0] == 2, "linear_weight_only: unknown scheme");
-  OG_REQUIRE(a[1] == 8 || a[1] == 4, "linear_weight_only: 8 or 4 bits");
-  const int kind = (int)a[0], bits = (int)a[1];
-  to->coded = a[2] != 0;
-  to->transposed = a[3] != 0;
-  OG_SUPPORTED(dtype_is_float(x.dtype) && dtype_is_float(y.dtype) && (!is_present(bias) || dtype_is_float(bias.dtype)),
-               "linear_weight_only: x, bias and y must be floats");
-  OG_REQUIRE(x.rank == 2 && y.rank == 2 && codes.rank == 2 && scale.rank == 2 && x.shape[0] == y.shape[0],
-             "linear_weight_only: x, codes, scale and y must be matrices, x and y of as many rows");
-  WeightMatrix& w = to->w;
+/** Scheme and bits, codes, scales and zero points; k is the number of columns. */
+int32_t read_weight(const double* attrs, const og_view& codes, const og_view& scale, const og_view& zero, int64_t k,
+                    WeightMatrix* to) {
+  OG_REQUIRE(attrs[0] == 0 || attrs[0] == 1 || attrs[0] == 2, "linear_weight_only: unknown scheme");
+  OG_REQUIRE(attrs[1] == 8 || attrs[1] == 4, "linear_weight_only: 8 or 4 bits");
+  const int kind = (int)attrs[0], bits = (int)attrs[1];
+  OG_REQUIRE(codes.rank == 2 && scale.rank == 2, "linear_weight_only: codes and scale must be matrices");
+  WeightMatrix& w = *to;
   w.n = codes.shape[0];
-  w.k = to->transposed ? y.shape[1] : x.shape[1];
-  OG_REQUIRE((to->transposed ? x.shape[1] : y.shape[1]) == w.n, "linear_weight_only: x or y does not fit the weight");
+  w.k = k;
   OG_REQUIRE(bits == 4 ? codes.dtype == OG_U8 && w.k % 2 == 0 && codes.shape[1] == w.k / 2
                        : codes.dtype == (kind == 0 ? OG_I8 : OG_U8) && codes.shape[1] == w.k,
              "linear_weight_only: codes do not fit x");
@@ -72,8 +95,6 @@ int32_t read_call(const og_call* call, Call* to) {
                "linear_weight_only: zero points are affine, contiguous, and as many as scales");
     OG_SUPPORTED(zero.dtype == OG_I32 || zero.dtype == OG_U8, "linear_weight_only: zero points are int32 or uint8");
   }
-  if (is_present(bias))
-    OG_REQUIRE(bias.rank == 1 && bias.shape[0] == w.n && !to->transposed, "linear_weight_only: bias must be [n]");
   w.codes = data_of<const uint8_t>(codes);
   w.bits = bits;
   w.is_signed = kind == 0 && bits == 8;
@@ -83,11 +104,36 @@ int32_t read_call(const og_call* call, Call* to) {
   w.zero = is_present(zero) ? zero.data : nullptr;
   w.byte_zero = zero.dtype == OG_U8;
   w.middle = kind == 0 && bits == 4 ? 8.f : 0.f;
+  return OG_OK;
+}
+
+int32_t read_call(const og_call* call, Call* to) {
+  const og_view &x = call->inputs[0], &codes = call->inputs[1], &bias = call->inputs[4], &y = call->outputs[0];
+  to->coded = call->attrs[2] != 0;
+  to->transposed = call->attrs[3] != 0;
+  OG_SUPPORTED(dtype_is_float(x.dtype) && dtype_is_float(y.dtype) && (!is_present(bias) || dtype_is_float(bias.dtype)),
+               "linear_weight_only: x, bias and y must be floats");
+  OG_REQUIRE(x.rank == 2 && y.rank == 2 && codes.rank == 2 && x.shape[0] == y.shape[0],
+             "linear_weight_only: x, codes and y must be matrices, x and y of as many rows");
+  OG_TRY(read_weight(call->attrs, codes, call->inputs[2], call->inputs[3], to->transposed ? y.shape[1] : x.shape[1],
+                     &to->w));
+  const int64_t n = to->w.n;
+  OG_REQUIRE((to->transposed ? x.shape[1] : y.shape[1]) == n, "linear_weight_only: x or y does not fit the weight");
+  if (is_present(bias))
+    OG_REQUIRE(bias.rank == 1 && bias.shape[0] == n && !to->transposed, "linear_weight_only: bias must be [n]");
   to->x = x;
   to->y = y;
   to->bias = bias;
+  to->packed = call->inputs[5];
+  if (is_present(to->packed)) {
+    OG_REQUIRE(to->coded && !to->transposed && !to->w.nf4,
+               "linear_weight_only: packed weights are for int8 activations");
+    OG_TRY(check_packed_weight_view(to->packed, to->w));
+  }
   return OG_OK;
 }
+
+bool rounds_activations(const Call& c) { return c.coded && !c.transposed && !c.w.nf4; }
 
 #ifdef OG_IS_REFERENCE
 
@@ -116,12 +162,12 @@ void round_block(double* x) {
   }
 }
 
-bool rounds_activations(const Call& c) {
-  return c.coded && !c.transposed && c.w.bits == 4 && !c.w.nf4 && c.m() <= kCodedRows;
-}
+constexpr uint32_t kReferenceLayout = 1;
 
 int32_t multiply_weights(const Call& c) {
   const WeightMatrix& w = c.w;
+  PanelForm form;
+  if (is_present(c.packed)) OG_TRY(check_packed_weight(c.packed, kReferenceLayout, w, &form));
   ScratchFrame scratch;
   const int64_t m = c.m();
   double* x = scratch.take<double>(m * c.x.shape[1] + 1);
@@ -147,6 +193,13 @@ int32_t multiply_weights(const Call& c) {
     }
   }
   for (int64_t i = 0; i < m * out; i++) store_element(c.y, i / out * c.y.strides[0] + i % out * c.y.strides[1], y[i]);
+  return OG_OK;
+}
+
+/** The reference reads the codes: its block is a header. */
+int32_t pack_weights(const WeightMatrix& w, const og_view& packed) {
+  std::memset(packed.data, 0, (size_t)packed.shape[0]);
+  write_weight_header(packed, kReferenceLayout, w, form_of(w));
   return OG_OK;
 }
 
@@ -182,26 +235,52 @@ int64_t rows_of_task(const WeightMatrix& w) {
   return grain < 16 ? 16 : grain;
 }
 
-template <bool kDotBytes>
-void run_dots_as(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums,
-                 int* failed) {
-  const int64_t chunks = chunks_of(w.k);
-  if (w.zero || w.middle != 8)
-    parallel_ranges(w.n, grain, DotRows<kDotBytes, true>{&w, m, chunks, x, bias, sums, failed});
-  else
-    parallel_ranges(w.n, grain, DotRows<kDotBytes, false>{&w, m, chunks, x, bias, sums, failed});
+/** What says that panels were packed for this set. */
+constexpr uint32_t kPanelLayout = 0x100 + OG_LANES;
+
+/** Calls f(PanelProduct<Loops>{}) with the best loops of this set on this machine; they read the same panels. */
+template <class F>
+int32_t with_panel_loops(const F& f) {
+#if OG_LANES == 16
+  if (cpu_feature(kVnni)) return f(PanelProduct<PanelVnniLoops>{});
+#endif
+#if defined(__x86_64__)
+  return f(PanelProduct<PanelPairsLoops>{});
+#else
+  if (cpu_feature(kDotProduct)) return f(PanelProduct<PanelNeonDotLoops>{});
+  return f(PanelProduct<PanelNeonLoops>{});
+#endif
 }
 
-/** Sums of bytes are integers: the same with and without VNNI. */
-int32_t run_dots(const WeightMatrix& w, int64_t grain, int64_t m, const CodedChunk* x, const float* bias, float* sums) {
-  int failed = 0;
-#if OG_LANES == 16
-  if (cpu_feature(kVnni))
-    run_dots_as<true>(w, grain, m, x, bias, sums, &failed);
-  else
-#endif
-    run_dots_as<false>(w, grain, m, x, bias, sums, &failed);
-  return failed ? fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for the scales of a row") : (int32_t)OG_OK;
+int32_t pack_weights(const WeightMatrix& w, const og_view& packed) {
+  const PanelForm form = form_of(w);
+  uint8_t* panels = data_of<uint8_t>(packed) + sizeof(WeightHeader);
+  const int64_t count = ceil_div(w.n, kPanelColumns), size = form.panel_bytes(kPanelColumns);
+  std::memset(packed.data, 0, sizeof(WeightHeader));  // refused until it is complete
+  std::memset(panels + count * size, 0, (size_t)(packed.shape[0] - (int64_t)sizeof(WeightHeader) - count * size));
+  with_panel_loops([&](auto product) -> int32_t {
+    typedef typename decltype(product)::Kind Kind;
+    if (w.k == 0) return OG_OK;
+    parallel_ranges(count, grain_for(size, 1 << 17),
+                    [&](int64_t begin, int64_t end) { pack_weight<Kind>(w, form, begin, end, panels + begin * size); });
+    return OG_OK;
+  });
+  write_weight_header(packed, kPanelLayout, w, form);
+  return OG_OK;
+}
+
+int32_t multiply_coded(const Call& c, const float* bias) {
+  PanelCall call{&c.w, {}, nullptr, c.m(), matrix_of(c.x), matrix_of(c.y), bias};
+  if (is_present(c.packed)) {
+    OG_TRY(check_packed_weight(c.packed, kPanelLayout, c.w, &call.form));
+    call.panels = data_of<const uint8_t>(c.packed) + sizeof(WeightHeader);
+  } else {
+    call.form = form_of(c.w);
+  }
+  return with_panel_loops([&](auto product) {
+    product.call = &call;
+    return product.run();
+  });
 }
 
 int32_t multiply_few(const Call& c, const float* bias) {
@@ -217,13 +296,7 @@ int32_t multiply_few(const Call& c, const float* bias) {
     stage_floats(data_of<const char>(c.x) + i * c.x.strides[0] * dtype_size(c.x.dtype), c.x.dtype, c.x.strides[1], w.k,
                  x + i * w.k);
   const int64_t grain = rows_of_task(w);
-  if (c.coded && has_dots(w)) {
-    const int64_t chunks = chunks_of(w.k);
-    CodedChunk* coded = scratch.take<CodedChunk>(m * chunks);
-    OG_SCRATCH(coded, "coded rows");
-    for (int64_t i = 0; i < m; i++) code_activations(x + i * w.k, w.k, coded + i * chunks);
-    OG_TRY(run_dots(w, grain, m, coded, bias, sums));
-  } else if (w.bits == 4) {
+  if (w.bits == 4) {
     arrange(x, m * w.k);
     if (w.nf4)
       parallel_ranges(w.n, grain, CodeRows<kNormal4>{&w, m, x, bias, sums});
@@ -243,7 +316,8 @@ int32_t multiply_weights(const Call& c) {
   ScratchFrame scratch;
   const float* bias;
   if (!dense_bias(c, scratch, &bias)) return fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for the bias");
-  if (!c.transposed && c.m() <= kCodedRows && w.k > 0) return multiply_few(c, bias);
+  if (rounds_activations(c) && w.k > 0) return multiply_coded(c, bias);
+  if (!c.transposed && c.m() <= kFewRows && w.k > 0) return multiply_few(c, bias);
   if ((c.transposed ? w.n : w.k) == 0) {  // an empty sum: the bias, or zero
     ScratchFrame line;
     const int64_t n = c.y.shape[1];
@@ -272,6 +346,17 @@ int32_t kernel_linear_weight_only(const og_call* call) {
   OG_TRY(read_call(call, &c));
   if (c.m() == 0 || c.y.shape[1] == 0) return OG_OK;
   return multiply_weights(c);
+}
+
+int32_t kernel_linear_weight_only_pack(const og_call* call) {
+  const og_view &codes = call->inputs[0], &packed = call->outputs[0];
+  OG_REQUIRE(codes.rank == 2, "linear_weight_only_pack: codes must be a matrix");
+  OG_SUPPORTED(call->attrs[0] == 0 || call->attrs[0] == 1, "linear_weight_only_pack: codes must be integers");
+  WeightMatrix w{};
+  OG_TRY(read_weight(call->attrs, codes, call->inputs[1], call->inputs[2],
+                     codes.shape[1] * (call->attrs[1] == 4 ? 2 : 1), &w));
+  OG_TRY(check_packed_weight_view(packed, w));
+  return pack_weights(w, packed);
 }
 
 }  // namespace OG_ISA

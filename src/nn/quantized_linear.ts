@@ -33,7 +33,7 @@ export interface WeightFormat {
 export interface QuantizedLinearModuleOptions extends WeightFormat {
   /** Default true. */
   readonly bias?: boolean;
-  /** Round up to 16 rows of activations to int8, see {@link quantizedLinear}. Default `float`. */
+  /** `int8` rounds activations to int8, see {@link quantizedLinear}. Default `float`. */
   readonly activations?: 'float' | 'int8';
 }
 

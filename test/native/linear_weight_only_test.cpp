@@ -1,4 +1,6 @@
 // linear_weight_only: few and many rows, the gradient's product and int8 activations against sums in double.
+#include <algorithm>
+
 #include "check.h"
 #include "core/cpu_features.h"
 
@@ -60,11 +62,53 @@ std::vector<double> rounded(const Tensor& x) {
   return out;
 }
 
+/** A block on a cache line, as the kernels want it. */
+class Packed {
+ public:
+  int32_t make(og::Isa isa, Weight& w) {
+    const int64_t groups = w.scale.shape()[1];
+    const int64_t bytes =
+        64 + (w.n + 31) / 32 * 32 *
+                 (groups * (og::dtype_size(w.scale.dtype()) + (w.zero.present() ? 4 : 0)) + w.k * w.bits / 8);
+    memory_.assign((size_t)bytes + 64, (char)0x5a);
+    std::memset(&view_, 0, sizeof view_);
+    view_.data = memory_.data() + (64 - reinterpret_cast<uintptr_t>(memory_.data()) % 64) % 64;
+    view_.dtype = OG_U8;
+    view_.rank = 1;
+    view_.shape[0] = bytes;
+    view_.strides[0] = 1;
+    og_view in[] = {w.codes.view(), w.scale.view(), w.zero.view()};
+    const double attrs[] = {(double)w.kind, (double)w.bits};
+    const og_call call = {in, &view_, attrs, 3, 1, 2};
+    return og::run_kernel_on(isa, og::kernel_id("linear_weight_only_pack"), call);
+  }
+  og_view view() const { return view_; }
+  char* data() { return static_cast<char*>(view_.data); }
+  bool guarded() const {
+    const char* end = static_cast<const char*>(view_.data) + view_.shape[0];
+    return std::all_of(end, memory_.data() + memory_.size(), [](char c) { return c == (char)0x5a; });
+  }
+
+ private:
+  std::vector<char> memory_;
+  og_view view_;
+};
+
+/** linear_weight_only with a packed weight. */
+int32_t run_packed(og::Isa isa, Weight& w, const og_view& packed, Tensor& x, Tensor& bias, Tensor& y, double coded = 1,
+                   double transposed = 0) {
+  og_view in[] = {x.view(), w.codes.view(), w.scale.view(), w.zero.view(), bias.view(), packed}, out = y.view();
+  const double attrs[] = {(double)w.kind, (double)w.bits, coded, transposed};
+  const og_call call = {in, &out, attrs, 6, 1, 4};
+  return og::run_kernel_on(isa, og::kernel_id("linear_weight_only"), call);
+}
+
 void check_product(og::Isa isa, Weight& w, Tensor& x, Tensor& bias, int32_t out, Layout layout, bool coded,
                    bool transposed) {
+  Tensor none;
   const int64_t m = x.shape()[0], width = transposed ? w.k : w.n, depth = transposed ? w.n : w.k;
   Tensor y(out, {m, width}, layout);
-  CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &bias}, {&y},
+  CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &bias, &none}, {&y},
                {(double)w.kind, (double)w.bits, (double)coded, (double)transposed}));
   const std::vector<double> a = coded ? rounded(x) : x.values();
   for (int64_t i = 0; i < m * width; i++) {
@@ -82,6 +126,13 @@ void check_product(og::Isa isa, Weight& w, Tensor& x, Tensor& bias, int32_t out,
     return;
   }
   passes()++;
+  if (!coded || w.n == 0) return;
+  Packed packed;
+  Tensor again(out, {m, width}, layout);
+  CHECK_OK(packed.make(isa, w));
+  CHECK(packed.guarded(), "pack wrote beyond its block");
+  CHECK_OK(run_packed(isa, w, packed.view(), x, bias, again));
+  CHECK(again.bytes() == y.bytes(), "a packed weight gives other bits");
 }
 
 void check_shapes(og::Isa isa, Random& random) {
@@ -106,12 +157,13 @@ void check_shapes(og::Isa isa, Random& random) {
         Tensor grad(OG_F32, {m, s.n});
         grad.normal(random);
         check_product(isa, w, grad, none, OG_F32, kDense, false, true);
-        const bool dots = bits == 4 && kind != 2 && m <= 16;
-        if (dots) check_product(isa, w, x, bias, OG_F32, kDense, true, false);
+        const bool integers = kind != 2;
+        if (integers) check_product(isa, w, x, bias, OG_F32, kDense, true, false);
         if (m == 3 || m == 17) {
           Tensor half(OG_BF16, {m, s.k}, kGaps), other(OG_F16, {s.n}, kReversed);
           half.normal(random), other.normal(random);
           check_product(isa, w, half, other, OG_F16, kTransposed, false, false);
+          if (integers) check_product(isa, w, half, other, OG_BF16, kGaps, true, false);
         }
       }
     }
@@ -124,21 +176,90 @@ void check_edges(og::Isa isa, Random& random) {
   bias.normal(random);
   Weight empty(random, 0, 4, 6, 0, 0, OG_F32, OG_I32), rowless(random, 0, 8, 0, 64, 32, OG_F32, OG_I32);
   Tensor x(OG_F32, {3, 0}), y(OG_F32, {3, 6}), z(OG_F32, {3, 64}), e(OG_F32, {3, 0}), wide(OG_F32, {0, 64});
-  CHECK_OK(run(isa, "linear_weight_only", {&x, &empty.codes, &empty.scale, &none, &bias}, {&y}, {0, 4, 0, 0}));
+  CHECK_OK(run(isa, "linear_weight_only", {&x, &empty.codes, &empty.scale, &none, &bias, &none}, {&y}, {0, 4, 0, 0}));
   for (int64_t i = 0; i < 18; i++) CHECK(y.get(i) == bias.get(i % 6), "an empty sum is the bias");
-  CHECK_OK(run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none}, {&z}, {0, 8, 0, 1}));
+  CHECK_OK(
+      run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none, &none}, {&z}, {0, 8, 0, 1}));
   for (int64_t i = 0; i < 192; i++) CHECK(z.get(i) == 0, "an empty sum is zero");
   Tensor nothing(OG_F32, {0, 0});
-  CHECK_OK(
-      run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none}, {&nothing}, {0, 8, 0, 0}));
+  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none, &none}, {&nothing},
+               {0, 8, 0, 0}));
 
   Weight w(random, 0, 4, 8, 64, 32, OG_F32, OG_I32);
   Tensor a(OG_F32, {2, 64}), out(OG_F32, {2, 8});
   a.fill([](int64_t i) { return i == 5 ? NAN : i < 64 ? 1 : 0; });
   for (double coded : {0., 1.}) {
-    CHECK_OK(run(isa, "linear_weight_only", {&a, &w.codes, &w.scale, &none, &none}, {&out}, {0, 4, coded, 0}));
+    CHECK_OK(run(isa, "linear_weight_only", {&a, &w.codes, &w.scale, &none, &none, &none}, {&out}, {0, 4, coded, 0}));
     for (int64_t i = 0; i < 8; i++) CHECK(std::isnan(out.get(i)) && out.get(8 + i) == 0, "NaN stays in its row");
   }
+}
+
+/**
+ * Integer sums are exact: with scales of one, whole activations whose block holds a 127, and weights at their extremes,
+ * y is the exact integer (below 2^24). Zero points beyond a byte take the wide form.
+ */
+void check_extremes(og::Isa isa, Random& random) {
+  for (int bits : {4, 8})
+    for (int kind : {0, 1})
+      for (int wide : {0, 1}) {
+        if (wide && kind == 0) continue;
+        context() = std::string(og::isa_name(isa)) + " extremes " + std::to_string(bits) + " " + std::to_string(kind);
+        const int64_t n = 35, k = 64, m = 9;
+        Weight w(random, kind, bits, n, k, 32, OG_F32, OG_I32);
+        w.scale.fill([](int64_t) { return 1.; });
+        const bool bytes = bits == 8 && kind == 0;
+        w.codes.fill([&](int64_t i) {
+          return i % 3 == 0 ? (bytes ? -128. : 0.) : i % 3 == 1 ? (bytes ? 127. : 255.) : (double)random.below(100);
+        });
+        if (kind == 1)
+          w.zero.fill([&](int64_t i) { return wide ? (i % 2 ? -300. : 700.) : i % 2 ? 0. : bits == 4 ? 15. : 255.; });
+        Tensor x(OG_F32, {m, k}), y(OG_F32, {m, n}), none;
+        x.fill([&](int64_t i) {
+          const int64_t row = i / k;
+          return i % 32 == 0 ? 127. : row == 0 ? 127. : row == 1 ? -127. : (double)(random.below(255) - 127);
+        });
+        CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &none, &none}, {&y},
+                     {(double)kind, (double)bits, 1, 0}));
+        for (int64_t i = 0; i < m * n; i++) {
+          int64_t sum = 0;
+          for (int64_t j = 0; j < k; j++) {
+            const int64_t at = i % n * k + j, byte = (int64_t)w.codes.get(bits == 4 ? at / 2 : at);
+            const int64_t code = bits == 8 ? byte : at % 2 ? byte >> 4 : byte & 15;
+            const int64_t zero = kind == 1 ? (int64_t)w.zero.get(i % n * 2 + j / 32) : bits == 4 ? 8 : 0;
+            sum += (code - zero) * (int64_t)x.get(i / n * k + j);
+          }
+          CHECK(y.get(i) == (double)sum, "y[%lld] is %.9g, expected %lld", (long long)i, y.get(i), (long long)sum);
+        }
+      }
+}
+
+/** Blocks of another set, weight, or none are refused. */
+void check_packed(og::Isa isa, Random& random) {
+  context() = std::string(og::isa_name(isa)) + " packed";
+  Weight w(random, 1, 4, 40, 64, 32, OG_F16, OG_I32), other(random, 1, 4, 40, 64, 64, OG_F16, OG_I32),
+      nf4(random, 2, 4, 40, 64, 32, OG_F16, OG_I32);
+  Tensor x(OG_F32, {3, 64}), y(OG_F32, {3, 40}), grad(OG_F32, {3, 40}), none;
+  x.normal(random);
+  Packed packed, wrong;
+  CHECK_OK(packed.make(isa, w));
+  CHECK_OK(run_packed(isa, w, packed.view(), x, none, y));
+  CHECK_FAILS(run_packed(isa, w, packed.view(), x, none, y, 0), OG_INVALID);
+  CHECK_FAILS(run_packed(isa, w, packed.view(), grad, none, x, 1, 1), OG_INVALID);
+  CHECK_FAILS(wrong.make(isa, nf4), OG_UNSUPPORTED);
+  CHECK_OK(wrong.make(isa, other));
+  CHECK_FAILS(run_packed(isa, w, wrong.view(), x, none, y), OG_INVALID);
+  og_view shorter = packed.view(), shifted = packed.view();
+  shorter.shape[0]--;
+  shifted.data = packed.data() + 8;
+  CHECK_FAILS(run_packed(isa, w, shorter, x, none, y), OG_INVALID);
+  CHECK_FAILS(run_packed(isa, w, shifted, x, none, y), OG_INVALID);
+  for (int i = 0; i < og::kIsaCount; i++) {
+    if ((og::Isa)i == isa || !og::isa_available((og::Isa)i)) continue;
+    CHECK_OK(wrong.make((og::Isa)i, w));
+    CHECK_FAILS(run_packed(isa, w, wrong.view(), x, none, y), OG_INVALID);
+  }
+  packed.data()[0] ^= 1;
+  CHECK_FAILS(run_packed(isa, w, packed.view(), x, none, y), OG_INVALID);
 }
 
 void check_refusals(og::Isa isa, Random& random) {
@@ -150,7 +271,7 @@ void check_refusals(og::Isa isa, Random& random) {
       bf(OG_BF16, {8, 2});
   const auto call = [&](Tensor& a, Tensor& codes, Tensor& scale, Tensor& zero, Tensor& b, Tensor& out, double kind,
                         double bits) {
-    return run(isa, "linear_weight_only", {&a, &codes, &scale, &zero, &b}, {&out}, {kind, bits, 0, 0});
+    return run(isa, "linear_weight_only", {&a, &codes, &scale, &zero, &b, &none}, {&out}, {kind, bits, 0, 0});
   };
   CHECK_OK(call(x, w.codes, w.scale, none, none, y, 0, 4));
   CHECK_FAILS(call(flat, w.codes, w.scale, none, none, y, 0, 4), OG_INVALID);
@@ -176,6 +297,8 @@ int main() {
     check_shapes(isa, random);
     check_edges(isa, random);
     check_refusals(isa, random);
+    check_extremes(isa, random);
+    check_packed(isa, random);
     context() = og::isa_name(isa);
     if (isa == og::kReference) return;
     Weight w(random, 0, 4, 1500, 768, 32, OG_F32, OG_I32);
@@ -186,18 +309,31 @@ int main() {
       for (double coded : {0., 1.})
         check_threads(
             [&] {
-              CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none}, {&y}, {0, 4, coded, 0}));
+              CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none, &none}, {&y},
+                           {0, 4, coded, 0}));
             },
             [&] { return y.bytes(); });
     }
-    if (!og::cpu_feature(og::kVnni)) return;
-    Tensor x(OG_F32, {5, 768}), with(OG_F32, {5, 1500}), without(OG_F32, {5, 1500});
-    x.normal(random);
-    CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none}, {&with}, {0, 4, 1, 0}));
-    og::use_cpu_feature(og::kVnni, false);
-    CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none}, {&without}, {0, 4, 1, 0}));
-    og::use_cpu_feature(og::kVnni, true);
-    CHECK(with.bytes() == without.bytes(), "VNNI gives other bits");
+    // sums of a block are integers: the same with and without the instruction, and for each height of panels
+    Weight bytes(random, 1, 8, 1500, 768, 64, OG_F32, OG_U8);
+    for (Weight* weight : {&w, &bytes}) {
+      const double kind = weight->kind, bits = weight->bits;
+      Tensor x(OG_F32, {11, 768}), y(OG_F32, {11, 1500});
+      x.normal(random);
+      const auto multiply = [&] {
+        CHECK_OK(run(isa, "linear_weight_only", {&x, &weight->codes, &weight->scale, &weight->zero, &none, &none}, {&y},
+                     {kind, bits, 1, 0}));
+      };
+      multiply();
+      const std::vector<char> with = y.bytes();
+      for (og::CpuFeature feature : {og::kVnni, og::kDotProduct}) {
+        if (!og::cpu_feature(feature)) continue;
+        og::use_cpu_feature(feature, false);
+        multiply();
+        og::use_cpu_feature(feature, true);
+        CHECK(with == y.bytes(), "other instructions give other bits");
+      }
+    }
   });
   return finish("linear_weight_only");
 }

@@ -48,19 +48,92 @@ for (const [name, options] of Object.entries(formats)) {
   });
 }
 
-test('int8 activations stay within the rounding of their blocks', () => {
-  const weight = og.quantize(normal([64, 256]), { bits: 4, packed: true, groupSize: 32 });
-  const x = normal([2, 256]);
-  const exact = og.quantizedLinear(x, weight);
-  const coded = og.quantizedLinear(x, weight, null, { activations: 'int8' });
-  assert.notDeepEqual(numbersOf(coded), numbersOf(exact));
-  const noise = og.norm(og.sub(coded, exact)).itemSync() as number;
-  assert.ok(noise < 0.01 * (og.norm(exact).itemSync() as number), `${noise}`);
-  const many = normal([20, 256]);
+/** Blocks of 32 rounded to int8 and back. */
+function rounded(values: ArrayLike<number>): Float32Array {
+  const out = Float32Array.from(values);
+  for (let at = 0; at < out.length; at += 32) {
+    const block = out.subarray(at, at + 32);
+    const scale = Math.fround(Math.max(...block.map(Math.abs)) / 127) || 1;
+    for (let i = 0; i < block.length; i++) {
+      const ratio = Math.fround(block[i]! / scale);
+      const near = Math.round(ratio);
+      block[i] = (near - ratio === 0.5 && near % 2 !== 0 ? near - 1 : near) * scale;
+    }
+  }
+  return out;
+}
+
+const integerFormats: Record<string, og.QuantizeOptions> = {
+  'int4 in groups of 32': { bits: 4, packed: true, groupSize: 32 },
+  'uint4 in groups of 64, float16 scales': {
+    bits: 4,
+    packed: true,
+    groupSize: 64,
+    scheme: 'affine',
+    scaleDType: 'float16',
+  },
+  'int8 in groups of 128': { groupSize: 128 },
+  'uint8 by output': { axis: 0, scheme: 'affine' },
+};
+
+for (const [name, options] of Object.entries(integerFormats)) {
+  test(`int8 activations times ${name} are the product of what was rounded, on every set`, () => {
+    const before = og.backend().isa;
+    try {
+      for (const isa of og.backend().isas) {
+        og.setIsa(isa);
+        const weight = og.quantize(normal([41, 256]), options);
+        const bias = normal([41]);
+        for (const dtype of ['float32', 'bfloat16', 'float64'] as const)
+          for (const rows of [1, 2, 5, 20, 40]) {
+            const x = normal([rows, 256]).to(dtype);
+            const near = og.tensor(rounded(numbersOf(x)), { shape: [rows, 256] });
+            const coded = og.quantizedLinear(x, weight, bias, { activations: 'int8' });
+            assert.equal(coded.dtype, dtype);
+            const tolerance = dtype === 'bfloat16' ? 2e-2 : 1e-4;
+            assertClose(coded.to('float32'), og.linear(near, og.dequantize(weight), bias), {
+              rtol: tolerance,
+              atol: tolerance,
+            });
+          }
+      }
+    } finally {
+      og.setIsa(before);
+    }
+  });
+}
+
+test('int8 activations: the packed weight follows its codes and scales, and the gradient is that of the float product', () => {
+  const weight = og.quantize(normal([33, 64]), { bits: 4, packed: true, groupSize: 32 });
+  const x = normal([3, 64]).requiresGrad_();
+  const multiply = (): og.Tensor => og.quantizedLinear(x, weight, null, { activations: 'int8' });
+  const first = numbersOf(multiply());
+  assert.deepEqual(numbersOf(multiply()), first);
+  og.copy_(weight.scale, og.mul(weight.scale, 2));
   assert.deepEqual(
-    numbersOf(og.quantizedLinear(many, weight, null, { activations: 'int8' })),
-    numbersOf(og.quantizedLinear(many, weight)),
+    numbersOf(multiply()),
+    first.map((value) => 2 * value),
   );
+  const grad = normal([3, 33]);
+  multiply().backward(grad);
+  assertClose(x.grad!, og.matmul(grad, og.dequantize(weight)), { rtol: 1e-4, atol: 1e-4 });
+});
+
+test('int8 activations stay within the rounding of their blocks; NF4 keeps floats', () => {
+  for (const rows of [2, 20]) {
+    const weight = og.quantize(normal([64, 256]), { bits: 4, packed: true, groupSize: 32 });
+    const x = normal([rows, 256]);
+    const exact = og.quantizedLinear(x, weight);
+    const coded = og.quantizedLinear(x, weight, null, { activations: 'int8' });
+    assert.notDeepEqual(numbersOf(coded), numbersOf(exact));
+    const noise = og.norm(og.sub(coded, exact)).itemSync() as number;
+    assert.ok(noise < 0.01 * (og.norm(exact).itemSync() as number), `${noise}`);
+    const nf4 = og.quantize(normal([64, 256]), { scheme: 'nf4', packed: true, groupSize: 64 });
+    assert.deepEqual(
+      numbersOf(og.quantizedLinear(x, nf4, null, { activations: 'int8' })),
+      numbersOf(og.quantizedLinear(x, nf4)),
+    );
+  }
 });
 
 test('quantizedLinear refuses what does not fit', () => {

@@ -19,7 +19,7 @@ function roundTrip(row: ArrayLike<number>, bits: number): number[] {
   });
 }
 
-function row(name: string, bits: 4 | 8): Row {
+function row(name: string, bits: 4 | 8, activations: 'float' | 'int8' = 'float'): Row {
   const rows = Array.from({ length: outFeatures }, (_, i) =>
     roundTrip(weightValues.data.slice(i * inFeatures, (i + 1) * inFeatures), bits),
   );
@@ -30,16 +30,18 @@ function row(name: string, bits: 4 | 8): Row {
   return {
     name,
     op: 'quantizedLinear',
-    call: (x) => og.quantizedLinear(x!, weight(), og.tensor(biasValues, { dtype: x!.dtype })),
+    call: (x) => og.quantizedLinear(x!, weight(), og.tensor(biasValues, { dtype: x!.dtype }), { activations }),
     oracle: (x) =>
-      lines(x!, -1, (line) =>
-        line.length === inFeatures
-          ? rows.map((w, i) => w.reduce((sum, value, j) => sum + value * line[j]!, biasValues[i]!))
-          : biasValues,
-      ),
+      lines(x!, -1, (line) => {
+        if (line.length !== inFeatures) return biasValues;
+        const near = activations === 'int8' ? roundTrip(line, 8) : line;
+        return rows.map((w, i) => w.reduce((sum, value, j) => sum + value * near[j]!, biasValues[i]!));
+      }),
+    // the product of what was rounded has steps; its gradient by definition is that of the float product
+    gradient: activations === 'float',
     shapes: [[[3, inFeatures]], [[0, inFeatures]], [[1, 1, inFeatures]], [[17, inFeatures]], [[33, inFeatures]]],
     magnitude: 50,
-    kernels: ['linear_weight_only'],
+    kernels: activations === 'int8' ? ['linear_weight_only', 'linear_weight_only_pack'] : ['linear_weight_only'],
     misfits: [[[3, inFeatures - 1]], [[]]],
     exceptions: {
       single: 'the last axis is that of the weight',
@@ -116,5 +118,7 @@ const blockwiseRows: readonly Row[] = [
 export const quantizedRows: readonly Row[] = [
   row('quantizedLinear int4', 4),
   row('quantizedLinear int8', 8),
+  row('quantizedLinear int4, int8 activations', 4, 'int8'),
+  row('quantizedLinear int8, int8 activations', 8, 'int8'),
   ...blockwiseRows,
 ];
