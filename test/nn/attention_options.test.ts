@@ -74,3 +74,48 @@ test('attention weights are dropped in training only', () => {
   assert.ok(Number(og.amax(og.abs(og.sub(third, first))).dataSync()[0]) > 1e-3);
   assert.throws(() => new nn.MultiHeadAttention(width, heads, { attentionDropout: 2 }), og.AttributeError);
 });
+
+test('spans in a layer: a prefix that sees itself both ways, also against a cache', () => {
+  const generator = og.generator(14);
+  const layer = new nn.MultiHeadAttention(width, heads, { kvHeads: 2, causal: true, window: 4, generator });
+  const x = og.randn([2, 12, width], { generator });
+  const spans = [[[0, 7]], [[2, 5], [5, 6]]] as const; // prettier-ignore
+  const place = og.arange(12);
+  const [query, key] = [og.unsqueeze(place, 1), og.unsqueeze(place, 0)];
+  const near = og.logicalAnd(og.le(key, query), og.gt(key, og.sub(query, 4)));
+  const inside = (from: number, to: number): og.Tensor => {
+    const within = (at: og.Tensor): og.Tensor => og.logicalAnd(og.ge(at, from), og.lt(at, to));
+    return og.logicalAnd(within(query), within(key));
+  };
+  const masks = spans.map((list) =>
+    list.reduce<og.Tensor>((mask, [from, to]) => og.logicalOr(mask, inside(from, to)), near),
+  );
+  const free = new nn.MultiHeadAttention(width, heads, { kvHeads: 2 });
+  free.loadStateDict(layer.stateDict());
+  og.noGrad(() => {
+    const want = free.forward(x, { mask: og.unsqueeze(og.stack(masks), 1) });
+    assertClose(layer.forward(x, { spans }), want, { atol: 1e-5 });
+    for (const options of [{}, { pageSize: 4 }, { dtype: 'int8' }] as const) {
+      const cache = new nn.KvCache(2, 2, 12, width / heads, options);
+      const parts = [7, 1, 4].map((count) => {
+        const from = cache.length;
+        // what lies behind the last key is not there yet
+        const held = spans.map((list) => list.filter(([, to]) => to <= from + count));
+        return layer.forward(og.narrow(x, 1, from, count), { cache, spans: held });
+      });
+      assertClose(og.concat(parts, 1), want, { atol: 'dtype' in options ? 0.03 : 1e-5 });
+    }
+  });
+});
+
+test('spans of a tensor that do not hold their queries, or overlap, are reported', async () => {
+  const layer = new nn.MultiHeadAttention(width, heads, { causal: true });
+  const read = async (...sides: number[]): Promise<unknown> => {
+    const spans = og.tensor(Int32Array.from(sides), { shape: [3, 2] });
+    return layer.forward(og.ones([2, 3, width]), { spans }).data();
+  };
+  await read(0, 2, 0, 2, 0, 0);
+  await assert.rejects(() => read(0, 0, 2, 3, 0, 0), /span 2 to 3 does not hold query 1/);
+  await assert.rejects(() => read(0, 3, 0, 0, 0, 0), /query 1 sees less far/);
+  assert.throws(() => layer.forward(og.ones([1, 3, width]), { spans: [], offsets: [0, 3] }), og.AttributeError);
+});
