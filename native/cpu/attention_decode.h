@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key head up to which this path is taken
 constexpr int64_t kDecodeKeys = 64;                       // keys of a tile: its k and v stay in L1 for the other rows
-constexpr int64_t kDecodeBytes = 256 << 10;               // of k and v, per task
+constexpr int64_t kDecodeTasks = 32;                      // at least so many, of
+constexpr int64_t kLeastElements = 16 << 10, kMostElements = 256 << 10;  // so many elements of k and v
 
 /** Results of ranges of keys, one per query row and range: Σ 2^(s-highest)·v, highest, Σ 2^(s-highest). */
 struct Partials {
@@ -92,12 +93,12 @@ OG_INLINE Vf load(const int8_t* p) {
 #endif
 }
 
-/** Cache lines of n rows. */
+/** Cache lines of n rows, into L2: L1 has no room for two tiles of k and v. */
 template <class T>
 OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width) {
   for (int64_t j = 0; j < n; j++, row += stride)
     for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
 }
 
 /** scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
@@ -131,9 +132,10 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
   }
 }
 
-/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows. */
+/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows; the same of rows from `next` on is fetched. */
 template <int R, int NV, class T>
-OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, float* const* o, int64_t at) {
+OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, const T* next, float* const* o,
+                     int64_t at) {
   Vf acc[R][NV];
 #pragma GCC unroll 2
   for (int r = 0; r < R; r++)
@@ -141,6 +143,7 @@ OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int
     for (int i = 0; i < NV; i++) acc[r][i] = load(o[r] + at + i * kLanes);
   v += at;
   for (int64_t j = 0; j < n; j++, v += stride) {
+    if (next) fetch_rows(next + at + j * stride, stride, 1, NV * kLanes);
     Vf left[R];
 #pragma GCC unroll 2
     for (int r = 0; r < R; r++) left[r] = set1(weight[r][j]);
@@ -188,15 +191,15 @@ template <class T>
 __attribute__((noinline)) void tile_values(int rows, const float* const* weight, const DecodeTile& v, int64_t from,
                                            int64_t n, int64_t width, bool fetch, float* const* o) {
   const T* data = static_cast<const T*>(v.data) + from * v.stride;
-  if (fetch && v.next) fetch_rows(static_cast<const T*>(v.next) + from * v.stride, v.stride, n, width);
+  const T* next = fetch && v.next ? static_cast<const T*>(v.next) + from * v.stride : nullptr;
   int64_t d = 0;
   if (rows == 2) {
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, o, d);
-    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, o, d);
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, next, o, d);
   } else {
-    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, o, d);
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, o, d);
-    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, o, d);
+    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, next, o, d);
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, next, o, d);
   }
 }
 
@@ -345,17 +348,19 @@ inline void finish_rows(const og_call* call, const Problem& p, const RowBlock& b
   }
 }
 
-/** Keys per task, of `key_bytes` bytes of k and v each, for so many heads. */
-inline int64_t split_of(int64_t heads, int64_t key_bytes) {
-  const int64_t keys = round_up(kDecodeBytes / key_bytes, kDecodeKeys);
-  return heads < 8 ? round_up(keys / 4, kDecodeKeys) : keys;
+/** Keys per task, of `keys` for so many heads. Long tasks stream better, many keep more threads busy. */
+inline int64_t split_of(const Problem& p) {
+  const int64_t per_key = p.width + p.value_width + 1, heads = p.batch * p.kv_heads;
+  int64_t elements = per_key * p.keys / kDecodeTasks * heads;
+  if (elements < kLeastElements) elements = kLeastElements;
+  if (elements > kMostElements) elements = kMostElements;
+  return round_up(elements / per_key, kDecodeKeys);
 }
 
 inline int32_t forward_decode(const og_call* call, const Problem& p) {
   const int64_t heads = p.batch * p.kv_heads;
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
-  const int64_t split_keys = split_of(
-      heads, p.width * dtype_size(call->inputs[kK].dtype) + p.value_width * dtype_size(call->inputs[kV].dtype) + 1);
+  const int64_t split_keys = split_of(p);
   int64_t splits = (p.keys + split_keys - 1) / split_keys;
   if (splits < 1) splits = 1;
   ScratchFrame scratch;

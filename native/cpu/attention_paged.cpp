@@ -295,8 +295,7 @@ struct Reader {
 
 int32_t forward_few(const og_call* call, const Problem& p, const Cache& cache) {
   const int64_t heads = p.batch * p.kv_heads;
-  const int64_t split_keys =
-      split_of(heads, p.width * dtype_size(cache.k->dtype) + p.value_width * dtype_size(cache.v->dtype) + 1);
+  const int64_t split_keys = split_of(p);
   int64_t splits = (cache.longest + split_keys - 1) / split_keys;
   if (splits < 1) splits = 1;
   ScratchFrame scratch;
@@ -333,7 +332,16 @@ int32_t forward_few(const og_call* call, const Problem& p, const Cache& cache) {
 struct KeysInPages {
   const Cache* cache;
 
-  void fetch(const Problem&, int64_t, int64_t, int64_t, int64_t, Ahead*) const {}
+  void fetch(const Problem&, int64_t b, int64_t head, int64_t from, int64_t n, Ahead* ahead) const {
+    for (int part = 0; part < 3 && n > 0; part++) {  // as many as Ahead has room for
+      const int64_t page = cache->page_of(b, from), row = cache->row(from), left = cache->page - row;
+      const int64_t count = n < left ? n : left;
+      ahead->add(head_of(*cache->k, page, head), row, count, cache->k->shape[3]);
+      ahead->add(head_of(*cache->v, page, head), row, count, cache->v->shape[3]);
+      from += count;
+      n -= count;
+    }
+  }
   Rows rows(const og_view& pages, const og_view& scales, int64_t b, int64_t head, int64_t from, int64_t n,
             float* buffer) const {
     const int64_t row = cache->row(from), width = pages.shape[3];
