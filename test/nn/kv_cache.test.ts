@@ -87,6 +87,30 @@ test('an int8 cache holds what it was given within half a scale, in a quarter of
   plain.dispose();
 });
 
+test('attention from int8 stays within the bound that docs/numerics.md states', () => {
+  const [q, k, v] = inputs();
+  const scale = 1 / Math.sqrt(headWidth);
+  const numbers = (x: og.Tensor): number[] => Array.from(numbersOf(x));
+  og.noGrad(() => {
+    const cache = new nn.KvCache(batch, kvHeads, time, headWidth, { dtype: 'int8', pageSize: 8 });
+    const got = numbers(cache.attend(q, k, v));
+    const want = numbers(og.scaledDotProductAttention(q, k, v));
+    const most = (x: og.Tensor): number[] => numbers(og.amax(og.abs(x), [2, 3])); // [batch, key heads]
+    const [keys, values] = [most(k), most(v)];
+    const sizes = numbers(og.sum(og.abs(q), 3)); // [batch, heads, time]
+    let worst = 0;
+    for (let i = 0; i < got.length; i++) {
+      const row = Math.floor(i / headWidth);
+      const head = Math.floor(row / time);
+      const group = Math.floor(head / heads) * kvHeads + Math.floor(((head % heads) * kvHeads) / heads);
+      const delta = (scale * sizes[row]! * keys[group]!) / 254;
+      const bound = (Math.expm1(2 * delta) + 1 / 254) * values[group]!;
+      worst = Math.max(worst, Math.abs(got[i]! - want[i]!) / bound);
+    }
+    assert.ok(worst > 0.01 && worst <= 1, `${worst} of the bound`);
+  });
+});
+
 test('pages of 64 give the bits of one piece', () => {
   const [q, k, v] = [0, 1, 2].map((seed) => og.randn([2, 4, 300, 32], { generator: og.generator(seed) })) as [
     og.Tensor,
