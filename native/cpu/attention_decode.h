@@ -117,12 +117,12 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
     if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
     for (int64_t d = 0; d < width; d += kLanes) {
       Vf left[R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
 #pragma GCC unroll 16
       for (int i = 0; i < kKeysAtOnce; i++) {
         const Vf right = load(rows[i] + d);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
       }
     }
@@ -137,7 +137,7 @@ template <int R, int NV, class T>
 OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, const T* next, float* const* o,
                      int64_t at) {
   Vf acc[R][NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) acc[r][i] = load(o[r] + at + i * kLanes);
@@ -145,16 +145,16 @@ OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int
   for (int64_t j = 0; j < n; j++, v += stride) {
     if (next) fetch_rows(next + at + j * stride, stride, 1, NV * kLanes);
     Vf left[R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) left[r] = set1(weight[r][j]);
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) {
       const Vf right = load(v + i * kLanes);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < R; r++) acc[r][i] = fma(left[r], right, acc[r][i]);
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) store(o[r] + at + i * kLanes, acc[r][i]);
@@ -175,13 +175,15 @@ inline DecodeTile decode_tile(const Head& head, int64_t from, int64_t n, int64_t
   return {buffer, padded, OG_F32, nullptr};
 }
 
-/** For one or two query rows, whose loads of k then are shared. */
+/** For one, two or four query rows, whose loads of k then are shared. */
 template <class T>
 __attribute__((noinline)) void tile_scores(int rows, const float* const* q, const DecodeTile& k, int64_t from,
                                            int64_t n, int64_t width, bool fetch, float* const* scores) {
   const T* data = static_cast<const T*>(k.data) + from * k.stride;
   const T* next = fetch && k.next ? static_cast<const T*>(k.next) + from * k.stride : nullptr;
-  if (rows == 2) {
+  if (rows == 4) {
+    dots<4>(q, data, k.stride, n, width, next, scores);
+  } else if (rows == 2) {
     dots<2>(q, data, k.stride, n, width, next, scores);
   } else {
     dots<1>(q, data, k.stride, n, width, next, scores);
@@ -193,7 +195,10 @@ __attribute__((noinline)) void tile_values(int rows, const float* const* weight,
   const T* data = static_cast<const T*>(v.data) + from * v.stride;
   const T* next = fetch && v.next ? static_cast<const T*>(v.next) + from * v.stride : nullptr;
   int64_t d = 0;
-  if (rows == 2) {
+  if (rows == 4) {
+    for (; d + 2 * kLanes <= width; d += 2 * kLanes) axpys<4, 2>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<4, 1>(weight, data, v.stride, n, next, o, d);
+  } else if (rows == 2) {
     for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, next, o, d);
     for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, next, o, d);
   } else {
@@ -252,23 +257,29 @@ inline void decode_range(const og_call* call, const Problem& p, const RowBlock& 
                          DecodeRow* rows, const TileAt& tile_at) {
   const bool masked = is_present(call->inputs[kMask]), biased = is_present(call->inputs[kSlopes]) || p.soft_cap > 0;
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
-  alignas(64) float memory[2][kDecodeKeys + kLanes], allowed[kDecodeKeys];
-  float* const scores[2] = {memory[0], memory[1]};
+  alignas(64) float memory[4][kDecodeKeys + kLanes], allowed[kDecodeKeys];
+  float* const scores[4] = {memory[0], memory[1], memory[2], memory[3]};
   for (int64_t j0 = from, n = 0; j0 < to && !cancelled(); j0 += n) {
     const KeyTile tile = tile_at(j0, to);
     n = tile.n;
     int step = 1;
     for (int64_t r = 0; r < block.count; r += step) {
-      const int64_t t = block.query(p, r), next = block.query(p, r + 1);
-      const int64_t low = p.key_begin(t), high = p.key_end(t);
-      step = r + 1 < block.count && p.key_begin(next) == low && p.key_end(next) == high ? 2 : 1;
+      const int64_t t = block.query(p, r), low = p.key_begin(t), high = p.key_end(t);
+      const auto alike = [&](int64_t other) {
+        return other < block.count && p.key_begin(block.query(p, other)) == low &&
+               p.key_end(block.query(p, other)) == high;
+      };
+      step = !alike(r + 1) ? 1 : alike(r + 2) && alike(r + 3) ? 4 : 2;
       const int64_t begin = low > j0 ? low - j0 : 0, end = high < j0 + n ? high - j0 : n;
       const int64_t count = end - begin;
       if (count <= 0) continue;
       const bool fetch = r == 0;
-      DecodeRow *first = rows + r, *second = rows + r + step - 1;
-      const float* const q[2] = {first->q, second->q};
-      float* const o[2] = {first->o, second->o};
+      const float* q[4];
+      float* o[4];
+      for (int i = 0; i < step; i++) {
+        q[i] = rows[r + i].q;
+        o[i] = rows[r + i].o;
+      }
       switch (tile.k.dtype) {
         case OG_F16:
           tile_scores<f16>(step, q, tile.k, begin, count, width, fetch, scores);
