@@ -4,7 +4,7 @@
  * operand of any dtype and stride.
  *
  * Operands that both kernels begin with: q, k, v, mask, slopes [Hq] (ALiBi; float32 or float64), query offsets and key
- * offsets [N+1] int32 (packed sequences; both or none), spans [B, T, 2] int32 (not with packed sequences): query i also
+ * offsets [N+1] int32 (packed sequences; both or none), spans [B, T, 2] int32: query i also
  * sees the keys [spans[b][i][0], spans[b][i][1]) whatever causal and window say; unless empty they include its place.
  * What a query sees must not begin or end before what the one before it sees, as it is with spans that do not overlap:
  * then tiles are skipped as before. Attributes of both: scale, causal, window (0: none), soft cap
@@ -68,6 +68,19 @@ struct Problem {
     return own;
   }
   int64_t clip(int64_t j) const { return j < 0 ? 0 : j > keys ? keys : j; }
+  /** The problem of packed sequence n. */
+  Problem sequence(int64_t n) const {
+    Problem own = *this;
+    own.first_query = query_offsets[n];
+    own.first_key = key_offsets[n];
+    own.queries = query_offsets[n + 1] - own.first_query;
+    own.keys = key_offsets[n + 1] - own.first_key;
+    if (ends) {
+      own.begins += own.first_query;
+      own.ends += own.first_query;
+    }
+    return own;
+  }
   /** Number of weight (b, h, i, j) in the stream of dropout. */
   uint64_t place_of(int64_t b, int64_t h, int64_t i, int64_t j) const {
     return ((uint64_t)(b * q_heads + h) * (uint64_t)all_queries + (uint64_t)(first_query + i)) * (uint64_t)all_keys +
@@ -78,6 +91,32 @@ struct Problem {
 enum SharedInput { kQ, kK, kV, kMask, kSlopes, kQueryOffsets, kKeyOffsets, kSpans, kSharedInputs };
 constexpr int kSharedAttrs = 9;
 constexpr int64_t kSpansRest = 16;  // numbers behind the last query's: vectors of them are read whole
+
+/** One sequence: spans of its queries, whose numbers count from key first_key on; what each sees goes to `p`'s arrays.
+ */
+inline int32_t take_spans_of(const og_view& spans, const Problem& p, int64_t b, int32_t* begins, int32_t* ends) {
+  for (int64_t i = 0; i < p.queries; i++) {
+    const int64_t row = p.first_query + i;
+    const int32_t* span = data_of<int32_t>(spans) + b * spans.strides[0] + row * spans.strides[1];
+    const int64_t from = span[0] - p.first_key, to = span[spans.strides[2]] - p.first_key;
+    const int64_t place = i + p.keys - p.queries;
+    int64_t begin = p.key_begin(i), end = p.key_end(i);
+    if (from != to) {
+      if (from < 0 || from > place || to <= place || to > p.keys)
+        return fail(OG_INDEX, "attention: span %lld to %lld does not hold query %lld, at place %lld of %lld keys",
+                    (long long)(from + p.first_key), (long long)(to + p.first_key), (long long)row,
+                    (long long)(place + p.first_key), (long long)(p.keys + p.first_key));
+      if (from < begin) begin = from;
+      if (to > end) end = to;
+    }
+    if (i > 0 && (begin < begins[i - 1] || end < ends[i - 1]))
+      return fail(OG_INDEX, "attention: query %lld sees less far than the one before it; spans must not overlap",
+                  (long long)row);
+    begins[i] = (int32_t)begin;
+    ends[i] = (int32_t)end;
+  }
+  return OG_OK;
+}
 
 /** Checks spans and computes what each query sees from them, causal order and window. */
 inline int32_t take_spans(const og_view& spans, ScratchFrame* scratch, Problem* p) {
@@ -92,26 +131,11 @@ inline int32_t take_spans(const og_view& spans, ScratchFrame* scratch, Problem* 
   int32_t* ends = scratch->take<int32_t>(count);
   OG_SCRATCH(begins, "spans");
   OG_SCRATCH(ends, "spans");
-  for (int64_t b = 0; b < p->batch; b++) {
-    Problem own = p->of(b);
-    for (int64_t i = 0; i < p->queries; i++) {
-      const int32_t* span = data_of<int32_t>(spans) + b * spans.strides[0] + i * spans.strides[1];
-      const int64_t from = span[0], to = span[spans.strides[2]], place = i + own.keys - p->queries;
-      int64_t begin = own.key_begin(i), end = own.key_end(i);
-      if (from != to) {
-        if (from < 0 || from > place || to <= place || to > own.keys)
-          return fail(OG_INDEX, "attention: span %lld to %lld does not hold query %lld, at place %lld of %lld keys",
-                      (long long)from, (long long)to, (long long)i, (long long)place, (long long)own.keys);
-        if (from < begin) begin = from;
-        if (to > end) end = to;
-      }
-      const int64_t at = b * p->queries + i;
-      if (i > 0 && (begin < begins[at - 1] || end < ends[at - 1]))
-        return fail(OG_INDEX, "attention: query %lld sees less far than the one before it; spans must not overlap",
-                    (long long)i);
-      begins[at] = (int32_t)begin;
-      ends[at] = (int32_t)end;
-    }
+  for (int64_t b = 0; b < p->batch && !p->packed; b++)
+    OG_TRY(take_spans_of(spans, p->of(b), b, begins + b * p->queries, ends + b * p->queries));
+  for (int64_t n = 0; n < p->sequences && p->packed; n++) {
+    const Problem own = p->sequence(n);
+    OG_TRY(take_spans_of(spans, own, 0, begins + own.first_query, ends + own.first_query));
   }
   for (int64_t i = p->batch * p->queries; i < count; i++) begins[i] = ends[i] = 0;
   p->begins = begins;
@@ -165,15 +189,15 @@ inline int32_t read_extras(const og_call* call, ScratchFrame* scratch, Problem* 
   p->query_offsets = p->key_offsets = nullptr;
   p->lengths = nullptr;
   OG_REQUIRE(p->packed == is_present(keys), "attention: offsets of queries and keys come together");
-  OG_TRY(take_spans(call->inputs[kSpans], scratch, p));
-  if (!p->packed) return OG_OK;
+  p->begins = p->ends = nullptr;
+  if (!p->packed) return take_spans(call->inputs[kSpans], scratch, p);
   OG_REQUIRE(p->batch == 1, "attention: packed sequences have a batch of 1");
   OG_SUPPORTED(!is_present(call->inputs[kMask]), "attention: packed sequences take no mask");
-  OG_SUPPORTED(!is_present(call->inputs[kSpans]), "attention: packed sequences take no spans");
   OG_REQUIRE(queries.rank == 1 && queries.shape[0] >= 1, "attention: offsets must have rank 1 and an element");
   p->sequences = queries.shape[0] - 1;
   OG_TRY(take_offsets(queries, "query", p->sequences, p->queries, scratch, &p->query_offsets));
-  return take_offsets(keys, "key", p->sequences, p->keys, scratch, &p->key_offsets);
+  OG_TRY(take_offsets(keys, "key", p->sequences, p->keys, scratch, &p->key_offsets));
+  return take_spans(call->inputs[kSpans], scratch, p);
 }
 
 /** Fills the problem from the shared operands and attributes, and checks that the shapes agree. */
@@ -250,11 +274,7 @@ struct Sequence {
     call = *from;
     call.inputs = inputs;
     call.outputs = outputs;
-    problem = whole;
-    problem.queries = q_end - q;
-    problem.keys = k_end - k;
-    problem.first_query = q;
-    problem.first_key = k;
+    problem = whole.sequence(n);
   }
 };
 

@@ -46,7 +46,7 @@ export interface AttentionOptions {
    * Stretches of keys in which attention goes both ways, whatever `causal` and `window` say: a prefix, or the tokens of an image
    * (PaliGemma, arXiv 2407.07726; Gemma 3, 2503.19786). For each sequence of the batch a list of [start, end) among the keys that
    * do not overlap; or an int32 tensor (B, T, 2) or (T, 2) with start and end of the span that each query stands in (two equal
-   * numbers where it is in none). Not for packed sequences. No T·S mask is made. Default none.
+   * numbers where it is in none). Spans of packed sequences lie inside one each. No T·S mask is made. Default none.
    */
   readonly spans?: Tensor | readonly (readonly (readonly [start: number, end: number])[])[] | null;
 }
@@ -186,14 +186,15 @@ function listedSpans(spans: unknown, queries: number, keys: readonly number[]): 
 }
 
 /** @internal Spans among so many keys a sequence as the kernel takes them, (B, T, 2); it checks those of a tensor itself. */
-export function spansOf({ spans, queryOffsets }: AttentionOptions, q: Tensor, keys: readonly number[]): Tensor | null {
+export function spansOf({ spans, keyOffsets }: AttentionOptions, q: Tensor, keys: readonly number[]): Tensor | null {
   if (spans === undefined || spans === null) return null;
   const argument = 'spans';
-  if ((queryOffsets ?? null) !== null) {
-    throw new AttributeError({ op, argument, expected: 'none for packed sequences', actual: 'both' });
-  }
   const [batch, queries] = [q.shape[0]!, q.shape[2]!];
-  if (!(spans instanceof Tensor)) return listedSpans(spans, queries, keys);
+  if (!(spans instanceof Tensor)) {
+    if ((keyOffsets ?? null) === null) return listedSpans(spans, queries, keys);
+    const expected = 'a tensor where keys have offsets of their own';
+    throw new AttributeError({ op, argument, expected, actual: 'lists' });
+  }
   if (spans.dtype !== 'int32' && spans.dtype !== 'int64') {
     throw new AttributeError({ op, argument, expected: 'int32 starts and ends', actual: spans.dtype });
   }

@@ -200,7 +200,16 @@ struct Fixture {
     }
     if (c.query_offsets.empty()) query_offsets.view.dtype = key_offsets.view.dtype = -1;
     Random random(seed);
-    for (int64_t b = 0; b < c.B && c.spans; b++) {
+    for (size_t n = 0; n + 1 < c.query_offsets.size() && c.spans; n++) {
+      const int64_t first = c.query_offsets[n], keys_before = c.key_offsets[n], count = c.query_offsets[n + 1] - first;
+      const std::vector<int64_t> own = random_spans(random, count, c.key_offsets[n + 1] - keys_before, 20);
+      for (int64_t i = 0; i < 2 * count; i += 2) {
+        const int64_t before = own[(size_t)i] != own[(size_t)i + 1] ? keys_before : 0;
+        spans.set(2 * first + i, (double)(own[(size_t)i] + before));
+        spans.set(2 * first + i + 1, (double)(own[(size_t)i + 1] + before));
+      }
+    }
+    for (int64_t b = 0; b < c.B && c.spans && c.query_offsets.empty(); b++) {
       const std::vector<int64_t> own = random_spans(random, c.T, c.S, b % 2 ? 7 : 90);
       for (int64_t i = 0; i < 2 * c.T; i++) spans.set(b * 2 * c.T + i, (double)own[(size_t)i]);
     }

@@ -85,6 +85,12 @@ void test_packed() {
   c.dtype = OG_F32;
   c.window = 9;
   check_case(c);
+  c.spans = c.causal = true;
+  check_case(c);
+  c.window = 0;
+  check_case(c);
+  c.spans = c.causal = false;
+  c.window = 9;
   c.alibi = c.causal = true;
   c.cap = 10;
   c.drop = 0.3;

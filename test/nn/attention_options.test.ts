@@ -54,6 +54,20 @@ test('packed sequences give what each gives alone, and the same gradient', () =>
   assert.throws(() => layer.forward(x, { offsets, cache }), og.AttributeError);
 });
 
+test('packed sequences with spans give what each gives alone', () => {
+  const generator = og.generator(31);
+  const layer = new nn.MultiHeadAttention(width, heads, { kvHeads: 2, causal: true, generator });
+  const x = og.randn([1, 12, width], { generator }).requiresGrad_();
+  const y = og.detach(x).clone().requiresGrad_();
+  const packed = layer.forward(x, { offsets: [0, 5, 12], spans: [[[0, 3], [7, 12]]] }); // prettier-ignore
+  const first = layer.forward(og.narrow(y, 1, 0, 5), { spans: [[[0, 3]]] });
+  const second = layer.forward(og.narrow(y, 1, 5, 7), { spans: [[[2, 7]]] });
+  const alone = og.concat([first, second], 1);
+  assertClose(packed, alone, { atol: 1e-5 });
+  for (const result of [packed, alone]) og.sum(og.square(result)).backward();
+  assertClose(x.grad!, y.grad!, { atol: 1e-4 });
+});
+
 test('offsets of a tensor that do not fit are reported', async () => {
   const layer = new nn.MultiHeadAttention(width, heads);
   const read = async (offsets: og.Tensor): Promise<unknown> =>
@@ -118,4 +132,11 @@ test('spans of a tensor that do not hold their queries, or overlap, are reported
   await assert.rejects(() => read(0, 0, 2, 3, 0, 0), /span 2 to 3 does not hold query 1/);
   await assert.rejects(() => read(0, 3, 0, 0, 0, 0), /query 1 sees less far/);
   assert.throws(() => layer.forward(og.ones([1, 3, width]), { spans: [], offsets: [0, 3] }), og.AttributeError);
+  const packed = async (spans: [number, number][]): Promise<unknown> =>
+    layer.forward(og.ones([1, 5, width]), { spans: [spans], offsets: [0, 3, 5] }).data();
+  await packed([[3, 5]]); // prettier-ignore
+  await assert.rejects(() => packed([[2, 4]]), /span 2 to 4 does not hold query 2/); // prettier-ignore
+  const x = og.ones([1, 1, 5, 4]);
+  const options = { queryOffsets: [0, 5], keyOffsets: [0, 5], spans: [[]] };
+  assert.throws(() => og.scaledDotProductAttention(x, x, x, options), og.AttributeError);
 });
