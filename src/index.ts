@@ -92,6 +92,7 @@ export {
   type CausalModel,
   type GeneratedPiece,
   type GenerateOptions,
+  type ModelCacheOptions,
   type TextCodec,
 } from './generate/generate.js';
 export { sample, type SamplingOptions } from './generate/sampler.js';

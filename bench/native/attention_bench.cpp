@@ -77,11 +77,12 @@ void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds, double cap = 
   l.rank = 3;
   const std::vector<double> attrs = {1 / std::sqrt((double)D), 1, 0, cap, drop, 1, 0, 0, 0};
   const auto forward = [&] {
-    call("attention", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent}, {whole(y), l}, attrs);
+    call("attention", {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent, absent}, {whole(y), l},
+         attrs);
   };
   const auto backward = [&] {
     call("attention_backward",
-         {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent, whole(y), l, whole(grad)},
+         {part(qkv, 0), part(qkv, 1), part(qkv, 2), absent, absent, absent, absent, absent, whole(y), l, whole(grad)},
          {part(dqkv, 0), part(dqkv, 1), part(dqkv, 2), absent}, attrs);
   };
   const Times f = measure(rounds, forward), b = measure(rounds, backward);
@@ -95,9 +96,10 @@ void bench(int64_t B, int64_t H, int64_t T, int64_t D, int rounds, double cap = 
 }
 
 /** One query against S cached keys; `copies` caches are used in turn, so that large ones come from memory. */
-void bench_decode(int64_t H, int64_t Hkv, int64_t S, int64_t D, int copies, int rounds) {
-  std::vector<float> k((size_t)(copies * Hkv * S * D), 0.01f), v(k), q((size_t)(H * D), 0.5f), y(q), lse((size_t)H);
-  og_view absent, l = view4(lse.data(), 1, H, 1, 1, H, 1, 1);
+void bench_decode(int64_t H, int64_t Hkv, int64_t S, int64_t D, int copies, int rounds, int64_t T = 1) {
+  std::vector<float> k((size_t)(copies * Hkv * S * D), 0.01f), v(k), q((size_t)(H * T * D), 0.5f), y(q),
+      lse((size_t)(H * T));
+  og_view absent, l = view4(lse.data(), 1, H, T, 1, H * T, T, 1);
   std::memset(&absent, 0, sizeof absent);
   absent.dtype = -1;
   l.rank = 3;
@@ -105,13 +107,57 @@ void bench_decode(int64_t H, int64_t Hkv, int64_t S, int64_t D, int copies, int 
   const Times t = measure(rounds, [&] {
     const int64_t at = (turn++ % copies) * Hkv * S * D;
     call("attention",
-         {view4(q.data(), 1, H, 1, D, H * D, D, D), view4(k.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D),
-          view4(v.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D), absent, absent, absent, absent},
-         {view4(y.data(), 1, H, 1, D, H * D, D, D), l}, {0.125, 1, 0, 0, 0, 0, 0, 0, 0});
+         {view4(q.data(), 1, H, T, D, H * T * D, T * D, D), view4(k.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D),
+          view4(v.data() + at, 1, Hkv, S, D, Hkv * S * D, S * D, D), absent, absent, absent, absent, absent},
+         {view4(y.data(), 1, H, T, D, H * T * D, T * D, D), l}, {0.125, 1, 0, 0, 0, 0, 0, 0, 0});
   });
   const double bytes = 8. * (double)(Hkv * S * D);
-  std::printf("decode H%d/%d S%d D%d, %.0f MiB in turn: %8.1f us, %5.1f GB/s (best %5.1f)\n", (int)H, (int)Hkv, (int)S,
-              (int)D, bytes * copies / 1048576, t.median * 1e6, bytes / t.median * 1e-9, bytes / t.best * 1e-9);
+  std::printf("T%d H%d/%d S%d D%d, one piece, %.0f MiB in turn: %8.1f us, %5.1f GB/s (best %5.1f)\n", (int)T, (int)H,
+              (int)Hkv, (int)S, (int)D, bytes * copies / 1048576, t.median * 1e6, bytes / t.median * 1e-9,
+              bytes / t.best * 1e-9);
+}
+
+/** The same from pages of 64 places, in float32 or int8; GB/s of what is read. */
+void bench_paged(int64_t H, int64_t Hkv, int64_t S, int64_t D, bool quantised, int copies, int rounds, int64_t T = 1) {
+  const int64_t pages = S / 64, count = copies * pages, item = quantised ? 1 : 4;
+  std::vector<uint8_t> k((size_t)(count * Hkv * 64 * D * item), 0), v(k);
+  std::vector<float> q((size_t)(H * T * D), 0.5f), y(q), lse((size_t)(H * T)),
+      scales((size_t)(count * Hkv * 64), 0.01f);
+  std::vector<int32_t> table((size_t)pages), length(1, (int32_t)S);
+  og_view absent, l = view4(lse.data(), 1, H, T, 1, H * T, T, 1), sizes = l, list = l;
+  std::memset(&absent, 0, sizeof absent);
+  absent.dtype = -1;
+  l.rank = 3;
+  sizes.rank = 1;
+  sizes.dtype = list.dtype = OG_I32;
+  sizes.data = length.data();
+  sizes.shape[0] = 1;
+  list.rank = 2;
+  list.data = table.data();
+  list.shape[1] = pages;
+  list.strides[1] = 1;
+  const auto paged = [&](std::vector<uint8_t>& x) {
+    og_view view = view4(nullptr, count, Hkv, 64, D, Hkv * 64 * D, 64 * D, D);
+    view.data = x.data();
+    view.dtype = quantised ? OG_I8 : OG_F32;
+    return view;
+  };
+  og_view scale = view4(scales.data(), count, Hkv, 64, 1, Hkv * 64, 64, 1);
+  scale.rank = 3;
+  if (!quantised) scale = absent;
+  int turn = 0;
+  const Times t = measure(rounds, [&] {
+    for (int64_t i = 0; i < pages; i++) table[(size_t)i] = (int32_t)(turn % copies * pages + (i * 5 + 3) % pages);
+    turn++;
+    call("attention_paged",
+         {view4(q.data(), 1, H, T, D, H * T * D, T * D, D), paged(k), paged(v), absent, absent, scale, scale, absent,
+          sizes, list},
+         {view4(y.data(), 1, H, T, D, H * T * D, T * D, D), l}, {0.125, 1, 0, 0});
+  });
+  const double bytes = 2. * (double)(Hkv * S * (D * item + (quantised ? 4 : 0)));
+  std::printf("T%d H%d/%d S%d D%d, pages of %s, %.0f MiB in turn: %8.1f us, %5.1f GB/s (best %5.1f)\n", (int)T, (int)H,
+              (int)Hkv, (int)S, (int)D, quantised ? "int8" : "float32", bytes * copies / 1048576, t.median * 1e6,
+              bytes / t.median * 1e-9, bytes / t.best * 1e-9);
 }
 
 }  // namespace
@@ -135,10 +181,19 @@ int main(int argc, char** argv) {
     bench(12, 6, 256, 64, rounds, 0, 0.1);
   }
   if (only.empty() || only == "decode") {
-    bench_decode(12, 12, 1024, 64, 1, 20 * rounds);
-    bench_decode(12, 12, 4096, 64, 6, 3 * rounds);
-    bench_decode(32, 8, 1024, 128, 1, 20 * rounds);
     bench_decode(1, 1, 100000, 64, 4, 3 * rounds);
+    const int64_t shapes[][4] = {{12, 12, 1024, 64}, {12, 12, 4096, 64}, {32, 8, 1024, 128}, {32, 8, 8192, 128}};
+    for (const auto& [H, Hkv, S, D] : shapes) {
+      const int copies = S > 1024 ? 8 : 1, times = S > 1024 ? 3 * rounds : 20 * rounds;
+      bench_decode(H, Hkv, S, D, copies, times);
+      bench_paged(H, Hkv, S, D, false, copies, times);
+      bench_paged(H, Hkv, S, D, true, copies, times);
+    }
+  }
+  if (only.empty() || only == "chunk") {
+    bench_decode(12, 12, 4096, 64, 1, rounds, 256);
+    bench_paged(12, 12, 4096, 64, false, 1, rounds, 256);
+    bench_paged(12, 12, 4096, 64, true, 1, rounds, 256);
   }
   return 0;
 }

@@ -38,8 +38,11 @@ constexpr struct {
   const char* name;
   uint32_t operands;
 } kOptional[] = {
-    {"attention", 0xfu << 3},                                        // mask, slopes, offsets (2)
-    {"attention_backward", 0xfu << 3 | 1u << 13},                    // the same; the mask's gradient
+    {"attention", 0x1fu << 3},                                       // mask, slopes, offsets (2), spans
+    {"attention_backward", 0x1fu << 3 | 1u << 14},                   // the same; the mask's gradient
+    {"attention_paged", 0x1fu << 3 | 1u << 9},                       // mask, slopes, spans, scales (2); table
+    {"kv_append", 1u << 3 | 1u << 6 | 1u << 7},                      // table; scales
+    {"kv_read", 1u << 2 | 1u << 3 | 1u << 5},                        // scales; table
     {"chain", 0x3ffffu},                                             // any of the operands
     {"matmul_chain", 0x7ffcu | 0x3fu << 16},                         // bias, the chain's operands and results
     {"matmul", 1u << 2 | 1u << 3 | 1u << 5},                         // bias, residual; pre-activation

@@ -37,11 +37,12 @@ enum Output { kDq, kDk, kDv, kDmask };
 #ifdef OG_IS_REFERENCE
 
 template <class C>
-int32_t backward(const og_call* call, const Problem& p) {
+int32_t backward(const og_call* call, const Problem& whole) {
   const bool masked = is_present(call->inputs[kMask]), wants_mask = is_present(call->outputs[kDmask]);
   std::atomic<bool> failed{false};
-  parallel_for(p.batch * p.kv_heads, [&](int64_t task) {
-    const int64_t b = task / p.kv_heads, kv_head = task % p.kv_heads, w = p.width, vw = p.value_width;
+  parallel_for(whole.batch * whole.kv_heads, [&](int64_t task) {
+    const int64_t b = task / whole.kv_heads, kv_head = task % whole.kv_heads, w = whole.width, vw = whole.value_width;
+    const Problem p = whole.of(b);
     const Head k = head_of(call->inputs[kK], b, kv_head), v = head_of(call->inputs[kV], b, kv_head);
     ScratchFrame scratch;
     C* keys = scratch.take<C>(2 * p.keys * w);
@@ -460,9 +461,10 @@ int32_t take_accumulator(const og_view& out, ScratchFrame* scratch, og_view* acc
 }
 
 /** Query piece i of one key head, in one phase. */
-bool run_piece(const og_call* call, const Problem& p, const Plan& plan, int64_t index, int64_t phase,
+bool run_piece(const og_call* call, const Problem& whole, const Plan& plan, int64_t index, int64_t phase,
                const og_view* sums, bool add) {
   const int64_t head = index / plan.query_pieces, i = index % plan.query_pieces;
+  const Problem p = whole.of(head / whole.kv_heads);
   const int64_t j = (phase + plan.phases - i) % plan.phases;
   if (j >= plan.key_pieces) return true;
   ScratchFrame local;

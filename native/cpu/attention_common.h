@@ -4,7 +4,10 @@
  * operand of any dtype and stride.
  *
  * Operands that both kernels begin with: q, k, v, mask, slopes [Hq] (ALiBi; float32 or float64), query offsets and key
- * offsets [N+1] int32 (packed sequences; both or none). Attributes of both: scale, causal, window (0: none), soft cap
+ * offsets [N+1] int32 (packed sequences; both or none), spans [B, T, 2] int32: query i also
+ * sees the keys [spans[b][i][0], spans[b][i][1]) whatever causal and window say; unless empty they include its place.
+ * What a query sees must not begin or end before what the one before it sees, as it is with spans that do not overlap:
+ * then tiles are skipped as before. Attributes of both: scale, causal, window (0: none), soft cap
  * (0: none), dropout probability, and its stream in four halves of 32 bits as random.cpp takes it. A score is
  *   s = cap·tanh(scale·q·k / cap) − slope·|place − j| + mask,
  * where query i stands at place i + S − T among the keys. Weight (b, h, i, j) has number ((b·Hq + h)·T + i)·S + j; it
@@ -45,11 +48,39 @@ struct Problem {
   bool packed;
   int64_t sequences;
   const int64_t *query_offsets, *key_offsets;
+  // of spans: what each query sees, [B][T]; null without. Of one sequence of the batch: [T]
+  const int32_t *begins, *ends;
+  const int64_t* lengths;  // keys of each sequence of the batch; null: all have `keys`
 
   /** Query i may attend to keys in [key_begin(i), key_end(i)) unless a mask forbids more. Both grow with i. */
-  int64_t key_end(int64_t i) const { return causal ? clip(i + keys - queries + 1) : keys; }
-  int64_t key_begin(int64_t i) const { return window > 0 ? clip(i + keys - queries - window + 1) : 0; }
+  int64_t key_end(int64_t i) const { return ends ? ends[i] : causal ? clip(i + keys - queries + 1) : keys; }
+  int64_t key_begin(int64_t i) const {
+    return begins ? begins[i] : window > 0 ? clip(i + keys - queries - window + 1) : 0;
+  }
+  /** The problem of sequence b, whose keys and spans are its own. key_begin and key_end are those of such a problem. */
+  Problem of(int64_t b) const {
+    Problem own = *this;
+    if (lengths) own.keys = lengths[b];
+    if (ends) {
+      own.begins += b * queries;
+      own.ends += b * queries;
+    }
+    return own;
+  }
   int64_t clip(int64_t j) const { return j < 0 ? 0 : j > keys ? keys : j; }
+  /** The problem of packed sequence n. */
+  Problem sequence(int64_t n) const {
+    Problem own = *this;
+    own.first_query = query_offsets[n];
+    own.first_key = key_offsets[n];
+    own.queries = query_offsets[n + 1] - own.first_query;
+    own.keys = key_offsets[n + 1] - own.first_key;
+    if (ends) {
+      own.begins += own.first_query;
+      own.ends += own.first_query;
+    }
+    return own;
+  }
   /** Number of weight (b, h, i, j) in the stream of dropout. */
   uint64_t place_of(int64_t b, int64_t h, int64_t i, int64_t j) const {
     return ((uint64_t)(b * q_heads + h) * (uint64_t)all_queries + (uint64_t)(first_query + i)) * (uint64_t)all_keys +
@@ -57,8 +88,60 @@ struct Problem {
   }
 };
 
-enum SharedInput { kQ, kK, kV, kMask, kSlopes, kQueryOffsets, kKeyOffsets, kSharedInputs };
+enum SharedInput { kQ, kK, kV, kMask, kSlopes, kQueryOffsets, kKeyOffsets, kSpans, kSharedInputs };
 constexpr int kSharedAttrs = 9;
+constexpr int64_t kSpansRest = 16;  // numbers behind the last query's: vectors of them are read whole
+
+/** One sequence: spans of its queries, whose numbers count from key first_key on; what each sees goes to `p`'s arrays.
+ */
+inline int32_t take_spans_of(const og_view& spans, const Problem& p, int64_t b, int32_t* begins, int32_t* ends) {
+  for (int64_t i = 0; i < p.queries; i++) {
+    const int64_t row = p.first_query + i;
+    const int32_t* span = data_of<int32_t>(spans) + b * spans.strides[0] + row * spans.strides[1];
+    const int64_t from = span[0] - p.first_key, to = span[spans.strides[2]] - p.first_key;
+    const int64_t place = i + p.keys - p.queries;
+    int64_t begin = p.key_begin(i), end = p.key_end(i);
+    if (from != to) {
+      if (from < 0 || from > place || to <= place || to > p.keys)
+        return fail(OG_INDEX, "attention: span %lld to %lld does not hold query %lld, at place %lld of %lld keys",
+                    (long long)(from + p.first_key), (long long)(to + p.first_key), (long long)row,
+                    (long long)(place + p.first_key), (long long)(p.keys + p.first_key));
+      if (from < begin) begin = from;
+      if (to > end) end = to;
+    }
+    if (i > 0 && (begin < begins[i - 1] || end < ends[i - 1]))
+      return fail(OG_INDEX, "attention: query %lld sees less far than the one before it; spans must not overlap",
+                  (long long)row);
+    begins[i] = (int32_t)begin;
+    ends[i] = (int32_t)end;
+  }
+  return OG_OK;
+}
+
+/** Checks spans and computes what each query sees from them, causal order and window. */
+inline int32_t take_spans(const og_view& spans, ScratchFrame* scratch, Problem* p) {
+  p->begins = p->ends = nullptr;
+  if (!is_present(spans)) return OG_OK;
+  OG_REQUIRE(spans.dtype == OG_I32 && spans.rank == 3 && spans.shape[0] == p->batch && spans.shape[1] == p->queries &&
+                 spans.shape[2] == 2,
+             "attention: spans must be int32 [B, T, 2]");
+  OG_SUPPORTED(p->keys < int64_t{1} << 31, "attention: too many keys for spans");
+  const int64_t count = p->batch * p->queries + kSpansRest;
+  int32_t* begins = scratch->take<int32_t>(count);
+  int32_t* ends = scratch->take<int32_t>(count);
+  OG_SCRATCH(begins, "spans");
+  OG_SCRATCH(ends, "spans");
+  for (int64_t b = 0; b < p->batch && !p->packed; b++)
+    OG_TRY(take_spans_of(spans, p->of(b), b, begins + b * p->queries, ends + b * p->queries));
+  for (int64_t n = 0; n < p->sequences && p->packed; n++) {
+    const Problem own = p->sequence(n);
+    OG_TRY(take_spans_of(spans, own, 0, begins + own.first_query, ends + own.first_query));
+  }
+  for (int64_t i = p->batch * p->queries; i < count; i++) begins[i] = ends[i] = 0;
+  p->begins = begins;
+  p->ends = ends;
+  return OG_OK;
+}
 
 /** Copies offsets, which must begin with 0, never fall, and end at the number of rows. */
 inline int32_t take_offsets(const og_view& offsets, const char* name, int64_t count, int64_t rows,
@@ -104,14 +187,17 @@ inline int32_t read_extras(const og_call* call, ScratchFrame* scratch, Problem* 
   p->packed = is_present(queries);
   p->sequences = 1;
   p->query_offsets = p->key_offsets = nullptr;
+  p->lengths = nullptr;
   OG_REQUIRE(p->packed == is_present(keys), "attention: offsets of queries and keys come together");
-  if (!p->packed) return OG_OK;
+  p->begins = p->ends = nullptr;
+  if (!p->packed) return take_spans(call->inputs[kSpans], scratch, p);
   OG_REQUIRE(p->batch == 1, "attention: packed sequences have a batch of 1");
   OG_SUPPORTED(!is_present(call->inputs[kMask]), "attention: packed sequences take no mask");
   OG_REQUIRE(queries.rank == 1 && queries.shape[0] >= 1, "attention: offsets must have rank 1 and an element");
   p->sequences = queries.shape[0] - 1;
   OG_TRY(take_offsets(queries, "query", p->sequences, p->queries, scratch, &p->query_offsets));
-  return take_offsets(keys, "key", p->sequences, p->keys, scratch, &p->key_offsets);
+  OG_TRY(take_offsets(keys, "key", p->sequences, p->keys, scratch, &p->key_offsets));
+  return take_spans(call->inputs[kSpans], scratch, p);
 }
 
 /** Fills the problem from the shared operands and attributes, and checks that the shapes agree. */
@@ -166,7 +252,7 @@ inline og_view rows_of(const og_view& v, int64_t from, int64_t n) {
 
 /** One sequence of a packed call, as a call of its own. Not to be moved: the call points into it. */
 struct Sequence {
-  og_view inputs[10], outputs[4];
+  og_view inputs[11], outputs[4];
   og_call call;
   Problem problem;
 
@@ -175,7 +261,7 @@ struct Sequence {
     const int64_t q = whole.query_offsets[n], q_end = whole.query_offsets[n + 1];
     const int64_t k = whole.key_offsets[n], k_end = whole.key_offsets[n + 1];
     for (int i = 0; i < from->input_count; i++) {
-      if (i == kMask || i == kSlopes || i == kQueryOffsets || i == kKeyOffsets) {
+      if (i >= kMask && i < kSharedInputs) {
         inputs[i] = from->inputs[i];
       } else {
         inputs[i] =
@@ -188,11 +274,7 @@ struct Sequence {
     call = *from;
     call.inputs = inputs;
     call.outputs = outputs;
-    problem = whole;
-    problem.queries = q_end - q;
-    problem.keys = k_end - k;
-    problem.first_query = q;
-    problem.first_key = k;
+    problem = whole.sequence(n);
   }
 };
 
@@ -241,6 +323,9 @@ inline void load_row(const Head& head, int64_t row, int64_t from, int64_t n, C* 
       break;
     case OG_BF16:
       load_run(reinterpret_cast<const bf16*>(source), head.column, n, to);
+      break;
+    case OG_I8:
+      load_run(reinterpret_cast<const int8_t*>(source), head.column, n, to);
       break;
     default:
 #ifdef OG_IS_REFERENCE

@@ -17,7 +17,8 @@ namespace {
 
 constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key head up to which this path is taken
 constexpr int64_t kDecodeKeys = 64;                       // keys of a tile: its k and v stay in L1 for the other rows
-constexpr int64_t kDecodeBytes = 256 << 10;               // of k and v, per task
+constexpr int64_t kDecodeTasks = 32;                      // at least so many, of
+constexpr int64_t kLeastElements = 16 << 10, kMostElements = 256 << 10;  // so many elements of k and v
 
 /** Results of ranges of keys, one per query row and range: Σ 2^(s-highest)·v, highest, Σ 2^(s-highest). */
 struct Partials {
@@ -78,18 +79,32 @@ inline void combine(const og_call* call, const Problem& p, const Partials& parti
   });
 }
 
-/** Cache lines of n rows. */
+/** kLanes bytes, widened. */
+OG_INLINE Vf load(const int8_t* p) {
+#if defined(__AVX512F__)
+  return (Vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
+#elif defined(__AVX2__)
+  return (Vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
+#else
+  typedef int8_t Bytes __attribute__((vector_size(OG_LANES)));
+  Bytes bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, Vi), Vf);
+#endif
+}
+
+/** Cache lines of n rows, into L2: L1 has no room for two tiles of k and v. */
 template <class T>
 OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width) {
   for (int64_t j = 0; j < n; j++, row += stride)
     for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte);
+      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
 }
 
-/** scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. The next tile is fetched
- * meanwhile. */
+/** scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
+ * null, are fetched meanwhile. */
 template <int R, class T>
-OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, bool fetch,
+OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, const T* next,
                     float* const* scores) {
   constexpr int kKeysAtOnce = kLanes / R;
   for (int64_t j = 0; j < n; j += kKeysAtOnce) {
@@ -99,15 +114,15 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
     for (int i = 0; i < kLanes; i++) acc[i] = Vf{};
 #pragma GCC unroll 16
     for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
-    if (fetch) fetch_rows(k + (j + kDecodeKeys) * stride, stride, kKeysAtOnce, width);
+    if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
     for (int64_t d = 0; d < width; d += kLanes) {
       Vf left[R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
 #pragma GCC unroll 16
       for (int i = 0; i < kKeysAtOnce; i++) {
         const Vf right = load(rows[i] + d);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
       }
     }
@@ -117,70 +132,79 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
   }
 }
 
-/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows. */
+/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows; the same of rows from `next` on is fetched. */
 template <int R, int NV, class T>
-OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, float* const* o, int64_t at) {
+OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, const T* next, float* const* o,
+                     int64_t at) {
   Vf acc[R][NV];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) acc[r][i] = load(o[r] + at + i * kLanes);
   v += at;
   for (int64_t j = 0; j < n; j++, v += stride) {
+    if (next) fetch_rows(next + at + j * stride, stride, 1, NV * kLanes);
     Vf left[R];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) left[r] = set1(weight[r][j]);
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) {
       const Vf right = load(v + i * kLanes);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int r = 0; r < R; r++) acc[r][i] = fma(left[r], right, acc[r][i]);
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int i = 0; i < NV; i++) store(o[r] + at + i * kLanes, acc[r][i]);
 }
 
-/** A tile of k or v as vectors of storage type T: in place, or converted and padded. */
+/** A tile of k or v as vectors of a storage type: in place, or converted and padded. */
 struct DecodeTile {
   const void* data;
   int64_t stride;
   int32_t dtype;
+  const void* next;  // the tile that comes next, at least as long and laid out like this one; null: none, or unknown
 };
 inline bool reads_in_place(const Head& head, int64_t width) { return head.column == 1 && width % kLanes == 0; }
 inline DecodeTile decode_tile(const Head& head, int64_t from, int64_t n, int64_t width, float* buffer) {
-  if (reads_in_place(head, width)) return {head.at(from), head.row, head.dtype};
+  if (reads_in_place(head, width)) return {head.at(from), head.row, head.dtype, nullptr};
   const int64_t padded = round_up(width, kLanes);
   stage_rows(head, from, n, n, width, padded, buffer);
-  return {buffer, padded, OG_F32};
+  return {buffer, padded, OG_F32, nullptr};
 }
 
-/** For one or two query rows, whose loads of k then are shared. */
+/** For one, two or four query rows, whose loads of k then are shared. */
 template <class T>
 __attribute__((noinline)) void tile_scores(int rows, const float* const* q, const DecodeTile& k, int64_t from,
                                            int64_t n, int64_t width, bool fetch, float* const* scores) {
   const T* data = static_cast<const T*>(k.data) + from * k.stride;
-  if (rows == 2) {
-    dots<2>(q, data, k.stride, n, width, fetch, scores);
+  const T* next = fetch && k.next ? static_cast<const T*>(k.next) + from * k.stride : nullptr;
+  if (rows == 4) {
+    dots<4>(q, data, k.stride, n, width, next, scores);
+  } else if (rows == 2) {
+    dots<2>(q, data, k.stride, n, width, next, scores);
   } else {
-    dots<1>(q, data, k.stride, n, width, fetch, scores);
+    dots<1>(q, data, k.stride, n, width, next, scores);
   }
 }
 template <class T>
 __attribute__((noinline)) void tile_values(int rows, const float* const* weight, const DecodeTile& v, int64_t from,
                                            int64_t n, int64_t width, bool fetch, float* const* o) {
   const T* data = static_cast<const T*>(v.data) + from * v.stride;
-  if (fetch) fetch_rows(data + kDecodeKeys * v.stride, v.stride, n, width);
+  const T* next = fetch && v.next ? static_cast<const T*>(v.next) + from * v.stride : nullptr;
   int64_t d = 0;
-  if (rows == 2) {
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, o, d);
-    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, o, d);
+  if (rows == 4) {
+    for (; d + 2 * kLanes <= width; d += 2 * kLanes) axpys<4, 2>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<4, 1>(weight, data, v.stride, n, next, o, d);
+  } else if (rows == 2) {
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, next, o, d);
   } else {
-    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, o, d);
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, o, d);
-    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, o, d);
+    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, next, o, d);
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, next, o, d);
+    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, next, o, d);
   }
 }
 
@@ -211,77 +235,143 @@ inline void weigh(DecodeRow& row, float* scores, int64_t count, int64_t value_wi
     for (int64_t d = 0; d < value_width; d += kLanes) store(row.o + d, load(row.o + d) * factor);
 }
 
-/** Keys [from, to) for all rows of one key head. */
-inline void decode_range(const og_call* call, const Problem& p, int64_t b, int64_t kv_head, int64_t from, int64_t to,
-                         DecodeRow* rows, float* buffer) {
-  const Head k = head_of(call->inputs[1], b, kv_head), v = head_of(call->inputs[2], b, kv_head);
+/** Keys j0 … j0 + n - 1 of one key head, n ≤ kDecodeKeys. */
+struct KeyTile {
+  DecodeTile k, v;
+  const float *k_scale, *v_scale;  // of int8: what each key's products, and each value, are multiplied by
+  int64_t n;
+};
+
+/** Rows [first, first + count) of the queries that share a key head: row r is query r % T of head r / T of the group.
+ */
+struct RowBlock {
+  int64_t b, kv_head, first, count;
+
+  int64_t head(const Problem& p, int64_t r) const { return kv_head * p.group + (first + r) / p.queries; }
+  int64_t query(const Problem& p, int64_t r) const { return (first + r) % p.queries; }
+};
+
+/** Keys [from, to) for a block of rows; tile_at(j0, to) gives the tile that begins with key j0. */
+template <bool Quantised, class TileAt>
+inline void decode_range(const og_call* call, const Problem& p, const RowBlock& block, int64_t from, int64_t to,
+                         DecodeRow* rows, const TileAt& tile_at) {
   const bool masked = is_present(call->inputs[kMask]), biased = is_present(call->inputs[kSlopes]) || p.soft_cap > 0;
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
-  const bool fetch_k = reads_in_place(k, p.width), fetch_v = reads_in_place(v, p.value_width);
-  const int64_t row_count = p.queries * p.group;
-  alignas(64) float memory[2][kDecodeKeys + kLanes], allowed[kDecodeKeys];
-  float* const scores[2] = {memory[0], memory[1]};
-  for (int64_t j0 = from; j0 < to && !cancelled(); j0 += kDecodeKeys) {
-    const int64_t n = to - j0 < kDecodeKeys ? to - j0 : kDecodeKeys;
-    const bool more = j0 + 2 * kDecodeKeys <= to;
-    const DecodeTile kt = decode_tile(k, j0, n, p.width, buffer);
-    const DecodeTile vt = decode_tile(v, j0, n, p.value_width, buffer + kDecodeKeys * width);
+  alignas(64) float memory[4][kDecodeKeys + kLanes], allowed[kDecodeKeys];
+  float* const scores[4] = {memory[0], memory[1], memory[2], memory[3]};
+  for (int64_t j0 = from, n = 0; j0 < to && !cancelled(); j0 += n) {
+    const KeyTile tile = tile_at(j0, to);
+    n = tile.n;
     int step = 1;
-    for (int64_t r = 0; r < row_count; r += step) {
-      const int64_t t = r % p.queries, next = (r + 1) % p.queries;
-      const int64_t low = p.key_begin(t), high = p.key_end(t);
-      step = r + 1 < row_count && p.key_begin(next) == low && p.key_end(next) == high ? 2 : 1;
+    for (int64_t r = 0; r < block.count; r += step) {
+      const int64_t t = block.query(p, r), low = p.key_begin(t), high = p.key_end(t);
+      const auto alike = [&](int64_t other) {
+        return other < block.count && p.key_begin(block.query(p, other)) == low &&
+               p.key_end(block.query(p, other)) == high;
+      };
+      step = !alike(r + 1) ? 1 : alike(r + 2) && alike(r + 3) ? 4 : 2;
       const int64_t begin = low > j0 ? low - j0 : 0, end = high < j0 + n ? high - j0 : n;
       const int64_t count = end - begin;
       if (count <= 0) continue;
-      const bool fetch = r == 0 && more;
-      DecodeRow *first = rows + r, *second = rows + r + step - 1;
-      const float* const q[2] = {first->q, second->q};
-      float* const o[2] = {first->o, second->o};
-      switch (kt.dtype) {
+      const bool fetch = r == 0;
+      const float* q[4];
+      float* o[4];
+      for (int i = 0; i < step; i++) {
+        q[i] = rows[r + i].q;
+        o[i] = rows[r + i].o;
+      }
+      switch (tile.k.dtype) {
         case OG_F16:
-          tile_scores<f16>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<f16>(step, q, tile.k, begin, count, width, fetch, scores);
           break;
         case OG_BF16:
-          tile_scores<bf16>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<bf16>(step, q, tile.k, begin, count, width, fetch, scores);
+          break;
+        case OG_I8:
+          if constexpr (Quantised) tile_scores<int8_t>(step, q, tile.k, begin, count, width, fetch, scores);
           break;
         default:
-          tile_scores<float>(step, q, kt, begin, count, width, fetch && fetch_k, scores);
+          tile_scores<float>(step, q, tile.k, begin, count, width, fetch, scores);
           break;
       }
       for (int i = 0; i < step; i++) {
-        const int64_t h = kv_head * p.group + (r + i) / p.queries, query = (r + i) % p.queries;
+        const int64_t h = block.head(p, r + i), query = block.query(p, r + i);
+        if (Quantised && tile.k_scale)
+          for (int64_t j = 0; j < count; j++) scores[i][j] *= tile.k_scale[begin + j];
         if (biased) bias_row(p, (float)slope_of(call, h), query + p.keys - p.queries - j0 - begin, scores[i], count);
         if (masked) {
-          load_mask_row(head_of(call->inputs[kMask], b, h), query, j0 + begin, count, allowed);
+          load_mask_row(head_of(call->inputs[kMask], block.b, h), query, j0 + begin, count, allowed);
           for (int64_t j = 0; j < count; j++)
             scores[i][j] = allowed[j] == -__builtin_inff() ? allowed[j] : scores[i][j] + allowed[j] * kLog2e;
         }
         weigh(rows[r + i], scores[i], count, value_width);
-        if (p.drops) drop_row(p, p.place_of(b, h, query, j0 + begin), count, scores[i]);
+        if (p.drops) drop_row(p, p.place_of(block.b, h, query, j0 + begin), count, scores[i]);
+        if (Quantised && tile.v_scale)
+          for (int64_t j = 0; j < count; j++) scores[i][j] *= tile.v_scale[begin + j];
       }
-      switch (vt.dtype) {
+      switch (tile.v.dtype) {
         case OG_F16:
-          tile_values<f16>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
+          tile_values<f16>(step, scores, tile.v, begin, count, value_width, fetch, o);
           break;
         case OG_BF16:
-          tile_values<bf16>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
+          tile_values<bf16>(step, scores, tile.v, begin, count, value_width, fetch, o);
+          break;
+        case OG_I8:
+          if constexpr (Quantised) tile_values<int8_t>(step, scores, tile.v, begin, count, value_width, fetch, o);
           break;
         default:
-          tile_values<float>(step, scores, vt, begin, count, value_width, fetch && fetch_v, o);
+          tile_values<float>(step, scores, tile.v, begin, count, value_width, fetch, o);
           break;
       }
     }
   }
 }
 
-inline int32_t forward_decode(const og_call* call, const Problem& p) {
-  const int64_t heads = p.batch * p.kv_heads, row_count = p.queries * p.group;
+/** Scratch of a block's rows: q times its factor, and sums of 0. */
+inline bool start_rows(const og_call* call, const Problem& p, const RowBlock& block, ScratchFrame* scratch,
+                       DecodeRow* rows) {
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
-  const int64_t key_bytes =
-      p.width * dtype_size(call->inputs[1].dtype) + p.value_width * dtype_size(call->inputs[2].dtype) + 1;
-  int64_t split_keys = round_up(kDecodeBytes / key_bytes, kDecodeKeys);
-  if (heads < 8) split_keys = round_up(split_keys / 4, kDecodeKeys);
+  float* memory = scratch->take<float>(block.count * (width + value_width));
+  if (!memory) return false;
+  const float factor = query_factor(p);
+  for (int64_t r = 0; r < block.count; r++) {
+    DecodeRow& row = rows[r];
+    row.q = memory + r * (width + value_width);
+    row.o = row.q + width;
+    row.highest = -__builtin_inff();
+    row.sum = 0.f;
+    stage_rows(head_of(call->inputs[kQ], block.b, block.head(p, r)), block.query(p, r), 1, 1, p.width, width, row.q);
+    for (int64_t d = 0; d < width; d++) row.q[d] *= factor;
+    for (int64_t d = 0; d < value_width; d++) row.o[d] = 0.f;
+  }
+  return true;
+}
+
+inline void finish_rows(const og_call* call, const Problem& p, const RowBlock& block, const Partials& partials,
+                        int64_t split, DecodeRow* rows) {
+  for (int64_t r = 0; r < block.count; r++) {
+    const int64_t row = (block.b * p.q_heads + block.head(p, r)) * p.queries + block.query(p, r);
+    if (partials.splits > 1) {
+      partials.put(row, split, rows[r].o, p.value_width, rows[r].highest, rows[r].sum);
+    } else {
+      finish_row(call, p, row, rows[r].o, rows[r].highest, rows[r].sum);
+    }
+  }
+}
+
+/** Keys per task, of `keys` for so many heads. Long tasks stream better, many keep more threads busy. */
+inline int64_t split_of(const Problem& p) {
+  const int64_t per_key = p.width + p.value_width + 1, heads = p.batch * p.kv_heads;
+  int64_t elements = per_key * p.keys / kDecodeTasks * heads;
+  if (elements < kLeastElements) elements = kLeastElements;
+  if (elements > kMostElements) elements = kMostElements;
+  return round_up(elements / per_key, kDecodeKeys);
+}
+
+inline int32_t forward_decode(const og_call* call, const Problem& p) {
+  const int64_t heads = p.batch * p.kv_heads;
+  const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
+  const int64_t split_keys = split_of(p);
   int64_t splits = (p.keys + split_keys - 1) / split_keys;
   if (splits < 1) splits = 1;
   ScratchFrame scratch;
@@ -290,36 +380,29 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   std::atomic<bool> failed{false};
   parallel_for(heads * splits, [&](int64_t task) {
     const int64_t split = task % splits, b = task / splits / p.kv_heads, kv_head = task / splits % p.kv_heads;
+    const RowBlock block{b, kv_head, 0, p.queries * p.group};
+    const Problem own = p.of(b);
     ScratchFrame local;
-    float* memory = local.take<float>(row_count * (width + value_width));
+    DecodeRow rows[kDecodeRows];
     float* buffer = local.take<float>(kDecodeKeys * (width + value_width));
-    if (!memory || !buffer) {
+    if (!buffer || !start_rows(call, p, block, &local, rows)) {
       failed = true;
       return;
     }
-    DecodeRow rows[kDecodeRows];
-    for (int64_t r = 0; r < row_count; r++) {
-      DecodeRow& row = rows[r];
-      row.q = memory + r * (width + value_width);
-      row.o = row.q + width;
-      row.highest = -__builtin_inff();
-      row.sum = 0.f;
-      stage_rows(head_of(call->inputs[0], b, kv_head * p.group + r / p.queries), r % p.queries, 1, 1, p.width, width,
-                 row.q);
-      const float factor = query_factor(p);
-      for (int64_t d = 0; d < width; d++) row.q[d] *= factor;
-      for (int64_t d = 0; d < value_width; d++) row.o[d] = 0.f;
-    }
+    const Head k = head_of(call->inputs[kK], b, kv_head), v = head_of(call->inputs[kV], b, kv_head);
+    const bool fetch_k = reads_in_place(k, p.width), fetch_v = reads_in_place(v, p.value_width);
     const int64_t from = split * split_keys, to = from + split_keys < p.keys ? from + split_keys : p.keys;
-    decode_range(call, p, b, kv_head, from, to, rows, buffer);
-    for (int64_t r = 0; r < row_count; r++) {
-      const int64_t row = (b * p.q_heads + kv_head * p.group + r / p.queries) * p.queries + r % p.queries;
-      if (splits > 1) {
-        partials.put(row, split, rows[r].o, p.value_width, rows[r].highest, rows[r].sum);
-      } else {
-        finish_row(call, p, row, rows[r].o, rows[r].highest, rows[r].sum);
-      }
-    }
+    decode_range<false>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) {
+      KeyTile tile{};
+      tile.n = end - j0 < kDecodeKeys ? end - j0 : kDecodeKeys;
+      tile.k = decode_tile(k, j0, tile.n, p.width, buffer);
+      tile.v = decode_tile(v, j0, tile.n, p.value_width, buffer + kDecodeKeys * width);
+      const bool more = j0 + 2 * kDecodeKeys <= end;
+      if (more && fetch_k) tile.k.next = k.at(j0 + kDecodeKeys);
+      if (more && fetch_v) tile.v.next = v.at(j0 + kDecodeKeys);
+      return tile;
+    });
+    finish_rows(call, p, block, partials, split, rows);
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a task");
   if (splits > 1) combine(call, p, partials);

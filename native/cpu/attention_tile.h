@@ -324,6 +324,24 @@ inline Reach reach_of(const Problem& p, int64_t t0, int64_t count, int64_t j0, i
   return reach;
 }
 
+/** apply_reach for vector v where every query has a begin and an end of its own. */
+__attribute__((noinline)) inline void apply_spans(const Problem& p, const Reach& reach, int64_t t0, int64_t j0, int v,
+                                                  float* scores, int64_t lds) {
+  const Vf never = set1(-__builtin_inff());
+  const Vi begins = *reinterpret_cast<const ViUnaligned*>(p.begins + t0 + v * kLanes);
+  const Vi ends = *reinterpret_cast<const ViUnaligned*>(p.ends + t0 + v * kLanes);
+  const int64_t open = reach.open[v] > reach.begin ? reach.open[v] : reach.begin;
+  const int64_t closed = reach.closed[v] < reach.end[v] ? reach.closed[v] : reach.end[v];
+  for (int64_t j = reach.begin; j < closed; j++) {
+    float* at = scores + j * lds + v * kLanes;
+    store(at, select(begins > set1((int32_t)(j0 + j)), never, load(at)));
+  }
+  for (int64_t j = open; j < reach.end[v]; j++) {
+    float* at = scores + j * lds + v * kLanes;
+    store(at, select(ends <= set1((int32_t)(j0 + j)), never, load(at)));
+  }
+}
+
 /** Sets scores beyond each query's reach to -∞ within [begin, end[v]). */
 inline void apply_reach(const Problem& p, const Reach& reach, int64_t t0, int64_t j0, float* scores, int64_t lds) {
   const Vf never = set1(-__builtin_inff());
@@ -331,6 +349,10 @@ inline void apply_reach(const Problem& p, const Reach& reach, int64_t t0, int64_
     // relative to j0, query of lane l sees keys in [last - window + 1, last], last = t + keys - queries - j0
     const int64_t base = t0 + v * kLanes + p.keys - p.queries - j0;
     const int64_t from = reach.open[v] > reach.begin ? reach.open[v] : reach.begin;
+    if (p.ends) {
+      if (reach.end[v] > reach.begin) apply_spans(p, reach, t0, j0, v, scores, lds);
+      continue;
+    }
     for (int64_t j = from; j < reach.end[v]; j++) {
       float* at = scores + j * lds + v * kLanes;
       store(at, select(lane_index() < set1((int32_t)(j - base)), never, load(at)));

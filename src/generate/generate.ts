@@ -9,7 +9,7 @@ import { amax } from '../ops/reduce.js';
 import { isFinite } from '../ops/unary.js';
 import { reshape } from '../ops/views.js';
 import { where } from '../ops/where.js';
-import type { KvCache } from '../nn/kv_cache.js';
+import type { KvCache, KvCacheOptions } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
 import { item } from '../tensor/read.js';
 import { keep, scope } from '../tensor/scope.js';
@@ -25,6 +25,12 @@ export interface TextCodec {
   createDecoder(): { push(id: number): string; end(): string };
 }
 
+/** Options of a model's caches. */
+export interface ModelCacheOptions extends KvCacheOptions {
+  /** Positions that fit. Default: the context. */
+  readonly capacity?: number;
+}
+
 /** What generation needs of a model. */
 export interface CausalModel {
   readonly config: { readonly context: number };
@@ -36,7 +42,7 @@ export interface CausalModel {
   /** Logits of the last position, `[B, 1, V]`; the caches take the new keys and values. */
   forward(ids: Tensor, options: { cache: readonly KvCache[]; lastOnly: true }): Tensor;
   /** Empty caches, one a layer. */
-  makeCache(batch?: number): KvCache[];
+  makeCache(batch?: number, options?: ModelCacheOptions): KvCache[];
 }
 
 /** Options of {@link generateTokens}. */
@@ -47,6 +53,8 @@ export interface GenerateOptions extends SamplingOptions {
   readonly maxNewTokens?: number;
   /** Ids that end the generation; they are not yielded. */
   readonly stopIds?: readonly number[];
+  /** How keys and values are kept, in pages or in int8. Default: in the model's dtype, in one piece for the whole context. */
+  readonly cache?: ModelCacheOptions;
   /** Stops the generation: the iterator throws the signal's reason. */
   readonly signal?: AbortSignal;
 }
@@ -98,14 +106,15 @@ export async function* generateTokens(
   const limit = checkInteger('generate', 'maxNewTokens', options.maxNewTokens ?? Math.max(1, context - ids.length), 0);
   const decoder = options.tokenizer?.createDecoder();
   const wasTraining = model.training;
-  const caches = model.makeCache(1);
-  let pending = ids.length > context ? ids.slice(-context) : ids;
+  const caches = model.makeCache(1, options.cache ?? {});
+  const room = Math.min(context, caches[0]!.capacity);
+  let pending = ids.length > room ? ids.slice(-room) : ids;
   try {
     for (let made = 0; made < limit; made++) {
       options.signal?.throwIfAborted();
-      if (caches[0]!.length + pending.length > context) {
+      if (caches[0]!.length + pending.length > room) {
         for (const cache of caches) cache.truncate(0);
-        pending = ids.slice(-Math.max(1, context >> 1));
+        pending = ids.slice(-Math.max(1, room >> 1));
       }
       const next = step(model, pending, caches, options);
       const id = await item(next).finally(() => next.dispose());

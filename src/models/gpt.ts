@@ -9,7 +9,8 @@ import { crossEntropy } from '../ops/cross_entropy.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { linear } from '../ops/linear.js';
 import { ropeTables } from '../ops/rope.js';
-import { narrow } from '../ops/views.js';
+import { indexSelect } from '../ops/indexing.js';
+import { narrow, reshape } from '../ops/views.js';
 import { TransformerBlock, makeNorm, type NormKind } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
@@ -19,8 +20,13 @@ import { Linear } from '../nn/linear.js';
 import { activations, type Activation } from '../nn/mlp.js';
 import { Module } from '../nn/module.js';
 import type { LayerNorm, RMSNorm } from '../nn/norm.js';
-import { generateTokens, type GenerateOptions, type GeneratedPiece } from '../generate/generate.js';
-import { arange } from '../tensor/create.js';
+import {
+  generateTokens,
+  type GenerateOptions,
+  type GeneratedPiece,
+  type ModelCacheOptions,
+} from '../generate/generate.js';
+import { arange, tensor } from '../tensor/create.js';
 import type { Generator } from '../tensor/random.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -109,6 +115,15 @@ function resolve(config: GPTConfig): ResolvedGPTConfig {
   };
 }
 
+/** Positions [B, T] of the next `time` tokens behind so many. */
+function positionsOf(lengths: readonly number[], time: number): Tensor {
+  const list = Int32Array.from(
+    { length: lengths.length * time },
+    (_, i) => lengths[Math.floor(i / time)]! + (i % time),
+  );
+  return tensor(list, { shape: [lengths.length, time] });
+}
+
 /** Options of {@link GPT.forward}. */
 export interface ForwardOptions {
   /** One cache a layer, from {@link GPT.makeCache}; positions continue behind what it holds. */
@@ -178,6 +193,7 @@ export class GPT extends Module {
     }
     const time = ids.shape[1]!;
     const past = cache?.[0]?.length ?? 0;
+    const lengths = cache?.[0]?.lengths ?? [];
     if (past + time > this.config.context) {
       throw new ShapeError({
         op: 'GPT',
@@ -189,12 +205,17 @@ export class GPT extends Module {
     }
     return scope(() => {
       const vectors = this.tokens.forward(ids);
-      let x = this.positions === null ? vectors : add(vectors, this.positions.forward(arange(past, past + time)));
+      // sequences of different lengths (a joined cache) stand at positions of their own
+      const ragged = lengths.some((length) => length !== past) ? positionsOf(lengths, time) : null;
+      let x = vectors;
+      if (this.positions !== null) x = add(x, this.positions.forward(ragged ?? arange(past, past + time)));
       x = this.dropout.forward(x);
+      const rows = (table: Tensor): Tensor =>
+        ragged === null
+          ? narrow(table, 0, past, time)
+          : reshape(indexSelect(table, 0, reshape(ragged, [-1])), [lengths.length, 1, time, -1]);
       const rotary =
-        this.#rotary === null
-          ? {}
-          : { rotary: { cos: narrow(this.#rotary.cos, 0, past, time), sin: narrow(this.#rotary.sin, 0, past, time) } };
+        this.#rotary === null ? {} : { rotary: { cos: rows(this.#rotary.cos), sin: rows(this.#rotary.sin) } };
       for (const [i, block] of this.blocks.entries()) {
         const layerCache = cache?.[i];
         const next = block.forward(x, { ...rotary, ...(layerCache === undefined ? {} : { cache: layerCache }) });
@@ -233,10 +254,15 @@ export class GPT extends Module {
     return isPlain && head.bias === null ? head.weight : null;
   }
 
-  /** Empty caches for {@link forward}, one a layer. Dispose of them afterwards. */
-  makeCache(batch = 1, capacity = this.config.context): KvCache[] {
-    const { kvHeads, width, heads } = this.config;
-    return this.blocks.map(() => new KvCache(batch, kvHeads, capacity, width / heads, this.tokens.weight.dtype));
+  /**
+   * Empty caches for {@link forward}, one a layer: in one piece, or `{ paged: true }` for memory that grows with what is held,
+   * or `{ dtype: 'int8' }` for about a quarter of it. Dispose of them afterwards.
+   */
+  makeCache(batch = 1, options: ModelCacheOptions = {}): KvCache[] {
+    const { kvHeads, width, heads, context } = this.config;
+    const { capacity = context, ...rest } = options;
+    const own = { dtype: this.tokens.weight.dtype, ...rest };
+    return this.blocks.map(() => new KvCache(batch, kvHeads, capacity, width / heads, own));
   }
 
   /**

@@ -1,6 +1,7 @@
 import { AttributeError, ShapeError } from '../errors.js';
 import { alibiSlopes } from '../ops/alibi.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
+import type { AttentionOptions as SdpaOptions } from '../ops/attention_options.js';
 import { rope } from '../ops/rope.js';
 import { reshape, transpose } from '../ops/views.js';
 import type { Generator } from '../tensor/random.js';
@@ -42,13 +43,15 @@ export interface AttentionContext {
   readonly rotary?: Rotary;
   /** Sequences packed behind each other in a batch of 1: where each begins, and where the last ends. Without a cache. */
   readonly offsets?: Tensor | readonly number[];
+  /** Stretches of positions that see each other both ways, as of `scaledDotProductAttention`. */
+  readonly spans?: SdpaOptions['spans'];
   /** Keys and values of earlier positions; this call's are appended. */
   readonly cache?: KvCache;
 }
 
 /**
  * Multi-head self-attention (Vaswani et al., arXiv 1706.03762), with grouped queries, rotary or ALiBi positions, packed
- * sequences and a cache.
+ * sequences, spans that are seen both ways, and a cache.
  *
  * Shapes: x `[B, T, C]` → `[B, T, C]`. The heads are views into the projections' outputs: nothing is copied.
  */
@@ -107,7 +110,7 @@ export class MultiHeadAttention extends Module {
       transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
     let q = split(this.q.forward(x), this.heads); // [B, H, T, D]
     let k = split(this.k.forward(x), this.kvHeads);
-    let v = split(this.v.forward(x), this.kvHeads);
+    const v = split(this.v.forward(x), this.kvHeads);
     if (context.rotary !== undefined) {
       q = rope(q, context.rotary.cos, context.rotary.sin);
       k = rope(k, context.rotary.cos, context.rotary.sin);
@@ -120,17 +123,19 @@ export class MultiHeadAttention extends Module {
         actual: 'both',
       });
     }
-    if (context.cache !== undefined) [k, v] = context.cache.append(k, v); // [B, H, S, D]
-    const y = scaledDotProductAttention(q, k, v, {
+    const options = {
       causal: this.causal,
       ...(context.mask === undefined ? {} : { mask: context.mask }),
       ...(this.window === undefined ? {} : { window: this.window }),
       ...(this.softCap === undefined ? {} : { softCap: this.softCap }),
       ...(this.#slopes === undefined ? {} : { alibi: this.#slopes }),
       ...(context.offsets === undefined ? {} : { queryOffsets: context.offsets }),
+      ...(context.spans === undefined ? {} : { spans: context.spans }),
       dropout: this.training ? this.attentionDropout : 0,
       ...(this.#generator === undefined ? {} : { generator: this.#generator }),
-    });
+    };
+    const { cache } = context;
+    const y = cache === undefined ? scaledDotProductAttention(q, k, v, options) : cache.attend(q, k, v, options);
     return this.o.forward(reshape(transpose(y, 1, 2), [batch, time, this.heads * this.headWidth]));
   }
 }

@@ -10,6 +10,7 @@ export * from './dropout.js';
 export * from './embedding.js';
 export * as init from './init.js';
 export * from './kv_cache.js';
+export { KvPool } from './kv_pages.js';
 export * from './linear.js';
 export * from './mlp.js';
 export * from './module.js';

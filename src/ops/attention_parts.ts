@@ -9,7 +9,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { tanh } from './activation.js';
 import { add, div, mul, sub } from './arithmetic.js';
 import { expand } from './broadcast.js';
-import { eq, gt, le, logicalAnd } from './comparison.js';
+import { eq, gt, le, logicalAnd, logicalOr, lt } from './comparison.js';
 import { to } from './copy.js';
 import type { Inputs } from './define.js';
 import { dropWith, type DropoutStream } from './dropout.js';
@@ -17,7 +17,7 @@ import { indexSelect } from './indexing.js';
 import { matmul } from './matmul.js';
 import { amax, sum } from './reduce.js';
 import { abs, exp, square } from './unary.js';
-import { detach, reshape, transpose, unsqueeze } from './views.js';
+import { detach, narrow, reshape, transpose, unsqueeze } from './views.js';
 import { where } from './where.js';
 
 /** What an attention does besides its operands. */
@@ -48,13 +48,16 @@ interface Extras {
   readonly slopes: Tensor | null;
   readonly queryOffsets: Tensor | null;
   readonly keyOffsets: Tensor | null;
+  /** [B, T, 2]: from and to of the keys that a query sees besides. */
+  readonly spans: Tensor | null;
 }
 
-const extrasOf = ([, , , mask, slopes, queryOffsets, keyOffsets]: Inputs): Extras => ({
+const extrasOf = ([, , , mask, slopes, queryOffsets, keyOffsets, spans]: Inputs): Extras => ({
   mask: mask ?? null,
   slopes: slopes ?? null,
   queryOffsets: queryOffsets ?? null,
   keyOffsets: keyOffsets ?? null,
+  spans: spans ?? null,
 });
 
 /** One more than the number of the sequence that each of `count` rows belongs to; empty sequences are counted. */
@@ -71,13 +74,24 @@ function standing(queries: number, keys: number, { queryOffsets, keyOffsets }: E
   return [unsqueeze(place, 1), eq(unsqueeze(own, 1), unsqueeze(sequenceOf(keyOffsets, keys), 0))];
 }
 
-/** Which keys each query may see by its place, [T, S]; null for all. */
-function places(query: Tensor, within: Tensor | null, keys: number, { causal, window }: AttentionAttrs): Tensor | null {
+/** Which keys each query may see by its place, [T, S], or [B, 1, 1, T, S] with spans; null for all. */
+function places(
+  query: Tensor,
+  within: Tensor | null,
+  spans: Tensor | null,
+  keys: number,
+  { causal, window }: AttentionAttrs,
+): Tensor | null {
   const key = unsqueeze(arange(keys), 0);
   const conditions = [within, causal ? le(key, query) : null, window > 0 ? gt(key, sub(query, window)) : null].filter(
     (condition) => condition !== null,
   );
-  return conditions.length === 0 ? null : conditions.reduce((a, b) => logicalAnd(a, b));
+  if (conditions.length === 0) return null;
+  const near = conditions.reduce((a, b) => logicalAnd(a, b));
+  if (spans === null) return near;
+  const [batch, queries] = spans.shape as readonly [number, number];
+  const side = (which: number): Tensor => to(reshape(narrow(spans, 2, which, 1), [batch, 1, 1, queries, 1]), 'float32');
+  return logicalOr(near, logicalAnd(le(side(0), key), lt(key, side(1))));
 }
 
 /** x with its heads in groups, [B, Hkv, G, T, ·], so that keys and values broadcast over the group. */
@@ -111,7 +125,7 @@ function weights(q: Tensor, k: Tensor, extras: Extras, attrs: AttentionAttrs): W
   }
   const whole = extras.mask === null ? null : grouped(broadcastMask(extras.mask, q, k), groups);
   if (whole !== null) scores = whole.dtype === 'bool' ? where(whole, scores, -Infinity) : add(scores, whole);
-  const seen = places(query, within, keys, attrs);
+  const seen = places(query, within, extras.spans, keys, attrs);
   if (seen !== null) scores = where(seen, scores, -Infinity);
   if (scores.size === 0) return { p: scores, bend };
   const most = detach(amax(scores, -1, { keepDims: true }));
@@ -140,7 +154,7 @@ export function gradientParts(inputs: Inputs, attrs: BackwardAttrs): Tensor[] {
   const { p, bend } = weights(q, k, extrasOf(inputs), attrs);
   const kept = attrs.dropout > 0 ? dropWith(ones(p.shape, { dtype: p.dtype }), attrs.dropout, attrs.stream) : null;
   const drop = (x: Tensor): Tensor => (kept === null ? x : mul(x, kept));
-  const g = grouped(inputs[9]!, groups);
+  const g = grouped(inputs[10]!, groups);
   const fromValues = drop(matmul(g, transpose(unsqueeze(v, 2))));
   const scores = mul(p, sub(fromValues, sum(mul(fromValues, p), -1, { keepDims: true })));
   const scaled = mul(bend === null ? scores : mul(scores, bend), attrs.scale);

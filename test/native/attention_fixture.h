@@ -40,7 +40,23 @@ struct Case {
   double drop = 0;
   /** Of packed sequences: T and S are the last ones. */
   std::vector<int64_t> query_offsets = {}, key_offsets = {};
+  /** Some keys form spans in which queries see both ways. */
+  bool spans = false;
 };
+
+/** For each query the span that it stands in, as from and to; 0, 0 outside of spans. Spans of up to `longest` keys. */
+std::vector<int64_t> random_spans(Random& random, int64_t queries, int64_t keys, int64_t longest) {
+  std::vector<int64_t> spans((size_t)(2 * queries), 0);
+  for (int64_t from = random.below(5); from < keys; from += random.below(longest)) {
+    const int64_t to = std::min(keys, from + 1 + random.below(longest));
+    for (int64_t place = std::max<int64_t>(from, keys - queries); place < to; place++) {
+      spans[(size_t)(2 * (place - keys + queries))] = from;
+      spans[(size_t)(2 * (place - keys + queries) + 1)] = to;
+    }
+    from = to;
+  }
+  return spans;
+}
 
 const double kStream[4] = {77, 3, 4294967290.0, 1};
 
@@ -98,6 +114,8 @@ struct Operand {
         return *static_cast<const double*>(p);
       case OG_I32:
         return *static_cast<const int32_t*>(p);
+      case OG_I8:
+        return *static_cast<const int8_t*>(p);
       default:
         return *static_cast<const uint8_t*>(p);
     }
@@ -119,6 +137,9 @@ struct Operand {
         break;
       case OG_I32:
         *static_cast<int32_t*>(p) = (int32_t)value;
+        break;
+      case OG_I8:
+        *static_cast<int8_t*>(p) = (int8_t)std::lround(value);
         break;
       default:
         *static_cast<uint8_t*>(p) = value != 0;
@@ -156,7 +177,7 @@ int32_t call_kernel(Isa isa, const char* name, const std::vector<const Operand*>
 struct Fixture {
   Case c;
   double scale;
-  Operand q, k, v, mask, grad, slopes, query_offsets, key_offsets;
+  Operand q, k, v, mask, grad, slopes, query_offsets, key_offsets, spans;
   std::vector<double> y, lse, dq, dk, dv, dmask;
 
   explicit Fixture(const Case& c, uint64_t seed = 1)
@@ -169,7 +190,8 @@ struct Fixture {
         grad(c.dtype, {c.B, c.Hq, c.T, c.Dv}, c.memory),
         slopes(c.dtype == OG_F64 ? OG_F64 : OG_F32, {c.Hq}, c.memory),
         query_offsets(OG_I32, {(int64_t)c.query_offsets.size()}, c.memory),
-        key_offsets(OG_I32, {(int64_t)c.key_offsets.size()}, c.memory) {
+        key_offsets(OG_I32, {(int64_t)c.key_offsets.size()}, c.memory),
+        spans(OG_I32, {c.B, c.T, 2}, c.memory) {
     for (int64_t h = 0; h < c.Hq; h++) slopes.set(h, h == 1 ? 0 : std::exp2(-1.5 * (double)h - 1));
     if (!c.alibi) slopes.view.dtype = -1;
     for (size_t n = 0; n < c.query_offsets.size(); n++) {
@@ -178,6 +200,20 @@ struct Fixture {
     }
     if (c.query_offsets.empty()) query_offsets.view.dtype = key_offsets.view.dtype = -1;
     Random random(seed);
+    for (size_t n = 0; n + 1 < c.query_offsets.size() && c.spans; n++) {
+      const int64_t first = c.query_offsets[n], keys_before = c.key_offsets[n], count = c.query_offsets[n + 1] - first;
+      const std::vector<int64_t> own = random_spans(random, count, c.key_offsets[n + 1] - keys_before, 20);
+      for (int64_t i = 0; i < 2 * count; i += 2) {
+        const int64_t before = own[(size_t)i] != own[(size_t)i + 1] ? keys_before : 0;
+        spans.set(2 * first + i, (double)(own[(size_t)i] + before));
+        spans.set(2 * first + i + 1, (double)(own[(size_t)i + 1] + before));
+      }
+    }
+    for (int64_t b = 0; b < c.B && c.spans && c.query_offsets.empty(); b++) {
+      const std::vector<int64_t> own = random_spans(random, c.T, c.S, b % 2 ? 7 : 90);
+      for (int64_t i = 0; i < 2 * c.T; i++) spans.set(b * 2 * c.T + i, (double)own[(size_t)i]);
+    }
+    if (!c.spans) spans.view.dtype = -1;
     q.fill(random, -3, 3);
     k.fill(random, -2, 2);
     v.fill(random, -1, 1);
@@ -234,6 +270,10 @@ struct Fixture {
     return {c.key_offsets[n], c.key_offsets[n + 1], i + c.key_offsets[n + 1] - c.query_offsets[n + 1]};
   }
 
+  bool in_span(int64_t b, int64_t i, int64_t j) const {
+    return c.spans && j >= spans.get((b * c.T + i) * 2) && j < spans.get((b * c.T + i) * 2 + 1);
+  }
+
   double bias(int64_t head, int64_t i, int64_t j) const {
     if (c.mask == kNone) return 0;
     const double m = mask.get((head * c.T + i) * c.S + j);
@@ -259,8 +299,8 @@ struct Fixture {
           for (int64_t d = 0; d < c.D; d++) s += qi[d] * K[(size_t)((kv * c.S + j) * c.D + d)];
           const Range range = range_of(i);
           const int64_t last = range.place;
-          const bool hidden =
-              (c.causal && j > last) || (c.window > 0 && j <= last - c.window) || j < range.from || j >= range.to;
+          const bool far = (c.causal && j > last) || (c.window > 0 && j <= last - c.window);
+          const bool hidden = (far && !in_span(head / c.Hq, i, j)) || j < range.from || j >= range.to;
           s *= scale;
           if (c.cap > 0) {
             const double t = std::tanh(s / c.cap);
@@ -316,14 +356,14 @@ struct Results {
 
 int32_t forward(Isa isa, const Fixture& f, Results& r) {
   return call_kernel(isa, "attention",
-                     {&f.q, &f.k, &f.v, &f.mask, &f.slopes, &f.query_offsets, &f.key_offsets, &r.y, &r.lse}, 7,
-                     f.attrs());
+                     {&f.q, &f.k, &f.v, &f.mask, &f.slopes, &f.query_offsets, &f.key_offsets, &f.spans, &r.y, &r.lse},
+                     8, f.attrs());
 }
 int32_t backward(Isa isa, const Fixture& f, Results& r) {
   return call_kernel(isa, "attention_backward",
-                     {&f.q, &f.k, &f.v, &f.mask, &f.slopes, &f.query_offsets, &f.key_offsets, &r.y, &r.lse, &f.grad,
-                      &r.dq, &r.dk, &r.dv, &r.dmask},
-                     10, f.attrs());
+                     {&f.q, &f.k, &f.v, &f.mask, &f.slopes, &f.query_offsets, &f.key_offsets, &f.spans, &r.y, &r.lse,
+                      &f.grad, &r.dq, &r.dk, &r.dv, &r.dmask},
+                     11, f.attrs());
 }
 
 /** Largest |actual - expected| relative to the larger of the expected maximum and `floor`; infinities must agree. */
@@ -347,13 +387,14 @@ void check_error(const char* what, const Operand& actual, const std::vector<doub
   CHECK(actual.gaps_untouched(), "%s: wrote between elements", what);
 }
 
-void check_case(const Case& c, bool gradients = true) {
+inline void check_case(const Case& c, bool gradients = true) {
   char text[240];
-  std::snprintf(text, sizeof text,
-                "B%d Hq%d Hkv%d T%d S%d D%d Dv%d causal%d window%d %s %s memory%d cap%g alibi%d drop%g packed%d",
-                (int)c.B, (int)c.Hq, (int)c.Hkv, (int)c.T, (int)c.S, (int)c.D, (int)c.Dv, c.causal, (int)c.window,
-                kMaskNames[c.mask], kFloatNames[c.dtype], (int)c.memory, c.cap, c.alibi, c.drop,
-                (int)c.query_offsets.size());
+  std::snprintf(
+      text, sizeof text,
+      "B%d Hq%d Hkv%d T%d S%d D%d Dv%d causal%d window%d %s %s memory%d cap%g alibi%d drop%g packed%d spans%d",
+      (int)c.B, (int)c.Hq, (int)c.Hkv, (int)c.T, (int)c.S, (int)c.D, (int)c.Dv, c.causal, (int)c.window,
+      kMaskNames[c.mask], kFloatNames[c.dtype], (int)c.memory, c.cap, c.alibi, c.drop, (int)c.query_offsets.size(),
+      c.spans);
   const std::string outer = context();
   context() = text;
   Fixture f(c);

@@ -85,12 +85,86 @@ void test_packed() {
   c.dtype = OG_F32;
   c.window = 9;
   check_case(c);
+  c.spans = c.causal = true;
+  check_case(c);
+  c.window = 0;
+  check_case(c);
+  c.spans = c.causal = false;
+  c.window = 9;
   c.alibi = c.causal = true;
   c.cap = 10;
   c.drop = 0.3;
   check_case(c);
   check_case(
       {1, 1, 1, 1300, 1300, 32, 32, true, 0, kNone, OG_BF16, kHeads, 0, false, 0, {0, 1100, 1300}, {0, 1100, 1300}});
+}
+
+void test_spans() {
+  Random random(23);
+  const int64_t widths[] = {1, 8, 20, 33, 64, 128};
+  for (int n = 0; n < 40; n++) {
+    Case c;
+    c.B = pick(random, 1, 4);
+    c.Hkv = pick(random, 1, 3);
+    c.Hq = c.Hkv * pick(random, 1, 3);
+    c.T = pick(random, 1, n % 4 == 0 ? 300 : 70);
+    c.S = n % 3 == 0 ? c.T : pick(random, 1, n % 5 == 0 ? 500 : 150);
+    c.D = c.Dv = widths[pick(random, 0, 6)];
+    c.causal = n % 8 != 7;
+    c.window = n % 3 == 1 ? pick(random, 1, 60) : 0;
+    c.mask = n % 4 == 3 ? (Mask)pick(random, 0, kMaskCount) : kNone;
+    c.dtype = kFloats[n % 3 ? 0 : pick(random, 0, 4)];
+    c.memory = (Memory)pick(random, 0, kMemoryCount);
+    if (n % 6 == 1) c.cap = 3;
+    c.alibi = n % 6 == 2;
+    if (n % 6 == 3) c.drop = 0.3;
+    c.spans = true;
+    check_case(c);
+  }
+  Case prefix{2, 2, 1, 640, 640, 32, 32, true, 0, kNone, OG_F32, kInterleaved};
+  prefix.spans = true;
+  check_case(prefix);
+  prefix.window = 50;
+  check_case(prefix);
+  Case decode{2, 4, 2, 3, 3000, 64, 64, true, 0, kNone, OG_F32, kHeads};
+  decode.spans = true;
+  check_case(decode, false);
+}
+
+void test_hostile_spans() {
+  for_each_isa([](Isa isa) {
+    Case c{2, 1, 1, 4, 6, 8, 8, true, 0, kNone, OG_F32, kHeads};
+    c.spans = true;
+    const auto run = [&](const auto& change) {
+      Fixture f(c);
+      Results r(c);
+      for (int64_t i = 0; i < 16; i++) f.spans.set(i, 0);
+      change(f);
+      const int32_t status = forward(isa, f, r);
+      CHECK(backward(isa, f, r) == status);
+      return status;
+    };
+    const auto span = [&](int64_t query, double from, double to) {
+      return run([&](Fixture& f) {
+        f.spans.set(2 * query, from);
+        f.spans.set(2 * query + 1, to);
+      });
+    };
+    CHECK(run([](Fixture&) {}) == OG_OK);
+    CHECK(span(3, 0, 6) == OG_OK);     // the last query
+    CHECK(span(0, 0, 3) == OG_OK);     // ends where it stands
+    CHECK(span(0, 0, 6) == OG_INDEX);  // the next query would see less
+    CHECK(span(0, 1, 2) == OG_INDEX);  // does not hold place 2
+    CHECK(span(0, 3, 4) == OG_INDEX);
+    CHECK(span(0, -1, 4) == OG_INDEX);
+    CHECK(span(3, 0, 7) == OG_INDEX);
+    CHECK(span(3, 2147483647, -2147483648.) == OG_INDEX);
+    CHECK(span(3, -2147483648., 2147483647) == OG_INDEX);
+    CHECK(run([](Fixture& f) { f.spans.view.dtype = OG_F32; }) == OG_INVALID);
+    CHECK(run([](Fixture& f) { f.spans.view.shape[1] = 3; }) == OG_INVALID);
+    CHECK(run([](Fixture& f) { f.spans.view.shape[2] = 1; }) == OG_INVALID);
+    CHECK(run([](Fixture& f) { f.spans.view.rank = 2; }) == OG_INVALID);
+  });
 }
 
 /** Offsets that do not describe sequences are refused before anything is read through them. */
@@ -225,12 +299,12 @@ void test_far_strides() {
   const int64_t far = int64_t{1} << 52;
   for (int i = 0; i < og::kIsaCount; i++) {
     if (!og::isa_available((og::Isa)i)) continue;
-    og_view inputs[7] = {view(memory, {1, 2, 1, 0}, {2, far, 1, 0}), view(memory, {1, 1, 0, 0}, {1, 1, 1, 1}),
+    og_view inputs[8] = {view(memory, {1, 2, 1, 0}, {2, far, 1, 0}), view(memory, {1, 1, 0, 0}, {1, 1, 1, 1}),
                          view(memory, {1, 1, 0, 17}, {17, 17, 17, 1})};
-    for (int absent = 3; absent < 7; absent++) inputs[absent].dtype = -1;
+    for (int absent = 3; absent < 8; absent++) inputs[absent].dtype = -1;
     const og_view outputs[2] = {view(result, {1, 2, 1, 17}, {34, 17, 17, 1}), view(lse, {1, 2, 1}, {2, 1, 1})};
     const double attrs[9] = {1};
-    const og_call call = {inputs, outputs, attrs, 7, 2, 9};
+    const og_call call = {inputs, outputs, attrs, 8, 2, 9};
     for (float& x : result) x = 5;
     CHECK(og::run_kernel_on((og::Isa)i, og::kernel_id("attention"), call) == OG_OK);
     for (float x : result) CHECK(x == 0);
@@ -262,6 +336,8 @@ void test_refusals() {
 }  // namespace
 
 int main() {
+  test_spans();
+  test_hostile_spans();
   test_chosen_cases();
   test_scores();
   test_packed();

@@ -54,6 +54,20 @@ test('packed sequences give what each gives alone, and the same gradient', () =>
   assert.throws(() => layer.forward(x, { offsets, cache }), og.AttributeError);
 });
 
+test('packed sequences with spans give what each gives alone', () => {
+  const generator = og.generator(31);
+  const layer = new nn.MultiHeadAttention(width, heads, { kvHeads: 2, causal: true, generator });
+  const x = og.randn([1, 12, width], { generator }).requiresGrad_();
+  const y = og.detach(x).clone().requiresGrad_();
+  const packed = layer.forward(x, { offsets: [0, 5, 12], spans: [[[0, 3], [7, 12]]] }); // prettier-ignore
+  const first = layer.forward(og.narrow(y, 1, 0, 5), { spans: [[[0, 3]]] });
+  const second = layer.forward(og.narrow(y, 1, 5, 7), { spans: [[[2, 7]]] });
+  const alone = og.concat([first, second], 1);
+  assertClose(packed, alone, { atol: 1e-5 });
+  for (const result of [packed, alone]) og.sum(og.square(result)).backward();
+  assertClose(x.grad!, y.grad!, { atol: 1e-4 });
+});
+
 test('offsets of a tensor that do not fit are reported', async () => {
   const layer = new nn.MultiHeadAttention(width, heads);
   const read = async (offsets: og.Tensor): Promise<unknown> =>
@@ -73,4 +87,56 @@ test('attention weights are dropped in training only', () => {
   const third = layer.forward(x);
   assert.ok(Number(og.amax(og.abs(og.sub(third, first))).dataSync()[0]) > 1e-3);
   assert.throws(() => new nn.MultiHeadAttention(width, heads, { attentionDropout: 2 }), og.AttributeError);
+});
+
+test('spans in a layer: a prefix that sees itself both ways, also against a cache', () => {
+  const generator = og.generator(14);
+  const layer = new nn.MultiHeadAttention(width, heads, { kvHeads: 2, causal: true, window: 4, generator });
+  const x = og.randn([2, 12, width], { generator });
+  const spans = [[[0, 7]], [[2, 5], [5, 6]]] as const; // prettier-ignore
+  const place = og.arange(12);
+  const [query, key] = [og.unsqueeze(place, 1), og.unsqueeze(place, 0)];
+  const near = og.logicalAnd(og.le(key, query), og.gt(key, og.sub(query, 4)));
+  const inside = (from: number, to: number): og.Tensor => {
+    const within = (at: og.Tensor): og.Tensor => og.logicalAnd(og.ge(at, from), og.lt(at, to));
+    return og.logicalAnd(within(query), within(key));
+  };
+  const masks = spans.map((list) =>
+    list.reduce<og.Tensor>((mask, [from, to]) => og.logicalOr(mask, inside(from, to)), near),
+  );
+  const free = new nn.MultiHeadAttention(width, heads, { kvHeads: 2 });
+  free.loadStateDict(layer.stateDict());
+  og.noGrad(() => {
+    const want = free.forward(x, { mask: og.unsqueeze(og.stack(masks), 1) });
+    assertClose(layer.forward(x, { spans }), want, { atol: 1e-5 });
+    for (const options of [{}, { pageSize: 4 }, { dtype: 'int8' }] as const) {
+      const cache = new nn.KvCache(2, 2, 12, width / heads, options);
+      const parts = [7, 1, 4].map((count) => {
+        const from = cache.length;
+        // what lies behind the last key is not there yet
+        const held = spans.map((list) => list.filter(([, to]) => to <= from + count));
+        return layer.forward(og.narrow(x, 1, from, count), { cache, spans: held });
+      });
+      assertClose(og.concat(parts, 1), want, { atol: 'dtype' in options ? 0.03 : 1e-5 });
+    }
+  });
+});
+
+test('spans of a tensor that do not hold their queries, or overlap, are reported', async () => {
+  const layer = new nn.MultiHeadAttention(width, heads, { causal: true });
+  const read = async (...sides: number[]): Promise<unknown> => {
+    const spans = og.tensor(Int32Array.from(sides), { shape: [3, 2] });
+    return layer.forward(og.ones([2, 3, width]), { spans }).data();
+  };
+  await read(0, 2, 0, 2, 0, 0);
+  await assert.rejects(() => read(0, 0, 2, 3, 0, 0), /span 2 to 3 does not hold query 1/);
+  await assert.rejects(() => read(0, 3, 0, 0, 0, 0), /query 1 sees less far/);
+  assert.throws(() => layer.forward(og.ones([1, 3, width]), { spans: [], offsets: [0, 3] }), og.AttributeError);
+  const packed = async (spans: [number, number][]): Promise<unknown> =>
+    layer.forward(og.ones([1, 5, width]), { spans: [spans], offsets: [0, 3, 5] }).data();
+  await packed([[3, 5]]); // prettier-ignore
+  await assert.rejects(() => packed([[2, 4]]), /span 2 to 4 does not hold query 2/); // prettier-ignore
+  const x = og.ones([1, 1, 5, 4]);
+  const options = { queryOffsets: [0, 5], keyOffsets: [0, 5], spans: [[]] };
+  assert.throws(() => og.scaledDotProductAttention(x, x, x, options), og.AttributeError);
 });

@@ -132,6 +132,7 @@ const rows: readonly Row[] = [
   { name: 'attention with a bool mask', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { mask: mask() }), inputs: qkv },
   { name: 'attention with a learnt mask', f: (q, k, v, m) => scaledDotProductAttention(q!, k!, v!, { mask: m! }), inputs: () => [...qkv(), values([4, 1, 4])], second: [3] },
   { name: 'attention with a soft cap and ALiBi', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true, softCap: 0.8, alibi: [0.5, 0.25, 0, 1].slice(0, q!.shape[1]) }), inputs: qkv, second: [0, 1, 2] },
+  { name: 'attention with spans', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { causal: true, window: 2, softCap: 2, spans: Array.from({ length: q!.shape[0]! }, (_, b) => [[b, 3], [3, 4]]) }), inputs: qkv, second: [0, 1, 2] },
   { name: 'attention with dropped weights', f: (q, k, v) => scaledDotProductAttention(q!, k!, v!, { dropout: 0.3, generator: generator(5) }), inputs: qkv, second: [0, 1, 2] },
   {
     name: 'attention of packed sequences',

@@ -125,6 +125,8 @@ test('every kernel agrees with its definition in float32', () => {
   const slopes = tensor([0.5, 0.25, 0, 0.1]);
   const [queryOffsets, keyOffsets] = [tensor(Int32Array.of(0, 2, 2, 5)), tensor(Int32Array.of(0, 3, 4, 7))];
   const packed = [wave([1, 4, 5, 8]), wave([1, 2, 7, 8], 0.2), wave([1, 2, 7, 6], 0.7)];
+  const sides = [0, 0, 2, 5, 2, 5, 0, 0, 5, 7, 0, 3, 0, 0, 0, 0, 5, 6, 6, 7]; // queries stand at places 2 … 6
+  const spans = tensor(Int32Array.from(sides), { shape: [2, 5, 2] });
   const qkv: Inputs = [wave([2, 4, 5, 8]), wave([2, 2, 7, 8], 0.2), wave([2, 2, 7, 6], 0.7), null];
   const calls: readonly (readonly [string, Inputs, unknown])[] = [
     ['gelu', [x], { tanh: false }],
@@ -155,6 +157,7 @@ test('every kernel agrees with its definition in float32', () => {
     ['attention', qkv, attention],
     ['attention', [...qkv.slice(0, 3), full([5, 7], true)], attention],
     ['attention', [...qkv, slopes], extras],
+    ['attention', [...qkv, slopes, null, null, spans], extras],
     ['attention', [...packed, null, slopes, queryOffsets, keyOffsets], extras],
   ];
   for (const [name, inputs, attrs] of calls) {

@@ -13,6 +13,8 @@ interface Seen {
   readonly dropout?: number;
   /** Offsets of sequences in so many rows. */
   readonly packed?: (rows: number) => number[];
+  /** Stretches of so many keys that are seen both ways in one sequence of the batch. */
+  readonly both?: (batch: number, keys: number) => [start: number, end: number][];
 }
 
 /** What dropout makes of each weight: a factor. The kernel of dropout has its own tests. */
@@ -50,7 +52,9 @@ function attend(q: Nd, k: Nd, v: Nd, mask: Nd | undefined, isBool: boolean, seen
     const terms: [power: number, value: number][] = [];
     for (let s = 0; s < length; s++) {
       if (sequence(s, length, packed)[0] !== own) continue;
-      if ((causal && s > place) || s <= place - window) continue;
+      const span = seen.both?.(n!, length).find(([start, end]) => start <= place && place < end);
+      const near = !(causal && s > place) && s > place - window;
+      if (!near && !(span !== undefined && s >= span[0] && s < span[1])) continue;
       const bias = mask === undefined ? 0 : get(mask, [n!, h!, t!, s]);
       if (isBool && bias === 0) continue;
       let score = 0;
@@ -110,6 +114,10 @@ const ordinary: Row['shapes'] = [
 const lengthOf = (x: og.Tensor | undefined, axis: number): number =>
   (x instanceof og.Tensor ? x.shape.at(axis) : undefined) ?? 1;
 
+/** Spans of a batch, as the option takes them. */
+const spansOf = (both: NonNullable<Seen['both']>, q: og.Tensor | undefined, keys: number): [number, number][][] =>
+  Array.from({ length: q instanceof og.Tensor && q.rank > 3 ? q.shape[0]! : 1 }, (_, b) => both(b, keys));
+
 function attention(name: string, options: og.AttentionOptions & Seen, extra: Partial<Row> = {}): Row {
   const isBool = extra.inputs?.[3]?.dtype === 'bool';
   return {
@@ -121,6 +129,7 @@ function attention(name: string, options: og.AttentionOptions & Seen, extra: Par
         ...(mask ? { mask } : {}),
         ...(options.slopes ? { alibi: options.slopes(lengthOf(q, -3)) } : {}),
         ...(options.dropout ? { generator: og.generator(11) } : {}),
+        ...(options.both ? { spans: spansOf(options.both, q, lengthOf(k, -2)) } : {}),
         ...(options.packed
           ? { queryOffsets: options.packed(lengthOf(q, -2)), keyOffsets: options.packed(lengthOf(k, -2)) }
           : {}),
@@ -226,6 +235,26 @@ const packedShapes: Partial<Row> = {
   ],
 };
 
+/** A prefix, and a stretch near the end; the second sequence has one in the middle. */
+const stretches = (batch: number, keys: number): [number, number][] => {
+  const third = Math.floor(keys / 3);
+  if (batch % 2 === 1) return [[third, keys - third]];
+  return [
+    [0, third],
+    [keys - third, keys],
+  ];
+};
+const spanned = (q: og.Tensor, k: og.Tensor, v: og.Tensor, spans: unknown): og.Tensor =>
+  og.scaledDotProductAttention(q, k, v, { spans: spans as og.Tensor, causal: true });
+const spanRefusals: Partial<Row> = {
+  misfits: [],
+  refused: [
+    ...[1, 'x', [], [[]], [[[0, 2]]], [[[0, 5]], []], [[[-1, 2]], []], [[[2, 1]], []], [[[0.5, 2]], []]],
+    ...[[[[0]], []], [[[0, 1, 2]], []], [[0, 1], []], [[[0, 3], [2, 4]], []], [{}, []]], // prettier-ignore
+    og.zeros([2, 3, 2]),
+  ].map((spans) => (q, k, v) => spanned(q!, k!, v!, spans)),
+};
+
 const attentions: Row[] = [
   attention(
     'scaledDotProductAttention',
@@ -280,6 +309,13 @@ const attentions: Row[] = [
   attention('attention with dropped weights', { causal: true, dropout: 0.4 }),
   attention('attention of packed sequences', { causal: true, softCap: 5, packed: thirds }, packedShapes),
   attention('attention of packed sequences, dropped', { dropout: 0.2, window: 3, packed: thirds }, packedShapes),
+  attention('attention with a prefix seen both ways', { causal: true, both: stretches }, spanRefusals),
+  attention('attention with spans in a window', { causal: true, window: 2, softCap: 5, both: stretches }),
+  attention(
+    'attention with spans and a mask',
+    { causal: true, both: (_, keys) => [[Math.floor(keys / 2), keys]] },
+    { inputs: [{}, {}, {}, bool], shapes: masked },
+  ),
   attention('attention with a learnt bias', { causal: true }, { inputs: [{}, {}, {}, {}], shapes: masked }),
 ];
 
