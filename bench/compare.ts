@@ -1,6 +1,7 @@
 /** Two runs beside each other: what became faster or slower beyond what the machine's noise explains. */
 import { readFileSync } from 'node:fs';
 import type { Row } from './harness.js';
+import type { Judgement } from './targets.js';
 
 /** What `--json` writes. */
 export interface Recorded {
@@ -13,6 +14,8 @@ export interface Recorded {
   readonly versions: Readonly<Record<string, string>>;
   readonly load: number;
   readonly rows: readonly Row[];
+  /** Goals of runs with so many threads; absent in records from before there were any. */
+  readonly targets?: readonly Judgement[];
 }
 
 export type Verdict = 'better' | 'worse' | 'same';
