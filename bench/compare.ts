@@ -72,8 +72,8 @@ const figure = (value: number): string =>
 /** One line of the comparison. */
 export function formatComparison({ name, shape, unit, before, after, change, band, verdict }: Comparison): string {
   const columns = [
-    name.padEnd(30),
-    shape.padEnd(37),
+    name.padEnd(44),
+    shape.padEnd(41),
     `${figure(before)} → ${figure(after)} ${unit}`.padStart(30),
     `${change.toFixed(2)}x`.padStart(8),
     `±${(100 * band).toFixed(0)} %`.padStart(7),

@@ -136,6 +136,8 @@ const program = new Command('npm run bench --')
   .option('--compare <file>', 'compare with a run that --json wrote; exit status 1 if a row is worse beyond its noise')
   .option('--filter <text>', 'only rows whose name or shape contains every word')
   .option('--quick', 'three short rounds, smaller models')
-  .option('--targets', 'only rows that a goal is about; with --threads 1 those of kernels, with 2 those of models')
+  .option('--targets', 'only rows that a goal is about: of kernels, on one thread, or (--threads 2) of whole models')
   .option('--threads <n>', 'threads of every side', parseThreads, defaultThreads);
-await main(program.parse().opts<Options>());
+const given = program.parse().opts<Options>();
+const isOnOneThread = given.targets === true && program.getOptionValueSource('threads') === 'default';
+await main(isOnOneThread ? { ...given, threads: 1 } : given);
