@@ -1,6 +1,7 @@
 /** Two runs beside each other: what became faster or slower beyond what the machine's noise explains. */
 import { readFileSync } from 'node:fs';
 import type { Row } from './harness.js';
+import type { Judgement } from './targets.js';
 
 /** What `--json` writes. */
 export interface Recorded {
@@ -13,6 +14,8 @@ export interface Recorded {
   readonly versions: Readonly<Record<string, string>>;
   readonly load: number;
   readonly rows: readonly Row[];
+  /** Goals of runs with so many threads; absent in records from before there were any. */
+  readonly targets?: readonly Judgement[];
 }
 
 export type Verdict = 'better' | 'worse' | 'same';
@@ -69,8 +72,8 @@ const figure = (value: number): string =>
 /** One line of the comparison. */
 export function formatComparison({ name, shape, unit, before, after, change, band, verdict }: Comparison): string {
   const columns = [
-    name.padEnd(30),
-    shape.padEnd(37),
+    name.padEnd(44),
+    shape.padEnd(41),
     `${figure(before)} → ${figure(after)} ${unit}`.padStart(30),
     `${change.toFixed(2)}x`.padStart(8),
     `±${(100 * band).toFixed(0)} %`.padStart(7),

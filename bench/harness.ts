@@ -19,6 +19,12 @@ export interface Statistics {
   readonly samples: number;
 }
 
+/**
+ * What the machine can do at most: GFLOP/s of float32 multiply-adds (`fma`) and GOP/s of multiply-adds of bytes (`int8`) on
+ * registers; GB/s copied, read and written (`copy`), and read only (`read`).
+ */
+export type CeilingKind = 'fma' | 'int8' | 'copy' | 'read';
+
 /** One line of the result. `ours`, `peer` and `ceiling` are in `unit`; `peer` is the best of `peers`. */
 export interface Row {
   readonly name: string;
@@ -32,6 +38,8 @@ export interface Row {
   /** ours / peer. */
   readonly ratio: number | null;
   readonly ceiling: number | null;
+  /** Which ceiling that is. */
+  readonly limit: CeilingKind | null;
   /** ours / ceiling. */
   readonly ofCeiling: number | null;
   /** Floating-point operations a byte that must move; null where that says nothing. */
@@ -130,13 +138,14 @@ export interface RowParts {
   readonly spread?: number;
   readonly peers?: Readonly<Record<string, number>>;
   readonly ceiling?: number | null;
+  readonly limit?: CeilingKind | null;
   readonly intensity?: number | null;
 }
 
 /** Derives what follows from the measured values. */
 export function makeRow(parts: RowParts): Row {
   const { name, shape, dtype = 'float32', threads, ours, unit, better, peers = {} } = parts;
-  const { ceiling = null, intensity = null } = parts;
+  const { ceiling = null, limit = null, intensity = null } = parts;
   let [peer, peerName]: [number | null, string | null] = [null, null];
   for (const [candidate, value] of Object.entries(peers)) {
     if (peer !== null && (better === 'higher' ? value <= peer : value >= peer)) continue;
@@ -153,6 +162,7 @@ export function makeRow(parts: RowParts): Row {
     unit,
     ratio: peer === null ? null : ours / peer,
     ceiling,
+    limit,
     ofCeiling: ceiling === null ? null : ours / ceiling,
     intensity,
     better,

@@ -4,14 +4,15 @@ import { writeFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
 import { Command, InvalidArgumentError } from 'commander';
 import { compareRows, formatComparison, readRecorded, type Recorded } from './compare.js';
-import { chosen, type Row } from './harness.js';
-import { kernelCases } from './kernels.js';
+import { chosen, type CeilingKind, type Row } from './harness.js';
+import { kernelCases } from './kernels/index.js';
 import { og } from './library.js';
 import { modelCases } from './models.js';
 import { renderPage } from './page.js';
-import { Ceilings, defaultThreads, startPeers } from './peers.js';
+import { Ceilings, ceilingUnits, defaultThreads, startPeers } from './peers.js';
 import { importRow, kernelRow, modelRows, withFinalCeilings, type RunContext } from './run.js';
 import { runJobs, type Job } from './shell.js';
+import { concerns, formatJudgement, judge, targets } from './targets.js';
 
 interface Options {
   readonly json?: string;
@@ -19,6 +20,7 @@ interface Options {
   readonly compare?: string;
   readonly filter?: string;
   readonly quick?: true;
+  readonly targets?: true;
   readonly threads: number;
 }
 
@@ -42,10 +44,14 @@ function commit(): string {
 }
 
 /** Each job with the rows that it would give, so that `--filter` need not run it to know. */
-function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], { quick, filter }: Options): Job[] {
+function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], options: Options): Job[] {
+  const { quick, filter } = options;
+  const goals = options.targets ? targets.filter(({ threads }) => threads === context.threads) : null;
+  const isWanted = (row: { readonly name: string; readonly shape: string }): boolean =>
+    chosen(filter, row) && (goals === null || goals.some((goal) => concerns(goal, row)));
   const jobs: Job[] = [];
   for (const kernel of kernelCases) {
-    if (!chosen(filter, kernel)) continue;
+    if (!isWanted(kernel)) continue;
     jobs.push({
       name: `${kernel.name} ${kernel.shape}`,
       measure: async () => [await kernelRow(kernel, peers, context)],
@@ -53,13 +59,13 @@ function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], { q
   }
   for (const model of modelCases(quick === true)) {
     const wanted = ['', ': peak memory', ': event-loop gap'].some((part) =>
-      chosen(filter, { ...model, name: model.name + part }),
+      isWanted({ ...model, name: model.name + part }),
     );
     if (!wanted) continue;
-    const measure = async (): Promise<Row[]> => (await modelRows(model, context)).filter((row) => chosen(filter, row));
+    const measure = async (): Promise<Row[]> => (await modelRows(model, context)).filter(isWanted);
     jobs.push({ name: `${model.name} ${model.shape}`, measure });
   }
-  if (chosen(filter, { name: 'import', shape: 'fresh process' })) {
+  if (isWanted({ name: 'import', shape: 'fresh process' })) {
     jobs.push({ name: 'import', measure: async () => [importRow(context)] });
   }
   return jobs;
@@ -90,13 +96,19 @@ async function main(options: Options): Promise<void> {
   );
   console.log(`peers: ${peers.map(({ name }) => name).join(', ') || 'none'}`);
   for (const line of absent) console.log(`not taking part: ${line}`);
-  const ceiling = (kind: 'fma' | 'copy'): string =>
-    context.ceilings.get(kind)?.toFixed(1) ?? 'not measured, no compiler';
   await context.ceilings.sample(threads, context.measuring);
-  console.log(`ceilings: ${ceiling('fma')} GFLOP/s, ${ceiling('copy')} GB/s\n`);
+  const ceilings = Object.entries(ceilingUnits).flatMap(([kind, unit]) => {
+    const most = context.ceilings.get(kind as CeilingKind);
+    return most === null ? [] : [`${most.toFixed(1)} ${unit}`];
+  });
+  console.log(`ceilings: ${ceilings.join(', ') || 'not measured, no compiler'}\n`);
   const { rows, failures } = await runJobs(jobsOf(context, peers, options));
   await Promise.all([...peers, context.ceilings].map((worker) => worker.close()));
-  const recorded: Recorded = { ...header, rows: withFinalCeilings(rows, context.ceilings) };
+  const finished = withFinalCeilings(rows, context.ceilings);
+  const recorded: Recorded = { ...header, rows: finished, targets: judge(finished, threads) };
+  const judged = recorded.targets!.filter(({ verdict }) => verdict !== 'not measured');
+  if (judged.length > 0) console.log(`\ngoals on ${threads === 1 ? 'one thread' : `${threads} threads`}:`);
+  for (const judgement of judged) console.log(formatJudgement(judgement));
   const write = (file: string, text: string): void => {
     writeFileSync(file, text);
     console.log(`\nwritten: ${file}`);
@@ -123,6 +135,9 @@ const program = new Command('npm run bench --')
   .option('--html <file>', 'write a page with a roofline and bars')
   .option('--compare <file>', 'compare with a run that --json wrote; exit status 1 if a row is worse beyond its noise')
   .option('--filter <text>', 'only rows whose name or shape contains every word')
-  .option('--quick', 'three short rounds and a smaller model for generating')
+  .option('--quick', 'three short rounds, smaller models')
+  .option('--targets', 'only rows that a goal is about: of kernels, on one thread, or (--threads 2) of whole models')
   .option('--threads <n>', 'threads of every side', parseThreads, defaultThreads);
-await main(program.parse().opts<Options>());
+const given = program.parse().opts<Options>();
+const isOnOneThread = given.targets === true && program.getOptionValueSource('threads') === 'default';
+await main(isOnOneThread ? { ...given, threads: 1 } : given);

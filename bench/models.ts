@@ -8,7 +8,26 @@ export interface ModelCase extends Work {
   readonly tokens: number;
 }
 
-const training = { layers: 6, heads: 6, width: 384, context: 256, batch: 12, vocab: 65 };
+interface Training {
+  readonly layers: number;
+  readonly heads: number;
+  readonly width: number;
+  readonly context: number;
+  readonly batch: number;
+  readonly vocab: number;
+}
+
+/** Forward, backward, clipping, AdamW. */
+function training({ batch, context, ...model }: Training, label = ''): ModelCase {
+  return {
+    name: 'training step',
+    shape: `${model.layers} layers, ${model.width} wide, ${batch}x${context}${label}`,
+    tokens: batch * context,
+    op: 'train',
+    args: { ...model, batch, context },
+  };
+}
+
 /** GPT-2's 124 million parameters, or a quarter of that. */
 const generating = { layers: 12, heads: 12, width: 768, context: 1024, vocab: 50257 };
 const generatingQuick = { layers: 6, heads: 6, width: 384, context: 1024, vocab: 50257 };
@@ -16,14 +35,12 @@ const generatingQuick = { layers: 6, heads: 6, width: 384, context: 1024, vocab:
 export function modelCases(quick: boolean): readonly ModelCase[] {
   const geometry = quick ? generatingQuick : generating;
   const label = `${geometry.layers} layers, ${geometry.width} wide`;
+  const gpt2 = { layers: 12, heads: 12, width: 768, context: 64, batch: 4, vocab: 50257 };
   return [
-    {
-      name: 'training step',
-      shape: '6 layers, 384 wide, 12x256',
-      tokens: training.batch * training.context,
-      op: 'train',
-      args: training,
-    },
+    training({ layers: 2, heads: 4, width: 64, context: 32, batch: 4, vocab: 65 }),
+    training({ layers: 4, heads: 4, width: 128, context: 64, batch: 8, vocab: 65 }),
+    training({ layers: 6, heads: 6, width: 384, context: 256, batch: 12, vocab: 65 }),
+    ...(quick ? [] : [training(gpt2, ', GPT-2')]),
     { name: 'prefill', shape: `${label}, 512 tokens`, tokens: 512, op: 'prefill', args: { ...geometry, prompt: 512 } },
     {
       name: 'decode',

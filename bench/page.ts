@@ -2,7 +2,7 @@
 import * as plot from '@observablehq/plot';
 import { parseHTML } from 'linkedom';
 import type { Recorded } from './compare.js';
-import type { Row } from './harness.js';
+import type { CeilingKind, Row } from './harness.js';
 
 const escape = (text: string): string =>
   text.replace(/[&<>"]/g, (c) => ({ '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&quot;' })[c]!);
@@ -25,7 +25,7 @@ interface Point {
 
 /** Floating-point operations a second of a row: its own unit, or through its intensity. */
 function pointsOf(row: Row): Point[] {
-  if (row.intensity === null || (row.unit !== 'GFLOP/s' && row.unit !== 'GB/s')) return [];
+  if (row.intensity === null || row.limit === null || row.limit === 'int8') return [];
   const { intensity } = row;
   const speed = (value: number): number => (row.unit === 'GFLOP/s' ? value : value * intensity);
   const ours: Point = { intensity, speed: speed(row.ours), who: 'omnigrad', text: label(row) };
@@ -35,8 +35,9 @@ function pointsOf(row: Row): Point[] {
 
 function roofline(rows: readonly Row[], document: PageDocument): string {
   const points = rows.flatMap(pointsOf);
-  const flops = Math.max(...rows.filter(({ unit }) => unit === 'GFLOP/s').map(({ ceiling }) => ceiling ?? 0));
-  const bytes = Math.max(...rows.filter(({ unit }) => unit === 'GB/s').map(({ ceiling }) => ceiling ?? 0));
+  const highest = (kind: CeilingKind): number =>
+    Math.max(...rows.filter(({ limit }) => limit === kind).map(({ ceiling }) => ceiling ?? 0));
+  const [flops, bytes] = [highest('fma'), highest('copy')];
   if (points.length === 0 || !(flops > 0) || !(bytes > 0)) return '';
   const [least, most] = [
     Math.min(...points.map((p) => p.intensity)) / 2,
@@ -102,6 +103,12 @@ function bars(rows: readonly Row[], document: PageDocument): string {
 const figure = (value: number | null): string =>
   value === null ? '–' : value >= 1000 ? Math.round(value).toLocaleString('en-US') : value.toPrecision(3);
 
+function grid(head: readonly string[], body: readonly (readonly string[])[]): string {
+  const cells = (tag: string, line: readonly string[]): string =>
+    `<tr>${line.map((cell) => `<${tag}>${escape(cell)}</${tag}>`).join('')}</tr>`;
+  return `<table><thead>${cells('th', head)}</thead><tbody>${body.map((line) => cells('td', line)).join('')}</tbody></table>`;
+}
+
 function table(rows: readonly Row[]): string {
   const head = ['what', 'shape', 'ours', 'unit', 'spread', 'of ceiling', 'best peer', 'peer', 'ratio'];
   const body = rows.map((row) => [
@@ -115,9 +122,21 @@ function table(rows: readonly Row[]): string {
     figure(row.peer),
     row.ratio === null ? '–' : row.ratio.toFixed(2),
   ]);
-  const cells = (tag: string, line: readonly string[]): string =>
-    `<tr>${line.map((cell) => `<${tag}>${escape(cell)}</${tag}>`).join('')}</tr>`;
-  return `<table><thead>${cells('th', head)}</thead><tbody>${body.map((line) => cells('td', line)).join('')}</tbody></table>`;
+  return grid(head, body);
+}
+
+function goals({ targets = [] }: Recorded): string {
+  const judged = targets.filter(({ verdict }) => verdict !== 'not measured');
+  if (judged.length === 0) return '';
+  const head = ['goal', 'against', 'at least', 'reached', ''];
+  const body = judged.map(({ goal, against, atLeast, reached, verdict }) => [
+    goal,
+    against,
+    atLeast.toFixed(2),
+    reached === null ? '–' : reached.toFixed(2),
+    verdict,
+  ]);
+  return `<h2>Goals</h2>${grid(head, body)}`;
 }
 
 const style = `
@@ -148,6 +167,7 @@ export function renderPage(run: Recorded): string {
 <p>${escape(about)}</p>
 ${roof === '' ? '' : `<h2>Roofline</h2>${legend}${roof}`}
 ${beside === '' ? '' : `<h2>Against the best peer of each row</h2>${beside}`}
+${goals(run)}
 <h2>Rows</h2>${table(run.rows)}
 </body>
 </html>

@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
-import { measure, type MeasureOptions } from './harness.js';
+import { measure, type CeilingKind, type MeasureOptions } from './harness.js';
 import type { Subject } from './subject.js';
-import { Worker } from './worker.js';
+import { Worker, type Reply } from './worker.js';
 
 const at = (path: string): string => fileURLToPath(new URL(path, import.meta.url));
 
@@ -81,11 +81,17 @@ function ceilingsProgram(): string | null {
   return done ? program : null;
 }
 
-export type CeilingKind = 'fma' | 'copy';
+/** Kinds of ceilings with their units, in the order in which a run names them. */
+export const ceilingUnits: Readonly<Record<CeilingKind, string>> = {
+  fma: 'GFLOP/s',
+  int8: 'GOP/s of bytes',
+  copy: 'GB/s copied',
+  read: 'GB/s read',
+};
 
 /**
- * What the machine can do at most, the best of all samples of the run: GFLOP/s of multiply-adds on registers (`fma`), GB/s of
- * memcpy, read and written (`copy`). They are sampled in turn with the rows, since neighbours and clocks change meanwhile.
+ * What the machine can do at most, the best of all samples of the run. The ceilings are sampled in turn with the rows, since
+ * neighbours and clocks change meanwhile.
  */
 export class Ceilings {
   readonly #worker: Worker | null;
@@ -96,16 +102,17 @@ export class Ceilings {
     this.#worker = program === null ? null : new Worker('ceilings', program, []);
   }
 
-  /** The most seen so far; null without a compiler. */
+  /** The most seen so far; null without a compiler, or where the machine has no such instruction. */
   get(kind: CeilingKind): number | null {
     return this.#best.get(kind) ?? null;
   }
 
-  /** Something to time whose every sample counts; null without a compiler. */
+  /** Something to time whose every sample counts; null where {@link get} is. */
   async prepare(kind: CeilingKind, threads: number): Promise<Subject | null> {
     const worker = this.#worker;
     if (worker === null) return null;
-    const { work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as unknown as { work: number };
+    const { ok, work } = (await worker.ask({ do: 'setup', op: kind, args: {}, threads })) as Reply & { work: number };
+    if (!ok) return null;
     return {
       isApart: true,
       run: async (count) => {
@@ -117,11 +124,11 @@ export class Ceilings {
     };
   }
 
-  /** Samples both without anything else. */
+  /** Samples all without anything else. */
   async sample(threads: number, options: MeasureOptions): Promise<void> {
-    for (const kind of ['fma', 'copy'] as const) {
+    for (const kind of Object.keys(ceilingUnits) as CeilingKind[]) {
       const subject = await this.prepare(kind, threads);
-      if (subject === null) return;
+      if (subject === null) continue;
       await measure([subject], options);
       await subject.dispose();
     }

@@ -12,11 +12,11 @@ import {
   type RowParts,
   type Statistics,
 } from './harness.js';
-import { intensityOf, subjectOf, type KernelCase } from './kernels.js';
+import { intensityOf, limitOf, subjectOf, type KernelCase } from './kernels/case.js';
 import { distUrl } from './library.js';
 import type { ModelCase } from './models.js';
 import { startOurs, startTorch, type Ceilings } from './peers.js';
-import type { Subject } from './subject.js';
+import type { Subject, Work } from './subject.js';
 import type { Worker } from './worker.js';
 
 export interface RunContext {
@@ -47,39 +47,68 @@ function timedRow(
   });
 }
 
+/** The ways in which a peer does the work of a case, by name. */
+function waysOf(kernel: KernelCase, peer: string): readonly (readonly [name: string, work: Work])[] {
+  const variants = kernel.variants?.[peer];
+  if (variants === undefined) return [[peer, kernel]];
+  return variants.map((variant) => [`${peer} ${variant}`, { op: kernel.op, args: { ...kernel.args, variant } }]);
+}
+
+/** Runs so often that every one of several weights in turn was met: some are laid out anew then. */
+async function meetAll(subject: Subject, { args }: Work): Promise<void> {
+  await subject.run(typeof args['copies'] === 'number' ? args['copies'] : 1);
+}
+
+/** Work of a peer that was seen to run; null where the peer does not know it, or (which is said) cannot do it here. */
+async function contender(peer: Worker, name: string, work: Work, threads: number): Promise<Subject | null> {
+  let subject: Subject | null = null;
+  try {
+    subject = await peer.prepare(work, threads);
+    if (subject !== null) await meetAll(subject, work);
+    return subject;
+  } catch (error) {
+    await subject?.dispose();
+    console.log(`not taking part: ${name}: ${(error as Error).message.split('\n')[0]}`);
+    return null;
+  }
+}
+
 export async function kernelRow(kernel: KernelCase, peers: readonly Worker[], context: RunContext): Promise<Row> {
   const { threads, measuring, ceilings } = context;
-  const { name, shape, unit, amount } = kernel;
-  const kind = unit === 'µs' ? null : unit === 'GFLOP/s' ? 'fma' : 'copy';
-  const subjects: Subject[] = [subjectOf(kernel)];
+  const { name, shape, dtype = 'float32', unit, amount } = kernel;
+  const limit = limitOf(kernel);
+  const subjects: Subject[] = [subjectOf(kernel.prepare)];
   const names: string[] = [];
   try {
-    for (const peer of peers) {
-      const subject = await peer.prepare(kernel, threads);
-      if (subject === null) continue;
-      subjects.push(subject);
-      names.push(peer.name);
+    await meetAll(subjects[0]!, kernel);
+    for (const [other, prepare] of Object.entries(kernel.also ?? {})) {
+      subjects.push(subjectOf(prepare));
+      names.push(other);
     }
-    const machine = kind === null ? null : await ceilings.prepare(kind, threads);
+    for (const peer of peers) {
+      for (const [way, work] of waysOf(kernel, peer.name)) {
+        const subject = await contender(peer, way, work, threads);
+        if (subject === null) continue;
+        subjects.push(subject);
+        names.push(way);
+      }
+    }
+    const machine = limit === null ? null : await ceilings.prepare(limit, threads);
     if (machine !== null) subjects.push(machine);
     const [ours, ...others] = await measure(subjects, measuring);
-    const ceiling = kind === null ? null : ceilings.get(kind);
+    const ceiling = limit === null ? null : ceilings.get(limit);
     const better = unit === 'µs' ? 'lower' : 'higher';
-    const timings = names.map((peer, i) => [peer, others[i]!] as const);
+    const timings = names.map((other, i) => [other, others[i]!] as const);
     const intensity = intensityOf(kernel);
-    return timedRow({ name, shape, threads, unit, better, ceiling, intensity }, amount, ours!, timings);
+    return timedRow({ name, shape, dtype, threads, unit, better, ceiling, limit, intensity }, amount, ours!, timings);
   } finally {
-    for (const subject of subjects) await subject.dispose();
+    for (const subject of subjects.reverse()) await subject.dispose();
   }
 }
 
 /** The same rows against the ceilings as they are known at the end of the run. */
-export function withFinalCeilings(rows: readonly Row[], ceilings: Ceilings): Row[] {
-  const final: Readonly<Record<string, number | null>> = {
-    'GFLOP/s': ceilings.get('fma'),
-    'GB/s': ceilings.get('copy'),
-  };
-  return rows.map((row) => makeRow({ ...row, ceiling: final[row.unit] ?? null }));
+export function withFinalCeilings(rows: readonly Row[], ceilings: Pick<Ceilings, 'get'>): Row[] {
+  return rows.map((row) => makeRow({ ...row, ceiling: row.limit === null ? null : ceilings.get(row.limit) }));
 }
 
 /** Tokens a second, peak memory and the largest event-loop gap of one model; both sides in fresh processes. */
@@ -93,11 +122,11 @@ export async function modelRows(model: ModelCase, context: RunContext): Promise<
       if (subject === null) throw new Error(`${worker.name}: no work called ${model.op}`);
       subjects.push(subject);
     }
-    const [ours, ...others] = await measure(subjects, { ...measuring, minSeconds: 0 });
+    const [ours, ...others] = await measure(subjects, measuring);
     const common = { shape: model.shape, threads };
     const names = workers.slice(1).map(({ name }) => name);
     const peak = await Promise.all(workers.map(async (worker) => (await worker.peakBytes()) / 2 ** 20));
-    const report = await workers[0]!.ask({ do: 'report' });
+    const { gap } = await workers[0]!.ask({ do: 'report', slot: 0 });
     return [
       timedRow(
         { ...common, name: model.name, unit: 'tokens/s', better: 'higher' },
@@ -118,7 +147,7 @@ export async function modelRows(model: ModelCase, context: RunContext): Promise<
         name: `${model.name}: event-loop gap`,
         unit: 'ms',
         better: 'lower',
-        ours: report['gap'] as number,
+        ours: gap as number,
       }),
     ];
   } finally {

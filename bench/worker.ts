@@ -11,6 +11,7 @@ export class Worker {
   readonly #child: ChildProcessWithoutNullStreams;
   readonly #waiting: { resolve(reply: Reply): void; reject(error: Error): void }[] = [];
   #ended: Error | null = null;
+  #slots = 0;
   #errors = '';
 
   constructor(name: string, command: string, args: readonly string[], env: Readonly<Record<string, string>> = {}) {
@@ -39,18 +40,19 @@ export class Worker {
     });
   }
 
-  /** Sets work up; null with a peer that does not know it. */
+  /** Sets work up, beside what is set up already; null with a peer that does not know it. */
   async prepare(work: Work, threads: number): Promise<Subject | null> {
-    const { ok, reason } = await this.ask({ do: 'setup', op: work.op, args: work.args, threads });
+    const slot = this.#slots++;
+    const { ok, reason } = await this.ask({ do: 'setup', slot, op: work.op, args: work.args, threads });
     if (!ok && reason === 'unknown') return null;
     if (!ok) throw new Error(`${this.name}: ${work.op}: ${reason}`);
     return {
       run: async (count) => {
-        const reply = await this.ask({ do: 'run', n: count });
+        const reply = await this.ask({ do: 'run', slot, n: count });
         if (!reply.ok) throw new Error(`${this.name}: ${work.op}: ${reply.reason}`);
         return reply['seconds'] as number;
       },
-      dispose: async () => void (await this.ask({ do: 'drop' })),
+      dispose: async () => void (await this.ask({ do: 'drop', slot })),
     };
   }
 

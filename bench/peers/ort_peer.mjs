@@ -1,59 +1,68 @@
-// onnxruntime-node: a graph of one node for each kernel.
+// onnxruntime-node: a graph of one node for each kernel, or of as many as there are weights in turn.
 import { createRequire } from 'node:module';
 import { serve } from './serve.mjs';
 import { model } from './onnx_model.mjs';
+import { works } from './ort_work.mjs';
 
 const require = createRequire(import.meta.url);
 const ort = require('onnxruntime-node');
 
-const uniform = (...shape) => {
-  const data = new Float32Array(shape.reduce((a, b) => a * b, 1));
-  for (let i = 0; i < data.length; i++) data[i] = Math.random() * 2 - 1;
-  return { data, shape };
+const arrays = {
+  float32: Float32Array,
+  uint8: Uint8Array,
+  int8: Int8Array,
+  int32: Int32Array,
+  int64: BigInt64Array,
+  float16: Uint16Array,
 };
+const sizeOf = (shape) => shape.reduce((a, b) => a * b, 1);
 
-/** The node, its operands and the shape of the result. */
-const works = {
-  matmul: ({ m, n, k, form }) => ({
-    node: { op: 'Gemm', attributes: { transA: Number(form === 'TN'), transB: Number(form === 'NT') } },
-    inputs: [form === 'TN' ? uniform(k, m) : uniform(m, k), form === 'NT' ? uniform(n, k) : uniform(k, n)],
-    result: [m, n],
-  }),
-  rows: ({ kind, rows, width }) => {
-    const node = { softmax: { op: 'Softmax' }, layerNorm: { op: 'LayerNormalization' }, gelu: { op: 'Gelu' } }[kind];
-    if (node === undefined) return undefined;
-    const weights = kind === 'layerNorm' ? [uniform(width), uniform(width)] : [];
-    return { node: { attributes: {}, ...node }, inputs: [uniform(rows, width), ...weights], result: [rows, width] };
-  },
-  add: ({ shape }) => ({
-    node: { op: 'Add', attributes: {} },
-    inputs: [uniform(...shape), uniform(...shape)],
-    result: shape,
-  }),
-};
+/** Copies of a work's node in one graph, each with weights and results of its own; the other operands are shared. */
+function graphOf({ node, operands, results, copies = 1 }) {
+  const graph = { nodes: [], inputs: [], outputs: [], constants: [] };
+  const feeds = {};
+  for (let copy = 0; copy < copies; copy++) {
+    const inputs = operands().map((operand, i) => {
+      if (operand === null) return '';
+      const { isConstant, type, shape, data } = operand;
+      const name = isConstant ? `w${copy}_${i}` : `x${i}`;
+      if (isConstant) graph.constants.push({ name, type, shape, data });
+      else if (copy === 0) {
+        graph.inputs.push({ name, type, shape });
+        feeds[name] = new ort.Tensor(type, data, shape);
+      }
+      return name;
+    });
+    const outputs = results.map((result, i) => (result === null ? null : { ...result, name: `y${copy}_${i}` }));
+    graph.outputs.push(...outputs.filter((output) => output !== null));
+    graph.nodes.push({ ...node, inputs, outputs: outputs.map((output) => output?.name ?? '') });
+  }
+  return { graph, feeds };
+}
 
 await serve(
   async (op, args, threads) => {
     const work = works[op]?.(args);
     if (work === undefined) return undefined;
-    const { node, inputs, result } = work;
-    const names = inputs.map((_, i) => `x${i}`);
-    const session = await ort.InferenceSession.create(
-      model(
-        node,
-        inputs.map(({ shape }) => shape),
-        result,
-      ),
-      {
-        executionProviders: ['cpu'],
-        intraOpNumThreads: threads,
-        interOpNumThreads: 1,
-      },
+    const { graph, feeds } = graphOf(work);
+    const session = await ort.InferenceSession.create(model(graph), {
+      executionProviders: ['cpu'],
+      intraOpNumThreads: threads,
+      interOpNumThreads: 1,
+      logSeverityLevel: 3,
+    });
+    // Results that are made anew at each call would cost it page faults.
+    const fetches = Object.fromEntries(
+      graph.outputs.map(({ name, type, shape }) => [
+        name,
+        new ort.Tensor(type, new arrays[type](sizeOf(shape)), shape),
+      ]),
     );
-    const feeds = Object.fromEntries(
-      names.map((name, i) => [name, new ort.Tensor('float32', inputs[i].data, inputs[i].shape)]),
-    );
-    return { once: () => session.run(feeds), dispose: () => void session.release() };
+    return {
+      once: () => session.run(feeds, fetches),
+      perCall: work.copies ?? 1,
+      dispose: () => void session.release(),
+    };
   },
   { 'onnxruntime-node': require('onnxruntime-node/package.json').version },
 );

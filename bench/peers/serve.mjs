@@ -2,35 +2,39 @@
 import { createInterface } from 'node:readline';
 
 /**
- * @param {(op: string, args: object, threads: number) => Promise<{ once: () => unknown, finish?: () => Promise<void>, dispose?: () => void, report?: () => object } | undefined>} prepare
- *   undefined for work that this peer does not do; `finish` waits for what `once` started
+ * @param {(op: string, args: object, threads: number) => Promise<{ once: () => unknown, finish?: () => Promise<void>, perCall?: number, dispose?: () => void, report?: () => object } | undefined>} prepare
+ *   undefined for work that this peer does not do; `finish` waits for what `once` started; a call of `once` does the work
+ *   `perCall` times, 1 unless said
  * @param {Readonly<Record<string, string>>} versions
  */
 export async function serve(prepare, versions) {
-  let work;
+  const slots = new Map();
   const answers = {
     hello: () => ({ versions }),
-    setup: async ({ op, args, threads }) => {
-      work = await prepare(op, args, threads);
-      return work === undefined ? { ok: false, reason: 'unknown' } : {};
+    setup: async ({ slot, op, args, threads }) => {
+      const work = await prepare(op, args, threads);
+      if (work === undefined) return { ok: false, reason: 'unknown' };
+      slots.set(slot, work);
+      return {};
     },
-    run: async ({ n }) => {
-      const { once, finish } = work;
+    run: async ({ slot, n }) => {
+      const { once, finish, perCall = 1 } = slots.get(slot);
+      const calls = Math.ceil(n / perCall);
       const begun = performance.now();
-      for (let i = 0; i < n; i++) {
+      for (let i = 0; i < calls; i++) {
         const result = once();
         if (result instanceof Promise) await result;
       }
       await finish?.();
-      return { seconds: (performance.now() - begun) / 1e3 };
+      return { seconds: ((performance.now() - begun) / 1e3) * (n / (calls * perCall)) };
     },
-    drop: () => {
-      work?.dispose?.();
-      work = undefined;
+    drop: ({ slot }) => {
+      slots.get(slot)?.dispose?.();
+      slots.delete(slot);
       globalThis.gc?.();
       return {};
     },
-    report: () => work.report(),
+    report: ({ slot }) => slots.get(slot).report(),
     peak: () => ({ bytes: process.resourceUsage().maxRSS * 1024 }),
   };
   for await (const line of createInterface({ input: process.stdin })) {

@@ -7,6 +7,7 @@ import { test } from 'node:test';
 import { compareRows, formatComparison, readRecorded, type Recorded } from '../../bench/compare.js';
 import { makeRow, type Row } from '../../bench/harness.js';
 import { advantage, renderPage } from '../../bench/page.js';
+import { judge } from '../../bench/targets.js';
 
 const row = (name: string, ours: number, more: Partial<Row> = {}): Row =>
   makeRow({ name, shape: '8x8', threads: 2, unit: 'GFLOP/s', better: 'higher', ours, spread: 0.01, ...more });
@@ -51,8 +52,9 @@ test('a file that is no record is refused', () => {
 
 test('the page has a roofline, bars and every row, with names escaped', () => {
   const rows = [
-    row('matmul', 200, { peers: { torch: 150 }, ceiling: 230, intensity: 100 }),
-    row('soft<max>', 25, { unit: 'GB/s', peers: { torch: 16 }, ceiling: 38, intensity: 0.6 }),
+    row('matmul', 200, { peers: { torch: 150 }, ceiling: 230, limit: 'fma', intensity: 100 }),
+    row('matmul int8', 400, { unit: 'GOP/s', ceiling: 470, limit: 'int8', intensity: 200 }),
+    row('soft<max>', 25, { unit: 'GB/s', peers: { torch: 16 }, ceiling: 38, limit: 'copy', intensity: 0.6 }),
     row('import', 130, { unit: 'ms', better: 'lower' }),
   ];
   const run: Recorded = {
@@ -72,6 +74,14 @@ test('the page has a roofline, bars and every row, with names escaped', () => {
   assert.match(html, /soft&lt;max&gt;/);
   assert.doesNotMatch(html, /soft<max>/);
   assert.match(html, /a &amp; b, avx2, 2 threads/);
-  const alone = renderPage({ ...run, rows: [rows[2]!] });
+  assert.doesNotMatch(html, /Goals/);
+  const alone = renderPage({ ...run, rows: [rows[3]!] });
   assert.doesNotMatch(alone, /<svg|Roofline/);
+  const goals = judge(rows, 1, [
+    { goal: 'all', rows: ['matmul 8'], against: [''], atLeast: 1.5, threads: 1, over: 'mean' },
+  ]);
+  assert.match(
+    renderPage({ ...run, targets: goals }),
+    /Goals.*<td>all<\/td>.*<td>1\.50<\/td><td>1\.33<\/td><td>missed<\/td>/s,
+  );
 });

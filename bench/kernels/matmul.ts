@@ -1,0 +1,85 @@
+/** Products of floating-point matrices. */
+import { og } from '../library.js';
+import { copiesInMemory, inTurn, uniform, type KernelCase } from './case.js';
+
+/** `NN`: a [M, K] · b [K, N]. `NT`: b is stored [N, K], as weights of linear layers. `TN`: a is stored [K, M], as in their gradient. */
+function matmul(m: number, n: number, k: number, form: 'NN' | 'NT' | 'TN' = 'NN'): KernelCase {
+  return {
+    name: `matmul ${form}`,
+    shape: `${m}x${n}x${k}`,
+    unit: 'GFLOP/s',
+    amount: 2 * m * n * k,
+    other: 4 * (m * k + k * n + m * n),
+    op: 'matmul',
+    args: { m, n, k, form },
+    prepare: () => {
+      const a = form === 'TN' ? og.transpose(uniform(k, m), 0, 1) : uniform(m, k);
+      const b = form === 'NT' ? og.transpose(uniform(n, k), 0, 1) : uniform(k, n);
+      return () => og.matmul(a, b).dispose();
+    },
+  };
+}
+
+type FloatDType = 'float32' | 'bfloat16' | 'float16';
+
+/**
+ * A linear layer whose weights stay the same from call to call, so that a peer may lay them out once. Up to 16 rows are told apart
+ * by where the weights lie: layers in turn that together fit the last cache but no smaller one, or that are far larger than all
+ * caches. One row counts the bytes of its weights.
+ */
+function linear(
+  m: number,
+  n: number,
+  k: number,
+  place?: 'cache' | 'memory',
+  dtype: FloatDType = 'float32',
+): KernelCase {
+  const bytes = (dtype === 'float32' ? 4 : 2) * n * k;
+  const copies = place === undefined ? 1 : place === 'cache' ? 2 : copiesInMemory(bytes);
+  const name = `linear${dtype === 'float32' ? '' : ` ${dtype}`}${place === undefined ? '' : `, weights in ${place}`}`;
+  const operations = 2 * m * n * k;
+  const moved = bytes + (m * (n + k) * bytes) / (n * k);
+  const measure: Pick<KernelCase, 'unit' | 'amount' | 'other' | 'limit'> =
+    m === 1
+      ? { unit: 'GB/s', amount: bytes, other: operations, limit: place === 'memory' ? 'read' : null }
+      : { unit: 'GFLOP/s', amount: operations, other: moved };
+  return {
+    ...measure,
+    name,
+    shape: `${m}x${n}x${k}`,
+    dtype,
+    op: 'linear',
+    args: { m, n, k, copies, dtype },
+    prepare: () => {
+      const x = og.to(uniform(m, k), dtype);
+      const weight = inTurn(copies, () => og.to(uniform(n, k), dtype));
+      return () => og.linear(x, weight()).dispose();
+    },
+  };
+}
+
+export const matmulCases: readonly KernelCase[] = [
+  matmul(1024, 1024, 1024),
+  matmul(512, 2304, 768),
+  matmul(512, 2304, 768, 'NT'),
+  matmul(512, 2304, 768, 'TN'),
+  matmul(512, 3072, 768),
+  matmul(512, 768, 3072),
+  matmul(3072, 384, 384),
+  matmul(3072, 1536, 384),
+  matmul(3072, 1536, 384, 'NT'),
+  matmul(3072, 1536, 384, 'TN'),
+  matmul(256, 50257, 768),
+  linear(512, 2304, 768),
+  linear(512, 3072, 768),
+  linear(8, 2304, 768, 'cache'),
+  linear(8, 3072, 768, 'memory'),
+  linear(8, 50257, 768, 'memory'),
+  linear(1, 2304, 768, 'cache'),
+  linear(1, 3072, 768, 'memory'),
+  linear(1, 50257, 768, 'memory'),
+  linear(512, 2304, 768, undefined, 'bfloat16'),
+  linear(1, 3072, 768, 'memory', 'bfloat16'),
+  linear(512, 2304, 768, undefined, 'float16'),
+  linear(1, 3072, 768, 'memory', 'float16'),
+];
