@@ -40,7 +40,7 @@ constexpr struct {
 } kOptional[] = {
     {"attention", 0xfu << 3},                                        // mask, slopes, offsets (2)
     {"attention_backward", 0xfu << 3 | 1u << 13},                    // the same; the mask's gradient
-    {"matmul", 1u << 2 | 1u << 3 | 1u << 5},                         // bias, residual; pre-activation
+    {"matmul", 7u << 2 | 1u << 6},                                   // bias, residual, packed b; pre-activation
     {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
     {"cross_entropy", 1u << 2},                                      // weight
     {"cross_entropy_backward", 1u << 2},                             // weight

@@ -5,11 +5,9 @@
  * @module
  */
 import { ShapeError } from '../errors.js';
-import { currentIsa } from '../runtime/backend.js';
 import type { View } from '../runtime/queue.js';
 import type { DType } from '../tensor/dtype.js';
 import { broadcastShapes, broadcastStrides, type Shape } from '../tensor/shape.js';
-import { setRecording } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 import { gelu, relu, silu } from './activation.js';
@@ -17,6 +15,7 @@ import { add, mul, sub } from './arithmetic.js';
 import { to } from './copy.js';
 import { defineOp, type Inputs } from './define.js';
 import { matmul } from './matmul.js';
+import { PackedWeights } from './packed_weight.js';
 import { transpose, unsqueeze } from './views.js';
 
 /** What follows the bias. `gelu` is x·Φ(x), `geluTanh` its tanh form. */
@@ -133,15 +132,7 @@ const packOp = defineOp<boolean>({
   encode: (sevenBit) => [sevenBit ? 1 : 0],
 });
 
-interface PackedWeight {
-  readonly packed: Tensor;
-  readonly version: number;
-  readonly isa: string;
-  readonly sevenBit: boolean;
-}
-
-/** Weights as the kernels want them, for as long as the weights live. Not by block: the pool hands blocks out again. */
-const packedWeights = new WeakMap<Tensor, PackedWeight>();
+const packedWeights = new PackedWeights<boolean>((weight, sevenBit) => packOp.call([transpose(weight)], sevenBit));
 
 /** Rows up to which weights are read as they are, if they have not been packed before. */
 const FEW_ROWS = 2;
@@ -153,27 +144,9 @@ const FEW_ROWS = 2;
  * @internal
  */
 export function packWeight(weight: Tensor, sevenBit: boolean, rows = Infinity): Tensor | null {
-  const { version } = weight.storage;
-  const isa = currentIsa();
-  const found = packedWeights.get(weight);
-  if (found !== undefined) {
-    const { packed } = found;
-    const same = found.version === version && found.isa === isa && found.sevenBit === sevenBit;
-    if (same && !packed.storage.poisoned) return packed;
-    packedWeights.delete(weight);
-    packed.dispose();
-  }
-  if (rows <= FEW_ROWS) return null;
-  const before = setRecording(false);
-  try {
-    const made = packOp.call([transpose(weight)], sevenBit);
-    const packed = made.alias(true); // of no scope, and not the caller's to free
-    made.dispose();
-    packedWeights.set(weight, { packed, version, isa, sevenBit });
-    return packed;
-  } finally {
-    setRecording(before);
-  }
+  const found = packedWeights.find(weight, sevenBit);
+  if (found !== null || rows <= FEW_ROWS) return found;
+  return packedWeights.make(weight, sevenBit);
 }
 
 /**
