@@ -111,13 +111,13 @@ std::vector<float> filled(int64_t n) {
 
 void bench(const Shape& s, const std::vector<og::Isa>& isas, const std::vector<int>& counts) {
   std::vector<float> a = filled(s.batch * s.m * s.k), b = filled(s.batch * s.k * s.n), c((size_t)(s.batch * s.m * s.n));
-  og_view in[4] = {}, out[2] = {};
+  og_view in[5] = {}, out[2] = {};
   const double attrs[1] = {0};
   in[0] = {a.data(), OG_F32, 3, {s.batch, s.m, s.k}, {s.m * s.k, s.ta ? 1 : s.k, s.ta ? s.m : 1}};
   in[1] = {b.data(), OG_F32, 3, {s.batch, s.k, s.n}, {s.k * s.n, s.tb ? 1 : s.n, s.tb ? s.k : 1}};
-  in[2].dtype = in[3].dtype = out[1].dtype = -1;
+  in[2].dtype = in[3].dtype = in[4].dtype = out[1].dtype = -1;
   out[0] = {c.data(), OG_F32, 3, {s.batch, s.m, s.n}, {s.m * s.n, s.n, 1}};
-  const og_call call = {in, out, attrs, 4, 2, 1};
+  const og_call call = {in, out, attrs, 5, 2, 1};
   const int32_t id = og::kernel_id("matmul");
   const double flops = 2.0 * (double)s.batch * (double)s.m * (double)s.n * (double)s.k;
   const int64_t repeats = std::max<int64_t>(1, (int64_t)(2e8 / flops));

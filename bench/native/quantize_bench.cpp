@@ -246,7 +246,7 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
   if (!cold)
     cases.push_back(
         {"float32 matmul " + shape, m <= 16 ? 4. * (double)(n * k) : 2. * (double)(m * n * k), [&](og::Isa isa) {
-           call(isa, "matmul", {&x, &dense, &none, &none}, {&c, &none}, {0});
+           call(isa, "matmul", {&x, &dense, &none, &none, &none}, {&c, &none}, {0});
          }});
   measure(cases, isas);
   for (Weight* w : kept) delete w;

@@ -75,7 +75,7 @@ void bench(int64_t m, int64_t n, int64_t k) {
   og_view wt = view(dense, OG_F32, {n, k});
   std::swap(wt.shape[0], wt.shape[1]);
   std::swap(wt.strides[0], wt.strides[1]);
-  all.push_back({"dense", [=] { call("matmul", {xv, wt, absent(), absent()}, {yv, absent()}, {0}); }, {}});
+  all.push_back({"dense", [=] { call("matmul", {xv, wt, absent(), absent(), absent()}, {yv, absent()}, {0}); }, {}});
   struct Weights {
     std::vector<int32_t> crow, col;
     std::vector<float> values;

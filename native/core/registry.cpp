@@ -44,8 +44,8 @@ constexpr struct {
     {"kv_append", 1u << 3 | 1u << 6 | 1u << 7},                      // table; scales
     {"kv_read", 1u << 2 | 1u << 3 | 1u << 5},                        // scales; table
     {"chain", 0x3ffffu},                                             // any of the operands
-    {"matmul_chain", 0x7ffcu | 0x3fu << 16},                         // bias, the chain's operands and results
-    {"matmul", 1u << 2 | 1u << 3 | 1u << 5},                         // bias, residual; pre-activation
+    {"matmul_chain", 0xfffcu | 0x3fu << 17},                         // bias, packed b, the chain's operands and results
+    {"matmul", 7u << 2 | 1u << 6},                                   // bias, residual, packed b; pre-activation
     {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
     {"cross_entropy", 1u << 2},                                      // weight
     {"cross_entropy_backward", 1u << 2},                             // weight

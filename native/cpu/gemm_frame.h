@@ -42,6 +42,7 @@ struct GemmCall {
   const LineSource* b_lines = nullptr;
   Epilogue epilogue = {};
   int64_t batch = 0;
+  const float* packed_b = nullptr;  // B as pack_whole leaves it; read instead of b where the packed way is taken
 
   /** Rows × columns of C at (row, column) are complete and lie at `sums`. */
   void finish(float* sums, int64_t ld, int64_t row, int64_t column, int64_t rows, int64_t columns) const {
@@ -76,6 +77,29 @@ inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
   int64_t tasks = ceil_div(total, wanted);
   if (tasks < kMinTasks) tasks = least(kMinTasks, ceil_div(total, 2 * unit < wanted ? 2 * unit : wanted));
   return ceil_div(ceil_div(total, tasks), unit) * unit;
+}
+
+/** Where the block of `depth` steps from k on, and of columns from `column` on, lies in a whole packed B. */
+inline const float* packed_at(const float* packed, int64_t n, int64_t k, int64_t depth, int64_t column) {
+  return packed + k * (ceil_div(n, kNR) * kNR) + column * depth;
+}
+
+/** The aligned start of such memory. */
+inline float* packed_start(void* memory) {
+  return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+}
+
+/** All of B, packed once for many products: block of k after block of k, panel after panel. */
+inline void pack_whole(const MatrixView& b, int64_t n, int64_t k, float* to) {
+  const int64_t kc = block_k(k), panels = ceil_div(n, kNR);
+  parallel_ranges(panels, kSpread, [&](int64_t begin, int64_t end) {
+    const int64_t column = begin * kNR, columns = least(n, end * kNR) - column;
+    for (int64_t at = 0; at < k; at += kc) {
+      const int64_t depth = least(kc, k - at);
+      pack<kNR>(advance({b.data, b.dtype, b.column, b.row}, column, at), columns, depth,
+                const_cast<float*>(packed_at(to, n, at, depth, column)));
+    }
+  });
 }
 
 /**
@@ -162,12 +186,13 @@ struct Round {
     const int64_t rows = columns_first ? shared_total : end - begin,
                   columns = columns_first ? end - begin : shared_total;
 
+    const float* packed = columns_first ? call->packed_b : nullptr;
     ScratchFrame scratch;
-    float* own = scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * kc);
+    float* own = packed ? nullptr : scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * kc);
     const bool direct = is_direct(call->c);
     float* block =
         direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
-    if (!own || !block) {
+    if ((!own && !packed) || !block) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
     }
@@ -180,8 +205,12 @@ struct Round {
       const float* other = shared + (k - k0) * shared_padded;
       const GemmCall* ends = call->epilogue.run && k + depth == call->k ? call : nullptr;
       if (columns_first) {
-        pack<kNR>(b_at(column, k), columns, depth, own);
-        multiply_panels(rows, columns, depth, other, own, out, ends, row, column);
+        const float* panels = own;
+        if (packed)
+          panels = packed_at(packed, call->n, k, depth, column);
+        else
+          pack<kNR>(b_at(column, k), columns, depth, own);
+        multiply_panels(rows, columns, depth, other, panels, out, ends, row, column);
       } else {
         pack<kMR>(a_at(row, k), rows, depth, own);
         multiply_panels(rows, columns, depth, own, other, out, ends, row, column);
@@ -199,17 +228,18 @@ inline int32_t gemm_rounds(const GemmCall& call) {
   const int64_t unit = round.columns_first ? kMR : kNR;
   round.kc = block_k(call.k);
   // how much of the shared operand is packed at a time
+  const bool packs = round.columns_first || !call.packed_b;
   int64_t depth = call.k, width = shared_total;
-  if (depth * width > kPackLimit) {
+  if (packs && depth * width > kPackLimit) {
     width = least(shared_total, 4096);
     if (depth * width > kPackLimit && is_direct(call.c)) depth = kPackLimit / width / round.kc * round.kc;
     width = least(shared_total, kPackLimit / depth / unit * unit);
     if (width < unit) width = least(unit, shared_total);
   }
   ScratchFrame scratch;
-  float* shared = scratch.take<float>(ceil_div(width, unit) * unit * depth);
-  OG_SCRATCH(shared, "packed matrix");
-  round.shared = shared;
+  float* shared = packs ? scratch.take<float>(ceil_div(width, unit) * unit * depth) : nullptr;
+  if (packs) OG_SCRATCH(shared, "packed matrix");
+  round.shared = packs ? shared : call.packed_b;
   for (int64_t w = 0; w < shared_total; w += width) {
     const int64_t w1 = least(shared_total, w + width);
     round.m0 = round.columns_first ? w : 0;
@@ -220,7 +250,8 @@ inline int32_t gemm_rounds(const GemmCall& call) {
       round.k0 = k;
       round.k1 = least(call.k, k + depth);
       const int64_t grain = unit * kSpread;
-      parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
+      if (packs)
+        parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
       const int64_t total = round.columns_first ? call.n : call.m;
       round.length = round.columns_first ? task_length(total, kNC, kNR) : task_length(total, kMC, kMR);
       parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });

@@ -8,6 +8,9 @@
  * and have its dtype; they are computed on each part of the result while it is in cache (gemm_epilogue.h), with the
  * bits of separate calls.
  *
+ * The fifth input, optional, is b as matmul_pack made it, for a float32 b that all matrices share: products that would
+ * pack b read it instead, and give the same bits. It is made for one instruction set; `reference` ignores it.
+ *
  * float32, float16 and bfloat16, mixed freely: float32 sums (gemm_frame.h, gemm_small.h), rounded once to the output's
  * dtype. Error against exact arithmetic: at most that of a plain float32 loop, K·2^-24·Σ|a·b|. NaN and infinity
  * propagate: no term is skipped. Integers: exact modulo the output's width (gemm_int.h). float64: `reference` only.
@@ -60,6 +63,7 @@ struct Product {
   int64_t residual_column;
   void* pre;
   ChainEnd* chain;  // in place of these
+  const float* packed_b;
 
   bool has_end() const { return activation != kNoActivation || residual || pre; }
 
@@ -208,6 +212,7 @@ int32_t multiply_one(const Product& p, int64_t index) {
   if (p.has_end()) call.epilogue = {run_activation_end, &end};
   if (p.chain) call.epilogue = {run_chain_end, p.chain};
   call.batch = index;
+  call.packed_b = p.packed_b;
   if (p.k > 0) return multiply(call);
   for (int64_t i = 0; i < p.m; i++) {  // an empty sum: the bias, or zero
     ScratchFrame line;
@@ -259,8 +264,29 @@ int32_t multiply_integers(const Product& p) {
 
 #endif
 
+/** Whether a vector is one of (n + 31)·k + 16 floats, the size of a packed b: the same on every instruction set, so
+ * that callers need not know which. No product of sizes that a frame may claim. */
+bool is_packed_size(const og_view& packed, int64_t n, int64_t k) {
+  if (packed.dtype != OG_F32 || packed.rank != 1 || !is_contiguous(packed)) return false;
+  const int64_t room = packed.shape[0] - 16;
+  return k == 0 ? room == 0 : room % k == 0 && room / k == n + 31;
+}
+
+int32_t check_packed(const og_view& packed, const og_view& b, Product& p) {
+  if (!is_present(packed)) return OG_OK;
+  OG_REQUIRE(b.dtype == OG_F32 && is_packed_size(packed, p.n, p.k),
+             "matmul: packed must hold (N + 31)·K + 16 floats, for a float32 b");
+  for (int i = 0; i < b.rank - 2; i++)
+    OG_REQUIRE(b.shape[i] == 1 || b.strides[i] == 0, "matmul: a packed b must be shared by all matrices");
+#ifndef OG_IS_REFERENCE
+  p.packed_b = packed_start(packed.data);
+#endif
+  return OG_OK;
+}
+
 int32_t run_matmul(const og_call* call, ChainEnd* chain) {
-  const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &residual = call->inputs[3];
+  const og_view &a = call->inputs[0], &b = call->inputs[1], &bias = call->inputs[2], &residual = call->inputs[3],
+                &packed = call->inputs[4];
   const og_view &c = call->outputs[0], &pre = call->outputs[1];
   OG_REQUIRE(c.rank >= 2 && a.rank == c.rank && b.rank == c.rank,
              "matmul: operands must have the output's rank, at least 2");
@@ -293,6 +319,7 @@ int32_t run_matmul(const og_call* call, ChainEnd* chain) {
     OG_SUPPORTED(more->dtype == c.dtype, "matmul: residual and pre must have the output's dtype");
   }
   OG_REQUIRE(!is_present(pre) || is_contiguous(pre), "matmul: pre must be contiguous");
+  OG_TRY(check_packed(packed, b, p));
   p.rank = batch_rank;
   p.batch = 1;
   for (int i = 0; i < batch_rank; i++) {
@@ -321,28 +348,45 @@ int32_t run_matmul(const og_call* call, ChainEnd* chain) {
 
 int32_t kernel_matmul(const og_call* call) { return run_matmul(call, nullptr); }
 
+int32_t kernel_matmul_pack(const og_call* call) {
+  const og_view &b = call->inputs[0], &packed = call->outputs[0];
+  OG_REQUIRE(b.rank == 2, "matmul_pack: expected a matrix");
+  OG_SUPPORTED(b.dtype == OG_F32 && packed.dtype == OG_F32, "matmul_pack: float32 only");
+  const int64_t k = b.shape[0], n = b.shape[1];
+  OG_REQUIRE(is_packed_size(packed, n, k), "matmul_pack: expected room for (N + 31)·K + 16 floats");
+  if (n == 0 || k == 0) return OG_OK;
+#ifdef OG_IS_REFERENCE
+  float* to = data_of<float>(packed);  // nobody reads it; b's elements in their order are as good as any
+  for (int64_t i = 0; i < k; i++)
+    for (int64_t j = 0; j < n; j++) to[i * n + j] = data_of<const float>(b)[i * b.strides[0] + j * b.strides[1]];
+#else
+  pack_whole({b.data, OG_F32, b.strides[0], b.strides[1]}, n, k, packed_start(packed.data));
+#endif
+  return OG_OK;
+}
+
 /**
- * A product and a chain of element-wise steps on it (chain.h), one pass: inputs a, b and bias, then the chain's, the
- * first of which is the product; outputs the product, dense float32, then the chain's; attributes the chain's. The
- * chain's rows are those of all matrices of the batch. The bits are those of the calls one by one.
+ * A product and a chain of element-wise steps on it (chain.h), one pass: inputs a, b, bias and packed b, then the
+ * chain's, the first of which is the product; outputs the product, dense float32, then the chain's; attributes the
+ * chain's. The chain's rows are those of all matrices of the batch. The bits are those of the calls one by one.
  */
 int32_t kernel_matmul_chain(const og_call* call) {
   const og_view& c = call->outputs[0];
   OG_SUPPORTED(c.dtype == OG_F32 && is_contiguous(c), "matmul_chain: the product must be dense float32");
   OG_REQUIRE(c.rank >= 2, "matmul_chain: the product must be a matrix or several");
-  const og_call steps = {call->inputs + 3, call->outputs + 1, call->attrs,
+  const og_call steps = {call->inputs + 4, call->outputs + 1, call->attrs,
                          kChainInputs,     kChainOutputs,     call->attr_count};
   Chain chain;
   OG_TRY(read_chain(&steps, &chain));
-  const og_view& first = call->inputs[3];
+  const og_view& first = call->inputs[4];
   OG_REQUIRE(is_present(first) && first.data == c.data && first.dtype == OG_F32 && is_contiguous(first),
              "matmul_chain: the chain's first operand must be the product");
   OG_REQUIRE(chain.cols == c.shape[c.rank - 1] && chain.rows * chain.cols == count_of(c),
              "matmul_chain: the chain has another shape than the product");
-  og_view inputs[4] = {call->inputs[0], call->inputs[1], call->inputs[2], {}}, outputs[2] = {c, {}};
+  og_view inputs[5] = {call->inputs[0], call->inputs[1], call->inputs[2], {}, call->inputs[3]}, outputs[2] = {c, {}};
   inputs[3].dtype = outputs[1].dtype = -1;
   const double attrs[1] = {kNoActivation};
-  const og_call product = {inputs, outputs, attrs, 4, 2, 1};
+  const og_call product = {inputs, outputs, attrs, 5, 2, 1};
   ChainEnd end{&chain, 0, OG_OK};
 #ifdef OG_IS_REFERENCE
   OG_TRY(run_matmul(&product, nullptr));

@@ -17,6 +17,7 @@ import { to } from './copy.js';
 import { defineOp } from './define.js';
 import { asRows, matmul, operandsFor, otherFactor, product, type MatmulAttrs } from './matmul.js';
 import { sum } from './reduce.js';
+import { packedFloats } from './packed_floats.js';
 import { reshape, transpose } from './views.js';
 
 /** What {@link linear} applies to its sums. `gelu` is x·Φ(x), `geluTanh` its tanh form. */
@@ -94,6 +95,7 @@ const linearOp = defineOp<LinearAttrs>({
     { name: 'weight', kind: 'float' },
     { name: 'bias', kind: 'float', optional: true },
     { name: 'residual', kind: 'float', optional: true },
+    { name: 'packed', kind: 'float', optional: true },
   ],
   outputCount: 2,
   attrCount: 1,
@@ -101,7 +103,7 @@ const linearOp = defineOp<LinearAttrs>({
     const y = { shape: [...x!.shape.slice(0, -1), weight!.shape[0]!], dtype };
     return [y, keeps === 'sums' ? y : null];
   },
-  operands: ([x, weight, bias, residual], _attrs, [y]) => {
+  operands: ([x, weight, bias, residual, packed], _attrs, [y]) => {
     const { storage, offset, dtypeId, itemBytes, shape, strides } = weight!;
     const batch = y!.shape.slice(0, -2);
     const turned: View = {
@@ -112,7 +114,7 @@ const linearOp = defineOp<LinearAttrs>({
       shape: [...batch, shape[1]!, shape[0]!],
       strides: [...batch.map(() => 0), strides[1]!, strides[0]!],
     };
-    return [rows(x!), turned, bias ?? null, residual ? rows(residual) : null];
+    return [rows(x!), turned, bias ?? null, residual ? rows(residual) : null, packed ?? null];
   },
   results: (_inputs, _attrs, [y, sums]) => [rows(y!), sums ? rows(sums) : null],
   encode: ({ activation }) => [activations.indexOf(activation)],
@@ -139,6 +141,20 @@ const linearOp = defineOp<LinearAttrs>({
   },
   cost: ([x, weight], [y]) => ({ flops: 2 * y!.size * x!.shape.at(-1)!, bytes: x!.bytes + weight!.bytes + y!.bytes }),
 });
+
+/** Rows of x up to which a product reads its weight in place, and beyond which packing it is below 2 % of the work. */
+const [FEW_ROWS, MANY_ROWS] = [8, 512];
+
+/** The weight as the kernel would pack it for this call, if it was packed before or is worth it. */
+function packedFor(x: Tensor, weight: Tensor, others: readonly (Tensor | null)[]): Tensor | null {
+  if (x.dtype !== 'float32' || weight.dtype !== 'float32') return null;
+  if (needsRecord([x, weight, ...others])) {
+    packedFloats.drop(weight); // it is being trained
+    return null;
+  }
+  const count = weight.shape[1] === 0 ? 0 : x.size / weight.shape[1]!;
+  return count > FEW_ROWS && count <= MANY_ROWS ? packedFloats.get(weight) : null;
+}
 
 function checkShapes(x: Tensor, weight: Tensor, bias: Tensor | null, residual: Tensor | null): void {
   const op = 'linear';
@@ -174,6 +190,9 @@ function checkShapes(x: Tensor, weight: Tensor, bias: Tensor | null, residual: T
  * over memory of their own; the bits are those of separate calls. For the gradient, the result or (gelu, silu, or with a residual)
  * what f was applied to is kept.
  *
+ * A float32 weight that meets 9 to 512 rows without a gradient is packed at its second use, in memory of its own size, and read
+ * so until it changes (`OG_PREPACK=0`: never).
+ *
  * @shape x: (…, in), weight: (out, in), bias: (out), residual: (…, out) → (…, out)
  * @dtype floats; accumulates in float32 (float64 in float64)
  * @throws ShapeError if the axes do not match
@@ -202,7 +221,7 @@ export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, end: Lin
   const fused = (dtype === 'float32' || dtype === 'float64') && (residual === null || residual.dtype === dtype);
   const ofSums = activation === 'gelu' || activation === 'geluTanh' || activation === 'silu' || residual !== null;
   const recorded = fused && activation !== 'none' && needsRecord([a, b, offset]);
-  const [y, sums] = linearOp.callAll([a, b, offset, fused ? residual : null], {
+  const [y, sums] = linearOp.callAll([a, b, offset, fused ? residual : null, packedFor(a, b, [offset, residual])], {
     dtype,
     shapes: [a.shape, b.shape],
     dtypes: [a.dtype, b.dtype],

@@ -75,11 +75,12 @@ const productInto = defineOp<{ readonly into: View; readonly plus: View | null }
     { name: 'b', kind: 'float' },
     { name: 'plus', kind: 'float', optional: true },
     { name: 'residual', kind: 'float', optional: true },
+    { name: 'packed', kind: 'float', optional: true },
   ],
   outputCount: 2,
   attrCount: 1,
   output: () => [null, null],
-  operands: ([a, b], { plus }) => [a!, b!, plus, null],
+  operands: ([a, b], { plus }) => [a!, b!, plus, null, null],
   results: (_inputs, { into }) => [into, null],
   encode: () => [0],
   cost: ([a, b]) => ({ flops: 2 * a!.size * b!.shape[1]!, bytes: a!.bytes + b!.bytes }),
@@ -99,17 +100,18 @@ function runBlocks(p: Problem, losses: Tensor, slope: Tensor | null, grads: (Ten
     const part = (x: Tensor): Tensor => narrow(x, 0, begin, count);
     const h = part(hidden);
     const logits = narrow(memory, 0, 0, count);
-    productInto.callAll([h, transpose(weight), null, null], { into: logits, plus: bias });
+    productInto.callAll([h, transpose(weight), null, null, null], { into: logits, plus: bias });
     if (slope === null) {
       crossEntropyInto.callAll([logits, part(target), classWeight], { ...attrs, losses: part(losses) });
       continue;
     }
     const into = { ...attrs, inPlace: true, losses: part(losses) };
     crossEntropyFused.callAll([logits, part(target), classWeight, part(slope)], into);
-    if (dHidden) productInto.callAll([logits, weight, null, null], { into: part(dHidden), plus: null });
+    if (dHidden) productInto.callAll([logits, weight, null, null, null], { into: part(dHidden), plus: null });
     const plus = (x: Tensor): View | null => (begin === 0 ? null : x);
-    if (dWeight) productInto.callAll([transpose(logits), h, null, null], { into: dWeight, plus: plus(dWeight) });
-    if (dBias) productInto.callAll([narrow(row!, 1, 0, count), logits, null, null], { into: dBias, plus: plus(dBias) });
+    if (dWeight) productInto.callAll([transpose(logits), h, null, null, null], { into: dWeight, plus: plus(dWeight) });
+    if (dBias)
+      productInto.callAll([narrow(row!, 1, 0, count), logits, null, null, null], { into: dBias, plus: plus(dBias) });
   }
 }
 

@@ -50,6 +50,7 @@ const matmulOp = defineOp<MatmulAttrs>({
     { name: 'b', kind: 'any' },
     { name: 'bias', kind: 'any', optional: true },
     { name: 'residual', kind: 'any', optional: true },
+    { name: 'packed', kind: 'float', optional: true },
   ],
   outputCount: 2,
   attrCount: 1,
@@ -67,7 +68,7 @@ const matmulOp = defineOp<MatmulAttrs>({
   encode: () => [0],
   operands: ([a, b], _attrs, [y]) => {
     const batch = y!.shape.slice(0, -2);
-    return [withBatch(a!, batch), withBatch(b!, batch), null, null];
+    return [withBatch(a!, batch), withBatch(b!, batch), null, null, null];
   },
   saves: otherFactor,
   backward: ({ grad, saved: [a, b], attrs: { shapes, dtypes }, needs }) => [
@@ -92,7 +93,7 @@ export function asRows(x: Tensor): Tensor {
 
 /** @internal a·b in that dtype; their shapes fit. */
 export function product(a: Tensor, b: Tensor, dtype: DType): Tensor {
-  return matmulOp.call([a, b, null, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
+  return matmulOp.call([a, b, null, null, null], { dtype, shapes: [a.shape, b.shape], dtypes: [a.dtype, b.dtype] });
 }
 
 /** @internal Operands as the kernel takes them: it mixes floats of up to 32 bits, and integers, but not both. */

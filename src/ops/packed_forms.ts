@@ -38,8 +38,7 @@ export class PackedForms {
         found.kind === kind &&
         sources.every((source, i) => source === found.sources[i] && versions[i] === found.versions[i]);
       if (same && !found.packed.storage.poisoned) return found.packed;
-      this.#forms.delete(weight);
-      found.packed.dispose();
+      this.drop(weight);
     }
     if (make === null) return null;
     const before = setRecording(false);
@@ -52,5 +51,11 @@ export class PackedForms {
     } finally {
       setRecording(before);
     }
+  }
+
+  /** Frees the form of a weight. */
+  drop(weight: Tensor): void {
+    this.#forms.get(weight)?.packed.dispose();
+    this.#forms.delete(weight);
   }
 }

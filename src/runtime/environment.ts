@@ -7,10 +7,12 @@
  * | `OG_THREADS` | threads of a kernel, 1 to 256; default: the cores this process may use |
  * | `OG_SYNC` | `1`: every kernel runs on the calling thread; for debugging, results are bit-identical |
  * | `OG_DEBUG` | `1`: errors found by the executor carry the stack of the call that caused them |
+ * | `OG_PREPACK` | `0`: no float32 weight is kept in a packed copy for inference |
  * | `OG_BINARY` | path of the addon to load instead of searching for it |
  */
 export const environment = {
   sync: process.env['OG_SYNC'] === '1',
   debug: process.env['OG_DEBUG'] === '1',
+  prepack: process.env['OG_PREPACK'] !== '0',
   binary: process.env['OG_BINARY'],
 };

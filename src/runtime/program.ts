@@ -12,8 +12,8 @@ const FIRST_TEMPORARY = FIRST_OUTPUT + MAX_OUTPUTS;
 const NO_REGISTER = 31;
 
 const chainKernel = kernelId('chain', MAX_INPUTS, MAX_OUTPUTS, MAX_ATTRS);
-/** Both factors and the bias, then a chain whose first operand is the product. */
-const productChainKernel = kernelId('matmul_chain', 3 + MAX_INPUTS, 1 + MAX_OUTPUTS, MAX_ATTRS);
+/** Both factors, the bias and the packed right factor, then a chain whose first operand is the product. */
+const productChainKernel = kernelId('matmul_chain', 4 + MAX_INPUTS, 1 + MAX_OUTPUTS, MAX_ATTRS);
 
 /** A view as the chain walks it: rows × columns; rows 0 stands for "any", of a view that is dense or one number. */
 export interface Matrix {
@@ -118,7 +118,8 @@ export function send(program: Program, results: readonly number[], given: Readon
   const work = all.reduce((sum, index) => sum + program.steps[index]!.work, 0);
   if (product === null) enqueue(chainKernel, operands, outputs, attrs, work);
   else {
-    const factors = product.inputs.slice(0, 3);
+    const [a, b, bias, , packed] = product.inputs as (View | null)[];
+    const factors = [a!, b!, bias!, packed!];
     enqueue(productChainKernel, [...factors, ...operands], [product.output, ...outputs], attrs, work);
   }
 }

@@ -202,16 +202,15 @@ function fitting(name: string): { operands: readonly (Operand | null)[]; attrs: 
         operands: [f(b, h, t, 2 * d), f(b, h, t, d), f(b, h, t, d), f(b, h, t, 2 * d)],
         attrs: [below(2), below(2)],
       };
-    case 'matmul':
+    case 'matmul': {
       if (chance(25))
-        return {
-          operands: [[[b, t, d], pick([4, 5])], [[b, d, s], 4], maybe([[s], 6]), null, [[b, t, s], 6], null],
-          attrs: [0],
-        };
-      return {
-        operands: [f(b, t, d), f(b, d, s), maybe(f(s)), maybe(f(b, t, s)), f(b, t, s), maybe(f(b, t, s))],
-        attrs: [chance(85) ? below(7) : number()],
-      };
+        return { operands: [[[b, t, d], pick([4, 5])], [[b, d, s], 4], maybe([[s], 6]), null, null, [[b, t, s], 6], null], attrs: [0] }; // prettier-ignore
+      const [packed, y]: Operand[] = [[[(s + 31) * d + 16], 0], f(b, t, s)];
+      const operands = [f(b, t, d), f(b, d, s), maybe(f(s)), maybe(y!), maybe(packed!), y!, maybe(y!)];
+      return { operands, attrs: [chance(85) ? below(7) : number()] };
+    }
+    case 'matmul_pack':
+      return { operands: [[[d, s], 0], [[(s + 31) * d + 16], 0]], attrs: [] }; // prettier-ignore
     case 'layer_norm':
       return {
         operands: [f(n, v), maybe(f(v)), maybe(f(v)), f(n, v), maybe(statistic), maybe(statistic)],

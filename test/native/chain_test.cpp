@@ -176,7 +176,7 @@ void products() {
         Tensor fused(OG_F32, {shape.batch, shape.m, shape.n}), gelu(OG_F32, {rows, shape.n}),
             got(OG_F32, {rows, shape.n});
         Tensor* const maybe = with_bias ? &bias : &none;
-        CHECK_OK(run(isa, "matmul", {&a, &b, maybe, &none}, {&product, &none}, {0}));
+        CHECK_OK(run(isa, "matmul", {&a, &b, maybe, &none, &none}, {&product, &none}, {0}));
         const auto flat = [&](Tensor& t) {
           og_view view = t.view();
           view.rank = 2, view.shape[0] = rows, view.shape[1] = shape.n, view.strides[0] = shape.n, view.strides[1] = 1;
@@ -190,16 +190,16 @@ void products() {
         std::vector<og_view> in = {flat(product), row.view(), residual.view()}, out = {want_gelu.view(), want.view()};
         in.resize(12, gone), out.resize(6, gone);
         CHECK_OK(call_with("chain", in, out));
-        in = {a.view(), b.view(), maybe->view(), flat(fused), row.view(), residual.view()};
+        in = {a.view(), b.view(), maybe->view(), gone, flat(fused), row.view(), residual.view()};
         out = {fused.view(), gelu.view(), got.view()};
-        in.resize(15, gone), out.resize(7, gone);
+        in.resize(16, gone), out.resize(7, gone);
         check_threads([&] { CHECK_OK(call_with("matmul_chain", in, out)); }, [&] { return got.bytes(); });
         CHECK(fused.bytes() == product.bytes() && gelu.bytes() == want_gelu.bytes() && got.bytes() == want.bytes(),
               "%lldx%lldx%lldx%lld differs from its parts", (long long)shape.batch, (long long)shape.m,
               (long long)shape.n, (long long)shape.k);
-        in[3].shape[1] = shape.n + 1;
+        in[4].shape[1] = shape.n + 1;
         CHECK_FAILS(call_with("matmul_chain", in, out), OG_INVALID);
-        in[3] = in[4] = in[5] = gone, out[1] = out[2] = gone;
+        in[4] = in[5] = in[6] = gone, out[1] = out[2] = gone;
         CHECK_FAILS(call_with("matmul_chain", in, out), OG_INVALID);
       });
     }

@@ -49,7 +49,7 @@ void check_end(Tensor& a, Tensor& b, Tensor& bias, Tensor& residual, Tensor& c, 
   for_each_isa([&](og::Isa isa) {
     Tensor sums = c, active = c, want = c, pre;
     og::set_threads(1);
-    CHECK(run(isa, "matmul", {&a, &b, &bias, &none}, {&sums, &none}, {0}) == OG_OK, "%s", og::last_message());
+    CHECK(run(isa, "matmul", {&a, &b, &bias, &none, &none}, {&sums, &none}, {0}) == OG_OK, "%s", og::last_message());
     const Function& f = kFunctions[function];
     if (!f.kernel)
       active = sums;
@@ -66,7 +66,7 @@ void check_end(Tensor& a, Tensor& b, Tensor& bias, Tensor& residual, Tensor& c, 
       og::set_threads(threads);
       c.fill([](int64_t) { return 7.; });
       if (with_pre) pre.fill([](int64_t) { return 7.; });
-      const int32_t status = run(isa, "matmul", {&a, &b, &bias, &residual}, {&c, &pre}, {(double)function});
+      const int32_t status = run(isa, "matmul", {&a, &b, &bias, &residual, &none}, {&c, &pre}, {(double)function});
       CHECK(status == OG_OK, "%s", og::last_message());
       CHECK(same_numbers(c, want), "%d threads: other numbers than the parts", threads);
       if (with_pre) CHECK(same_numbers(pre, sums), "%d threads: another pre-activation", threads);
@@ -175,20 +175,68 @@ void numbers(Random& random) {
   }
 }
 
+/** A packed b gives the bits of b itself, on every way and beside every end; a wrong one is refused. */
+void packed(Random& random) {
+  const int64_t sizes[][3] = {{1, 90, 70},    {9, 33, 65},    {16, 100, 385},  {40, 1, 33},    {33, 129, 800},
+                              {300, 200, 90}, {70, 530, 401}, {530, 70, 1000}, {129, 31, 257}, {17, 15, 1}};
+  Tensor none;
+  for (const auto& s : sizes)
+    for (int way = 0; way < 3; way++) {
+      const int64_t m = s[0], n = s[1], k = s[2];
+      named("packed %lldx%lldx%lld layout %d", (long long)m, (long long)n, (long long)k, way);
+      const Layout layout = way == 0 ? kDense : way == 1 ? kTransposed : kReversed;
+      Tensor a(OG_F32, {2, m, k}), b(OG_F32, {k, n}, layout), shared(OG_F32, {1, k, n}), bias(OG_F32, {n});
+      Tensor want(OG_F32, {2, m, n}), c(OG_F32, {2, m, n}), room(OG_F32, {(n + 31) * k + 16});
+      Tensor fewer(OG_F32, {(n + 31) * k + 15});
+      a.normal(random);
+      b.normal(random);
+      bias.normal(random);
+      const std::vector<double> values = b.values();
+      shared.assign(values).broadcast(0, 2);
+      const int before = og::threads();
+      for_each_isa([&](og::Isa isa) {
+        for (int threads = 1; threads <= 2; threads++) {
+          og::set_threads(threads);
+          room.fill([](int64_t) { return 7.; });
+          CHECK(run(isa, "matmul_pack", {&b}, {&room}) == OG_OK, "%s", og::last_message());
+          CHECK(run(isa, "matmul", {&a, &shared, &bias, &none, &none}, {&want, &none}, {1}) == OG_OK, "%s",
+                og::last_message());
+          c.fill([](int64_t) { return 7.; });
+          CHECK(run(isa, "matmul", {&a, &shared, &bias, &none, &room}, {&c, &none}, {1}) == OG_OK, "%s",
+                og::last_message());
+          CHECK(same_numbers(c, want), "%d threads: other numbers than without packing", threads);
+        }
+        CHECK(run(isa, "matmul", {&a, &shared, &bias, &none, &fewer}, {&c, &none}, {0}) == OG_INVALID, "too few");
+        CHECK(run(isa, "matmul_pack", {&b}, {&fewer}) == OG_INVALID, "too little room");
+      });
+      og::set_threads(before);
+    }
+  named("packed, refused");
+  Tensor a(OG_F32, {2, 3, 4}), b(OG_F32, {2, 4, 5}), c(OG_F32, {2, 3, 5}), room(OG_F32, {36 * 4 + 16});
+  Tensor half(OG_F16, {4, 5}), wide(OG_F64, {36 * 4 + 16});
+  for_each_isa([&](og::Isa isa) {
+    CHECK(run(isa, "matmul", {&a, &b, &none, &none, &room}, {&c, &none}, {0}) == OG_INVALID, "b of each matrix");
+    CHECK(run(isa, "matmul", {&a, &b, &none, &none, &wide}, {&c, &none}, {0}) == OG_INVALID, "dtype");
+    CHECK(run(isa, "matmul_pack", {&half}, {&room}) == OG_UNSUPPORTED, "float16");
+    CHECK(run(isa, "matmul_pack", {&b}, {&room}) == OG_INVALID, "rank");
+  });
+}
+
 void refusals() {
   named("refusals");
   Tensor a(OG_F32, {3, 4}), b(OG_F32, {4, 6}), c(OG_F32, {3, 6}), half(OG_F16, {3, 6}), none, short_one(OG_F32, {3, 5});
   Tensor strided(OG_F32, {3, 6}, kTransposed), ia(OG_I32, {3, 4}), ib(OG_I32, {4, 6}), ic(OG_I32, {3, 6});
   for_each_isa([&](og::Isa isa) {
     for (double activation : {-1., 7., 1e9, std::nan("")})
-      CHECK(run(isa, "matmul", {&a, &b, &none, &none}, {&c, &none}, {activation}) == OG_INVALID, "%g", activation);
-    CHECK(run(isa, "matmul", {&a, &b, &none, &short_one}, {&c, &none}, {0}) == OG_INVALID, "residual's shape");
-    CHECK(run(isa, "matmul", {&a, &b, &none, &none}, {&c, &short_one}, {1}) == OG_INVALID, "pre's shape");
-    CHECK(run(isa, "matmul", {&a, &b, &none, &none}, {&c, &strided}, {1}) == OG_INVALID, "pre with gaps");
-    CHECK(run(isa, "matmul", {&a, &b, &none, &half}, {&c, &none}, {0}) == OG_UNSUPPORTED, "residual's dtype");
-    CHECK(run(isa, "matmul", {&a, &b, &none, &none}, {&half, &none}, {1}) == OG_UNSUPPORTED, "float16 result");
-    CHECK(run(isa, "matmul", {&ia, &ib, &none, &none}, {&ic, &none}, {1}) == OG_UNSUPPORTED, "integers");
-    CHECK(run(isa, "matmul", {&ia, &ib, &none, &ic}, {&ic, &none}, {0}) == OG_UNSUPPORTED, "integer residual");
+      CHECK(run(isa, "matmul", {&a, &b, &none, &none, &none}, {&c, &none}, {activation}) == OG_INVALID, "%g",
+            activation);
+    CHECK(run(isa, "matmul", {&a, &b, &none, &short_one, &none}, {&c, &none}, {0}) == OG_INVALID, "residual's shape");
+    CHECK(run(isa, "matmul", {&a, &b, &none, &none, &none}, {&c, &short_one}, {1}) == OG_INVALID, "pre's shape");
+    CHECK(run(isa, "matmul", {&a, &b, &none, &none, &none}, {&c, &strided}, {1}) == OG_INVALID, "pre with gaps");
+    CHECK(run(isa, "matmul", {&a, &b, &none, &half, &none}, {&c, &none}, {0}) == OG_UNSUPPORTED, "residual's dtype");
+    CHECK(run(isa, "matmul", {&a, &b, &none, &none, &none}, {&half, &none}, {1}) == OG_UNSUPPORTED, "float16 result");
+    CHECK(run(isa, "matmul", {&ia, &ib, &none, &none, &none}, {&ic, &none}, {1}) == OG_UNSUPPORTED, "integers");
+    CHECK(run(isa, "matmul", {&ia, &ib, &none, &ic, &none}, {&ic, &none}, {0}) == OG_UNSUPPORTED, "integer residual");
   });
 }
 
@@ -200,6 +248,7 @@ int main() {
   layouts(random);
   batches(random);
   numbers(random);
+  packed(random);
   refusals();
   return finish("matmul end");
 }

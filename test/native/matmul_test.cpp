@@ -15,7 +15,7 @@ struct Case {
 
 int32_t multiply(og::Isa isa, Tensor* a, Tensor* b, Tensor* bias, Tensor* c) {
   Tensor none;
-  return run(isa, "matmul", {a, b, bias, &none}, {c, &none}, {0});
+  return run(isa, "matmul", {a, b, bias, &none, &none}, {c, &none}, {0});
 }
 
 /** Expected values in double (integers: exactly, wrapped), and per element Σ|a·b| + |bias| for the error bound. */
@@ -273,13 +273,13 @@ void exact_blocks(Random& random) {
     for (float& x : a) x = (float)random.normal();
     for (float& x : b) x = (float)random.normal();
     const bool ta = random.below(2), tb = random.below(2);
-    og_view in[4] = {}, out[2] = {};
+    og_view in[5] = {}, out[2] = {};
     const double attrs[1] = {0};
     in[0] = {a.data(), OG_F32, 2, {m, k}, {ta ? 1 : k, ta ? m : 1}};
     in[1] = {b.data(), OG_F32, 2, {k, n}, {tb ? 1 : n, tb ? k : 1}};
-    in[2].dtype = in[3].dtype = out[1].dtype = -1;
+    in[2].dtype = in[3].dtype = in[4].dtype = out[1].dtype = -1;
     out[0] = {c.data(), OG_F32, 2, {m, n}, {n, 1}};
-    og_call call = {in, out, attrs, 4, 2, 1};
+    og_call call = {in, out, attrs, 5, 2, 1};
     for_each_isa([&](og::Isa isa) {
       CHECK(og::run_kernel_on(isa, og::kernel_id("matmul"), call) == OG_OK, "%s", og::last_message());
       double want = 0, size = 0;

@@ -137,6 +137,57 @@ test('linear refuses an end that does not fit', () => {
   assert.throws(() => og.linear(x, w, null, { residual: 1 as never }), og.DTypeError);
 });
 
+describe('weights packed for inference', () => {
+  const bytesOf = (f: () => unknown): number => {
+    const before = og.memory().bytes;
+    f();
+    return og.memory().bytes - before;
+  };
+  const call = (x: og.Tensor, w: og.Tensor): Float64Array =>
+    og.noGrad(() => og.scope(() => numbersOf(og.linear(x, w))));
+
+  test('at the second use, with the bits of the weight, until it changes', () => {
+    const [x, w] = [uniform(1, [20, 130]), uniform(2, [150, 130])];
+    const least = (150 + 31) * 130 * 4;
+    const want = call(x, w);
+    const room = bytesOf(() => assert.deepEqual(call(x, w), want));
+    assert.ok(room >= least && room < 1.25 * least, String(room)); // blocks have sizes of their own
+    assert.equal(
+      bytesOf(() => assert.deepEqual(call(x, w), want)),
+      0,
+    );
+    og.copy_(og.narrow(w, 0, 3, 1), og.full([1, 130], 0.5));
+    const fresh = og.clone(w);
+    assert.equal(
+      bytesOf(() => assert.deepEqual(call(x, w), call(x, fresh))),
+      -room,
+    );
+    assert.equal(
+      bytesOf(() => assert.deepEqual(call(x, w), call(x, fresh))),
+      2 * room,
+    );
+    const train = (): void => og.linear(x, w.requiresGrad_()).dispose();
+    assert.equal(bytesOf(train), -room);
+    assert.deepEqual(call(x, w), call(x, fresh));
+  });
+
+  test('not for few rows, many rows, small weights, or other dtypes', () => {
+    const w = uniform(2, [150, 130]);
+    for (const [x, weight] of [
+      [uniform(1, [8, 130]), w],
+      [uniform(1, [513, 130]), w],
+      [uniform(1, [20, 13]), uniform(2, [150, 13])],
+      [uniform(1, [20, 130]), w.to('bfloat16')],
+      [uniform(1, [20, 130], 'float16'), w],
+    ] as const)
+      for (let i = 0; i < 3; i++)
+        assert.equal(
+          bytesOf(() => call(x, weight)),
+          0,
+        );
+  });
+});
+
 describe('nn', () => {
   const { Mlp, TransformerBlock } = og.nn;
   const x = uniform(5, [2, 6, 16]);

@@ -332,6 +332,27 @@ const products: Row[] = [
     magnitude: 8,
   },
   {
+    name: 'linear of a packed weight',
+    op: 'linear',
+    call: (x, weight, bias) =>
+      og.noGrad(() => {
+        og.linear(x!, weight!, bias!).dispose();
+        return og.linear(x!, weight!, bias!);
+      }),
+    oracle: (x, weight, bias) => plus(product(x!, transposed(weight!)), bias!),
+    shapes: [
+      [[9, 130], [150, 130], [150]],
+      [[0, 4], [5, 4], [5]],
+      [[1, 1], [1, 1], [1]],
+      [[33, 257], [65, 257], [65]],
+    ],
+    gradient: false,
+    kernels: ['matmul_pack'],
+    large: [[131, 267], [129, 267], [129]],
+    misfits: [[[9, 4], [5, 3], [5]]],
+    magnitude: 16,
+  },
+  {
     name: 'linear with an activation and a residual',
     op: 'linear',
     call: (x, weight, bias, residual) => og.linear(x!, weight!, bias!, { activation: 'silu', residual: residual! }),
