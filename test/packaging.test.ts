@@ -65,6 +65,19 @@ describe('the published package', { timeout: 300_000 }, () => {
     assert.match(sandbox.node(['main.cjs'], project).stdout, /gradient 2 4 6/);
   });
 
+  test('classes have the names under which they are exported', () => {
+    const lines = [
+      "import * as og from 'omnigrad';",
+      'const all = [...Object.entries(og), ...Object.entries(og.nn), ...Object.entries(og.optim)];',
+      "const types = all.filter(([name, value]) => typeof value === 'function' && /^[A-Z]/.test(name));",
+      'console.log(types.length, types.filter(([name, { name: own }]) => name !== own).join());',
+    ];
+    writeFileSync(join(project, 'names.mjs'), lines.join('\n'));
+    const [count, ...others] = sandbox.node(['names.mjs'], project).stdout.trim().split(' ');
+    assert.ok(Number(count) > 50, count);
+    assert.deepEqual(others, []);
+  });
+
   test('its types resolve, from ESM and from CommonJS', () => {
     const text = [
       "import { tensor, add, type Tensor } from 'omnigrad';",
