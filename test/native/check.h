@@ -6,6 +6,7 @@
 #define OMNIGRAD_TEST_CHECK_H
 
 #include <cmath>
+#include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -35,6 +36,21 @@ inline int& passes() {
 inline std::string& context() {
   static std::string text;
   return text;
+}
+
+/** Sets the context, in printf form. */
+inline void named(const char* format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+inline void named(const char* format, ...) {
+  char text[240];
+  va_list args;
+  va_start(args, format);
+  vsnprintf(text, sizeof text, format, args);
+  va_end(args);
+  context() = text;
 }
 
 #define CHECK(condition, ...)                                                                     \

@@ -1,6 +1,5 @@
 // The end of a product, on every instruction set: activation, residual and pre-activation in one call have the bits of
 // matmul, the activation's kernel and add, whatever way the product takes.
-#include <cstdarg>
 #include <limits>
 
 #include "check.h"
@@ -16,16 +15,6 @@ struct Function {
 const Function kFunctions[] = {{nullptr, {}}, {"gelu", {0}},   {"gelu", {1}}, {"silu", {}},
                                {"relu", {}},  {"sigmoid", {}}, {"tanh", {}}};
 constexpr int kFunctionCount = 7;
-
-void named(const char* format, ...) __attribute__((format(printf, 1, 2)));
-void named(const char* format, ...) {
-  char text[200];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  context() = text;
-}
 
 /** Numbers of equal bits; NaNs may differ in theirs. */
 bool same_numbers(const Tensor& a, const Tensor& b) {

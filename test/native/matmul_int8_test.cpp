@@ -1,6 +1,5 @@
 // matmul_int8 and matmul_int8_pack on every instruction set and with every dot product it has: sums against int64,
 // epilogues against double, shapes around the tile sizes, layouts, batches, extremes, packed weights, refusals.
-#include <cstdarg>
 #include <limits>
 
 #include "check.h"
@@ -8,16 +7,6 @@
 using namespace og_test;
 
 namespace {
-
-void named(const char* format, ...) __attribute__((format(printf, 1, 2)));
-void named(const char* format, ...) {
-  char text[240];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  context() = text;
-}
 
 /** Every set, and those with optional instructions also without them. */
 template <class F>

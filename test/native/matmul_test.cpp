@@ -1,6 +1,5 @@
 // matmul on every instruction set: shapes around the tile sizes, layouts, batches, bias, dtypes, threads, special
 // values.
-#include <cstdarg>
 #include <limits>
 
 #include "check.h"
@@ -87,16 +86,6 @@ void check_product(Tensor& a, Tensor& b, Tensor& bias, Tensor& c, const std::vec
     }
   });
   og::set_threads(before);
-}
-
-void named(const char* format, ...) __attribute__((format(printf, 1, 2)));
-void named(const char* format, ...) {
-  char text[200];
-  va_list args;
-  va_start(args, format);
-  vsnprintf(text, sizeof text, format, args);
-  va_end(args);
-  context() = text;
 }
 
 void shapes(Random& random) {
