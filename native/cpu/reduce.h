@@ -10,8 +10,12 @@
  * so |error| ≤ 75·2^-24·Σ|x| whatever the length; the integer sum wraps.
  *
  * Two orders of walking: along rows (the reduced elements of one output after the other), and down columns, when
- * neighbouring outputs are neighbours in memory. Parallel split: outputs × pieces of at most kPiece reduced elements
- * (or kPieceRows rows); pieces are combined in order. Both depend on shapes and strides only.
+ * neighbouring outputs are neighbours in memory. There the rows are taken kGroup at a time and up to kColumns wide:
+ * their elements are combined in pairs, the result goes to the accumulator in L1 (read and written once for kGroup
+ * rows), and the next group is fetched meanwhile, because prefetchers do not follow from one short line to the next.
+ * kChainRows rows make at most kChainRows / kGroup + log2 kGroup combinations in C. Parallel split: outputs × pieces of
+ * at most kPiece reduced elements (or kPieceRows rows); pieces are combined in order. Both depend on shapes and strides
+ * only.
  */
 #ifndef OMNIGRAD_CPU_REDUCE_H
 #define OMNIGRAD_CPU_REDUCE_H
@@ -23,9 +27,10 @@ namespace og {
 namespace {
 
 constexpr int64_t kPiece = 64 * kBlock;
-constexpr int64_t kPieceRows = 512;
-constexpr int64_t kColumns = 512;   // outputs of one column task
+constexpr int64_t kPieceRows = 256;
+constexpr int64_t kColumns = 1024;  // outputs of one column task
 constexpr int64_t kChainRows = 64;  // rows combined in C before they go to P
+constexpr int64_t kGroup = 4;       // rows combined with each other before they meet the accumulator
 
 template <class C>
 struct Partial {
@@ -108,21 +113,48 @@ typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t 
   return total;
 }
 
-/** acc[j] = combine(acc[j], map(x[j])) for one row of a column task. */
+/** acc[j] = combine(acc[j], map(x[r · stride + j])) for the rows r < count of a column task. */
 template <class C, class R>
-void accumulate_row(const void* context, const C* __restrict x, const C* __restrict shifts, C* __restrict acc,
-                    int64_t n) {
+void accumulate_rows(const void* context, const C* __restrict x, int64_t stride, int64_t count,
+                     const C* __restrict shifts, C* __restrict acc, int64_t n) {
   const R& rule = *static_cast<const R*>(context);
+  int64_t r = 0;
 #ifndef OG_IS_REFERENCE
-  if constexpr (std::is_same<C, float>::value) {
+  for (; r + kGroup <= count; r += kGroup) {
+    const C *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+    const auto group = [&](int64_t j, auto read) {
+      const auto s = read(shifts + j);
+      return rule.combine(read(acc + j),
+                          rule.combine(rule.combine(rule.map(read(a + j), s), rule.map(read(b + j), s)),
+                                       rule.combine(rule.map(read(c + j), s), rule.map(read(d + j), s))));
+    };
+    const auto scalar = [](const C* p) { return *p; };
     int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes)
-      store(acc + j, rule.combine(load(acc + j), rule.map(load(x + j), load(shifts + j))));
-    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
-    return;
+    if constexpr (std::is_same<C, float>::value) {
+      const auto vector = [](const float* p) { return load(p); };
+      const int64_t next = r + 2 * kGroup <= count ? kGroup * stride : 0;
+      for (; j + 16 <= n; j += 16) {
+        prefetch(a + j + next);
+        prefetch(b + j + next);
+        prefetch(c + j + next);
+        prefetch(d + j + next);
+        for (int64_t v = j; v < j + 16; v += kLanes) store(acc + v, group(v, vector));
+      }
+      for (; j + kLanes <= n; j += kLanes) store(acc + j, group(j, vector));
+    }
+    for (; j < n; j++) acc[j] = group(j, scalar);
   }
 #endif
-  for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+  for (; r < count; r++) {
+    const C* row = x + r * stride;
+    int64_t j = 0;
+#ifndef OG_IS_REFERENCE
+    if constexpr (std::is_same<C, float>::value)
+      for (; j + kLanes <= n; j += kLanes)
+        store(acc + j, rule.combine(load(acc + j), rule.map(load(row + j), load(shifts + j))));
+#endif
+    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(row[j], shifts[j]));
+  }
 }
 
 /** total[j] = combine(total[j], other[j]); T: partial results, or those of a block. */
@@ -147,7 +179,7 @@ struct Rule {
   const void* context;
   C identity;
   P (*block)(const void*, const C* x, int64_t n, C shift);
-  void (*row)(const void*, const C* x, const C* shifts, C* acc, int64_t n);
+  void (*rows)(const void*, const C* x, int64_t stride, int64_t count, const C* shifts, C* acc, int64_t n);
   void (*combine)(const void*, P* total, const P* other, int64_t n);
   void (*combine_row)(const void*, P* total, const C* row, int64_t n);
   void (*result)(const void*, const P* total, int64_t m, C* results, int64_t n);
@@ -253,7 +285,7 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
   const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < kColumns ? width : kColumns);
   const int64_t tasks = split.outputs / width * tiles * pieces;
   parallel_ranges(tasks, grain_for(work, kPiece), [&](int64_t first, int64_t last) {
-    alignas(64) C acc[kColumns], row[kColumns], shift[kColumns];
+    alignas(64) C acc[kColumns], shift[kColumns], staged[kGroup * kColumns];
     alignas(64) P total[kColumns];
     for (int64_t task = first; task < last; task++) {
       const int64_t piece = task % pieces, tile = task / pieces % tiles, outer = task / pieces / tiles;
@@ -269,14 +301,15 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
         for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.identity;
         loop.lines(0, r, end - r < kChainRows ? end - r : kChainRows,
                    [&](int64_t offset, int64_t length, int64_t stride) {
-                     for (int64_t i = 0; i < length; i++) {
-                       const int64_t at = offset + i * stride;
-                       if (is_native<C>(base.dtype)) {
-                         rule.row(rule.context, data_of<const C>(base) + at, shift, acc, n);
-                       } else {
-                         load_dense(base, at, n, row);
-                         rule.row(rule.context, row, shift, acc, n);
-                       }
+                     if (is_native<C>(base.dtype)) {
+                       rule.rows(rule.context, data_of<const C>(base) + offset, stride, length, shift, acc, n);
+                       return;
+                     }
+                     for (int64_t i = 0; i < length; i += kGroup) {
+                       const int64_t count = length - i < kGroup ? length - i : kGroup;
+                       for (int64_t k = 0; k < count; k++)
+                         load_dense(base, offset + (i + k) * stride, n, staged + k * kColumns);
+                       rule.rows(rule.context, staged, kColumns, count, shift, acc, n);
                      }
                    });
         rule.combine_row(rule.context, total, acc, n);
@@ -309,7 +342,7 @@ int32_t reduce_all(const R& with, const og_view& x, int axes, const C* shifts, c
   const Rule<C> rule{&with,
                      (C)R::identity,
                      reduce_block<C, R>,
-                     accumulate_row<C, R>,
+                     accumulate_rows<C, R>,
                      combine_all<C, R, P>,
                      combine_all<C, R, C>,
                      finish_all<C, R>};
