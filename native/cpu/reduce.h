@@ -20,6 +20,8 @@
 #ifndef OMNIGRAD_CPU_REDUCE_H
 #define OMNIGRAD_CPU_REDUCE_H
 
+#include <utility>
+
 #include "../core/scratch.h"
 #include "elementwise.h"
 
@@ -81,6 +83,17 @@ inline og_view moved(const og_view& view, int64_t offset) {
   return v;
 }
 
+#ifndef OG_IS_REFERENCE
+/** All lanes combined: lane k with lane k + W, from half the vector down to 1. */
+template <int W, class R, int... L>
+OG_INLINE float combine_lanes(const R& rule, Vf v, std::integer_sequence<int, L...> lanes) {
+  if constexpr (W == 0)
+    return v[0];
+  else
+    return combine_lanes<W / 2>(rule, rule.combine(v, (Vf)__builtin_shufflevector(v, v, ((L + W) % kLanes)...)), lanes);
+}
+#endif
+
 /** Combines n ≤ kBlock contiguous elements. */
 template <class C, class R>
 typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t n, C shift) {
@@ -99,11 +112,7 @@ typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t 
     }
     for (; i + kLanes <= n; i += kLanes) a = rule.combine(a, rule.map(load(x + i), s));
     a = rule.combine(rule.combine(a, b), rule.combine(c, d));
-    alignas(64) float lanes[kLanes];
-    store(lanes, a);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int k = 0; k < width; k++) lanes[k] = rule.combine(lanes[k], lanes[k + width]);
-    float total = lanes[0];
+    float total = combine_lanes<kLanes / 2>(rule, a, std::make_integer_sequence<int, kLanes>());
     for (; i < n; i++) total = rule.combine(total, rule.map(x[i], shift));
     return total;
   }
