@@ -21,7 +21,8 @@ namespace {
 template <class T>
 constexpr int64_t kEdge = 64 / (int64_t)sizeof(T);
 
-/** Rows and columns of a task. Lines of 256 elements keep the hardware prefetchers going; 64 lose a quarter. */
+/** Rows and columns of a task. Runs of 256 elements of the source keep the hardware prefetchers going; 64 lose a tenth.
+ */
 constexpr int64_t kStrip = 256;
 constexpr int64_t kPieceColumns = 256;
 

@@ -13,9 +13,11 @@
  * neighbouring outputs are neighbours in memory. There the rows are taken kGroup at a time and up to kColumns wide:
  * their elements are combined in pairs, the result goes to the accumulator in L1 (read and written once for kGroup
  * rows), and the next group is fetched meanwhile, because prefetchers do not follow from one short line to the next.
- * kChainRows rows make at most kChainRows / kGroup + log2 kGroup combinations in C. Parallel split: outputs × pieces of
- * at most kPiece reduced elements (or kPieceRows rows); pieces are combined in order. Both depend on shapes and strides
- * only.
+ * kChainRows rows in one run make a chain of kChainRows / kGroup + log2 kGroup combinations in C; in runs shorter than
+ * a group it is kChainRows.
+ *
+ * Parallel split: outputs × pieces of at most kPiece reduced elements (or kPieceRows rows); pieces are combined in
+ * order. Both depend on shapes and strides only.
  */
 #ifndef OMNIGRAD_CPU_REDUCE_H
 #define OMNIGRAD_CPU_REDUCE_H
