@@ -286,21 +286,23 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
   typedef typename Partial<C>::type P;
   const Loop<1> loop = loop_of(split.reduced), out = loop_of(y);
   const int64_t m = split.length, width = split.kept.shape[split.kept.rank - 1];
-  const int64_t tiles = (width + kColumns - 1) / kColumns, pieces = (m + kPieceRows - 1) / kPieceRows;
+  const int64_t pieces = (m + kPieceRows - 1) / kPieceRows;
+  const int64_t strip = pieces > 1 ? kColumns : kColumns / 2;  // few rows: more tasks
+  const int64_t tiles = (width + strip - 1) / strip;
   ScratchFrame frame;
   P* partial = nullptr;
   if (pieces > 1) {
     partial = frame.take<P>(split.outputs * pieces);
     OG_SCRATCH(partial, "partial reductions");
   }
-  const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < kColumns ? width : kColumns);
+  const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < strip ? width : strip);
   const int64_t tasks = split.outputs / width * tiles * pieces;
   parallel_ranges(tasks, grain_for(work, kPiece), [&](int64_t first, int64_t last) {
     alignas(64) C acc[kColumns], shift[kColumns], staged[kGroup * kColumns];
     alignas(64) P total[kColumns];
     for (int64_t task = first; task < last; task++) {
       const int64_t piece = task % pieces, tile = task / pieces % tiles, outer = task / pieces / tiles;
-      const int64_t column = tile * kColumns, n = width - column < kColumns ? width - column : kColumns;
+      const int64_t column = tile * strip, n = width - column < strip ? width - column : strip;
       const int64_t output = outer * width + column;
       const int64_t begin = piece * kPieceRows, end = begin + kPieceRows < m ? begin + kPieceRows : m;
       const og_view base = moved(split.kept, offset_of(split.kept, outer, split.kept.rank - 1) + column);

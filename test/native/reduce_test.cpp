@@ -208,6 +208,7 @@ int main() {
       for (int64_t rows : {2, 4, 5, 7, 63, 65, 67, 257})
         for (int64_t columns : {7, 15, 17, 33, 65, 129}) check_columns(isa, random, rows, columns, dtype);
       check_columns(isa, random, 259, 1061, dtype);
+      check_columns(isa, random, 9, 1061, dtype);
       check_floats(isa, random, {{37, 6, 21}, 2}, dtype, kTransposed, kDense);  // rows in short runs
       check_floats(isa, random, {{3, 19, 70}, 1}, dtype, kTransposed, kDense);
     }
