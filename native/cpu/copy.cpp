@@ -1,48 +1,145 @@
 /**
  * copy: any strided view to any other of the same shape, converting the dtype (Narrow in stage.h states how).
  * fill: one value everywhere. Equal dtypes are moved as bits, so NaN payloads survive.
+ *
+ * Where source and target are dense along different axes the copy is a transposition. It goes by square tiles of one
+ * cache line (64 bytes) by as many elements: the lines of the source are read whole, one after the other, into a buffer
+ * of at most 4 KiB, and the lines of the target are written whole. Read in place, lines a power of two apart would
+ * share one set of L1 and be fetched again for every few elements. Inside a tile blocks of 16 bytes by as many elements
+ * are transposed in registers, in log2 n rounds of interleaving row i with row i + n/2.
+ * Parallel split of transpositions: outer axes × strips of kStrip rows × pieces of kPieceColumns columns of the target.
  */
+#include <utility>
+
 #include "elementwise.h"
 
 namespace og {
 namespace OG_ISA {
 namespace {
 
-/** Tile edge of the transposing copy: 32×32 elements of 4 bytes fill half of a 8 KiB L1 set group. */
-constexpr int64_t kTile = 32;
+/** Elements of T in a cache line: the edge of a tile. */
+template <class T>
+constexpr int64_t kEdge = 64 / (int64_t)sizeof(T);
 
-/** The source runs along one axis, the target along another: walk square tiles, so that both use whole cache lines. */
+/** Rows and columns of a task. Runs of 256 elements of the source keep the hardware prefetchers going; 64 lose a tenth.
+ */
+constexpr int64_t kStrip = 256;
+constexpr int64_t kPieceColumns = 256;
+
+/** target[r · to_row + c] = source[r + c · from_column] for the part of a tile that exists. */
+template <class T>
+void transpose_part(const T* source, int64_t from_column, T* target, int64_t to_row, int64_t rows, int64_t columns) {
+  for (int64_t r = 0; r < rows; r++)
+    for (int64_t c = 0; c < columns; c++) target[r * to_row + c] = source[r + c * from_column];
+}
+
+#ifndef OG_IS_REFERENCE
+
+template <class T>
+struct Block {
+  static constexpr int n = 16 / (int)sizeof(T);
+  typedef T V __attribute__((vector_size(16)));
+  typedef T Unaligned __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
+  typedef std::make_integer_sequence<int, n> Lanes;
+
+  template <int Half, int... L>
+  static OG_INLINE V interleave(V a, V b, std::integer_sequence<int, L...>) {
+    return __builtin_shufflevector(a, b, (Half * n / 2 + L / 2 + (L & 1) * n)...);
+  }
+  static OG_INLINE void round(const V (&from)[n], V (&to)[n]) {
+    for (int i = 0; i < n / 2; i++) {
+      to[2 * i] = interleave<0>(from[i], from[i + n / 2], Lanes());
+      to[2 * i + 1] = interleave<1>(from[i], from[i + n / 2], Lanes());
+    }
+  }
+  /** n × n elements: rows `stride` apart become columns `to_row` apart. */
+  static OG_INLINE void transpose(const T* from, int64_t stride, T* to, int64_t to_row) {
+    V a[n], b[n];
+    for (int i = 0; i < n; i++) a[i] = *reinterpret_cast<const Unaligned*>(from + i * stride);
+    round(a, b);
+    if constexpr (n >= 4) {
+      round(b, a);
+      if constexpr (n >= 8) {
+        round(a, b);
+        if constexpr (n >= 16) round(b, a);
+      }
+    }
+    constexpr bool in_a = n == 4 || n == 16;
+    for (int i = 0; i < n; i++) *reinterpret_cast<Unaligned*>(to + i * to_row) = in_a ? a[i] : b[i];
+  }
+};
+
+/** A whole tile; the lines at `ahead` are fetched for the next one. */
+template <class T>
+void transpose_tile(const T* source, int64_t from_column, T* target, int64_t to_row, const T* ahead) {
+  constexpr int64_t edge = kEdge<T>, n = Block<T>::n;
+  alignas(64) T lines[edge * edge];
+  for (int64_t c = 0; c < edge; c++) {
+    std::memcpy(lines + c * edge, source + c * from_column, 64);
+    prefetch(ahead + c * from_column);
+  }
+  for (int64_t r = 0; r < edge; r += n)
+    for (int64_t c = 0; c < edge; c += n)
+      Block<T>::transpose(lines + c * edge + r, edge, target + r * to_row + c, to_row);
+}
+
+/** Rows [0, rows) and columns [0, columns) of one task. */
+template <class T>
+void transpose_strip(const T* source, int64_t from_column, T* target, int64_t to_row, int64_t rows, int64_t columns) {
+  constexpr int64_t edge = kEdge<T>;
+  for (int64_t c = 0; c < columns; c += edge) {
+    const bool whole = c + edge <= columns, more = c + 2 * edge <= columns;
+    for (int64_t r = 0; r < rows; r += edge) {
+      const T* from = source + r + c * from_column;
+      T* to = target + r * to_row + c;
+      if (whole && r + edge <= rows)
+        transpose_tile(from, from_column, to, to_row, more ? from + edge * from_column : from);
+      else
+        transpose_part(from, from_column, to, to_row, rows - r < edge ? rows - r : edge, whole ? edge : columns - c);
+    }
+  }
+}
+
+#else
+
+template <class T>
+void transpose_strip(const T* source, int64_t from_column, T* target, int64_t to_row, int64_t rows, int64_t columns) {
+  constexpr int64_t edge = kEdge<T>;
+  for (int64_t c = 0; c < columns; c += edge)
+    transpose_part(source + c * from_column, from_column, target + c, to_row, rows,
+                   columns - c < edge ? columns - c : edge);
+}
+
+#endif
+
+/** Whether the source is dense along one axis and the target along another: then the copy is done. */
 template <class T>
 bool copy_transposed(const og_view& from, const og_view& to, const Loop<2>& loop) {
-  if (loop.rank < 2) return false;
-  const int inner = loop.rank - 1;
-  int across = -1;  // the axis on which the source is dense
-  for (int i = 0; i < inner; i++)
-    if (loop.strides[1][i] == 1) across = i;
-  if (across < 0 || loop.strides[0][inner] != 1 || loop.shape[inner] < 8 || loop.shape[across] < 8) return false;
-  const int64_t rows = loop.shape[across], columns = loop.shape[inner];
-  const int64_t row_tiles = (rows + kTile - 1) / kTile;
-  int64_t outer = 1;
-  for (int i = 0; i < inner; i++)
-    if (i != across) outer *= loop.shape[i];
-  const int64_t to_row = loop.strides[0][across], from_column = loop.strides[1][inner];
-  parallel_ranges(outer * row_tiles, grain_for(kTile * columns), [&](int64_t begin, int64_t end) {
+  int down = -1, across = -1;  // the axes along which the source and the target are dense: rows and columns
+  for (int i = 0; i < loop.rank; i++) {
+    if (loop.strides[0][i] == 1) across = i;
+    if (loop.strides[1][i] == 1) down = i;
+  }
+  if (down < 0 || across < 0 || down == across || loop.strides[1][across] == 1) return false;
+  const int64_t rows = loop.shape[down], columns = loop.shape[across];
+  if (rows < 8 || columns < 8) return false;
+  const int64_t strips = (rows + kStrip - 1) / kStrip, pieces = (columns + kPieceColumns - 1) / kPieceColumns;
+  const int64_t to_row = loop.strides[0][down], from_column = loop.strides[1][across];
+  const int64_t work = (rows < kStrip ? rows : kStrip) * (columns < kPieceColumns ? columns : kPieceColumns);
+  parallel_ranges(loop.count / rows / columns * strips * pieces, grain_for(work), [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; task++) {
-      int64_t rest = task / row_tiles;
-      const int64_t r0 = task % row_tiles * kTile, r1 = r0 + kTile < rows ? r0 + kTile : rows;
-      const T* source = data_of<const T>(from);
-      T* target = data_of<T>(to);
-      for (int i = inner - 1; i >= 0; i--) {
-        if (i == across) continue;
+      const int64_t c0 = task % pieces * kPieceColumns, r0 = task / pieces % strips * kStrip;
+      int64_t rest = task / pieces / strips;
+      const T* source = data_of<const T>(from) + r0 + c0 * from_column;
+      T* target = data_of<T>(to) + r0 * to_row + c0;
+      for (int i = loop.rank - 1; i >= 0; i--) {
+        if (i == down || i == across) continue;
         source += rest % loop.shape[i] * loop.strides[1][i];
         target += rest % loop.shape[i] * loop.strides[0][i];
         rest /= loop.shape[i];
       }
-      for (int64_t c0 = 0; c0 < columns; c0 += kTile) {
-        const int64_t c1 = c0 + kTile < columns ? c0 + kTile : columns;
-        for (int64_t r = r0; r < r1; r++)
-          for (int64_t c = c0; c < c1; c++) target[r * to_row + c] = source[r + c * from_column];
-      }
+      transpose_strip(source, from_column, target, to_row, rows - r0 < kStrip ? rows - r0 : kStrip,
+                      columns - c0 < kPieceColumns ? columns - c0 : kPieceColumns);
     }
   });
   return true;

@@ -10,11 +10,19 @@
  * so |error| ≤ 75·2^-24·Σ|x| whatever the length; the integer sum wraps.
  *
  * Two orders of walking: along rows (the reduced elements of one output after the other), and down columns, when
- * neighbouring outputs are neighbours in memory. Parallel split: outputs × pieces of at most kPiece reduced elements
- * (or kPieceRows rows); pieces are combined in order. Both depend on shapes and strides only.
+ * neighbouring outputs are neighbours in memory. There the rows are taken kGroup at a time and up to kColumns wide:
+ * their elements are combined in pairs, the result goes to the accumulator in L1 (read and written once for kGroup
+ * rows), and the next group is fetched meanwhile, because prefetchers do not follow from one short line to the next.
+ * kChainRows rows in one run make a chain of kChainRows / kGroup + log2 kGroup combinations in C; in runs shorter than
+ * a group it is kChainRows.
+ *
+ * Parallel split: outputs × pieces of at most kPiece reduced elements (or kPieceRows rows); pieces are combined in
+ * order. Both depend on shapes and strides only.
  */
 #ifndef OMNIGRAD_CPU_REDUCE_H
 #define OMNIGRAD_CPU_REDUCE_H
+
+#include <utility>
 
 #include "../core/scratch.h"
 #include "elementwise.h"
@@ -23,9 +31,10 @@ namespace og {
 namespace {
 
 constexpr int64_t kPiece = 64 * kBlock;
-constexpr int64_t kPieceRows = 512;
-constexpr int64_t kColumns = 512;   // outputs of one column task
+constexpr int64_t kPieceRows = 256;
+constexpr int64_t kColumns = 1024;  // outputs of one column task
 constexpr int64_t kChainRows = 64;  // rows combined in C before they go to P
+constexpr int64_t kGroup = 4;       // rows combined with each other before they meet the accumulator
 
 template <class C>
 struct Partial {
@@ -76,6 +85,17 @@ inline og_view moved(const og_view& view, int64_t offset) {
   return v;
 }
 
+#ifndef OG_IS_REFERENCE
+/** All lanes combined: lane k with lane k + W, from half the vector down to 1. */
+template <int W, class R, int... L>
+OG_INLINE float combine_lanes(const R& rule, Vf v, std::integer_sequence<int, L...> lanes) {
+  if constexpr (W == 0)
+    return v[0];
+  else
+    return combine_lanes<W / 2>(rule, rule.combine(v, (Vf)__builtin_shufflevector(v, v, ((L + W) % kLanes)...)), lanes);
+}
+#endif
+
 /** Combines n ≤ kBlock contiguous elements. */
 template <class C, class R>
 typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t n, C shift) {
@@ -94,11 +114,7 @@ typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t 
     }
     for (; i + kLanes <= n; i += kLanes) a = rule.combine(a, rule.map(load(x + i), s));
     a = rule.combine(rule.combine(a, b), rule.combine(c, d));
-    alignas(64) float lanes[kLanes];
-    store(lanes, a);
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int k = 0; k < width; k++) lanes[k] = rule.combine(lanes[k], lanes[k + width]);
-    float total = lanes[0];
+    float total = combine_lanes<kLanes / 2>(rule, a, std::make_integer_sequence<int, kLanes>());
     for (; i < n; i++) total = rule.combine(total, rule.map(x[i], shift));
     return total;
   }
@@ -108,21 +124,48 @@ typename Partial<C>::type reduce_block(const void* context, const C* x, int64_t 
   return total;
 }
 
-/** acc[j] = combine(acc[j], map(x[j])) for one row of a column task. */
+/** acc[j] = combine(acc[j], map(x[r · stride + j])) for the rows r < count of a column task. */
 template <class C, class R>
-void accumulate_row(const void* context, const C* __restrict x, const C* __restrict shifts, C* __restrict acc,
-                    int64_t n) {
+void accumulate_rows(const void* context, const C* __restrict x, int64_t stride, int64_t count,
+                     const C* __restrict shifts, C* __restrict acc, int64_t n) {
   const R& rule = *static_cast<const R*>(context);
+  int64_t r = 0;
 #ifndef OG_IS_REFERENCE
-  if constexpr (std::is_same<C, float>::value) {
+  for (; r + kGroup <= count; r += kGroup) {
+    const C *a = x + r * stride, *b = a + stride, *c = b + stride, *d = c + stride;
+    const auto group = [&](int64_t j, auto read) {
+      const auto s = read(shifts + j);
+      return rule.combine(read(acc + j),
+                          rule.combine(rule.combine(rule.map(read(a + j), s), rule.map(read(b + j), s)),
+                                       rule.combine(rule.map(read(c + j), s), rule.map(read(d + j), s))));
+    };
+    const auto scalar = [](const C* p) { return *p; };
     int64_t j = 0;
-    for (; j + kLanes <= n; j += kLanes)
-      store(acc + j, rule.combine(load(acc + j), rule.map(load(x + j), load(shifts + j))));
-    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
-    return;
+    if constexpr (std::is_same<C, float>::value) {
+      const auto vector = [](const float* p) { return load(p); };
+      const int64_t next = r + 2 * kGroup <= count ? kGroup * stride : 0;
+      for (; j + 16 <= n; j += 16) {
+        prefetch(a + j + next);
+        prefetch(b + j + next);
+        prefetch(c + j + next);
+        prefetch(d + j + next);
+        for (int64_t v = j; v < j + 16; v += kLanes) store(acc + v, group(v, vector));
+      }
+      for (; j + kLanes <= n; j += kLanes) store(acc + j, group(j, vector));
+    }
+    for (; j < n; j++) acc[j] = group(j, scalar);
   }
 #endif
-  for (int64_t j = 0; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(x[j], shifts[j]));
+  for (; r < count; r++) {
+    const C* row = x + r * stride;
+    int64_t j = 0;
+#ifndef OG_IS_REFERENCE
+    if constexpr (std::is_same<C, float>::value)
+      for (; j + kLanes <= n; j += kLanes)
+        store(acc + j, rule.combine(load(acc + j), rule.map(load(row + j), load(shifts + j))));
+#endif
+    for (; j < n; j++) acc[j] = rule.combine(acc[j], rule.map(row[j], shifts[j]));
+  }
 }
 
 /** total[j] = combine(total[j], other[j]); T: partial results, or those of a block. */
@@ -147,7 +190,7 @@ struct Rule {
   const void* context;
   C identity;
   P (*block)(const void*, const C* x, int64_t n, C shift);
-  void (*row)(const void*, const C* x, const C* shifts, C* acc, int64_t n);
+  void (*rows)(const void*, const C* x, int64_t stride, int64_t count, const C* shifts, C* acc, int64_t n);
   void (*combine)(const void*, P* total, const P* other, int64_t n);
   void (*combine_row)(const void*, P* total, const C* row, int64_t n);
   void (*result)(const void*, const P* total, int64_t m, C* results, int64_t n);
@@ -243,21 +286,23 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
   typedef typename Partial<C>::type P;
   const Loop<1> loop = loop_of(split.reduced), out = loop_of(y);
   const int64_t m = split.length, width = split.kept.shape[split.kept.rank - 1];
-  const int64_t tiles = (width + kColumns - 1) / kColumns, pieces = (m + kPieceRows - 1) / kPieceRows;
+  const int64_t pieces = (m + kPieceRows - 1) / kPieceRows;
+  const int64_t strip = pieces > 1 ? kColumns : kColumns / 2;  // few rows: more tasks
+  const int64_t tiles = (width + strip - 1) / strip;
   ScratchFrame frame;
   P* partial = nullptr;
   if (pieces > 1) {
     partial = frame.take<P>(split.outputs * pieces);
     OG_SCRATCH(partial, "partial reductions");
   }
-  const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < kColumns ? width : kColumns);
+  const int64_t work = (m < kPieceRows ? m : kPieceRows) * (width < strip ? width : strip);
   const int64_t tasks = split.outputs / width * tiles * pieces;
   parallel_ranges(tasks, grain_for(work, kPiece), [&](int64_t first, int64_t last) {
-    alignas(64) C acc[kColumns], row[kColumns], shift[kColumns];
+    alignas(64) C acc[kColumns], shift[kColumns], staged[kGroup * kColumns];
     alignas(64) P total[kColumns];
     for (int64_t task = first; task < last; task++) {
       const int64_t piece = task % pieces, tile = task / pieces % tiles, outer = task / pieces / tiles;
-      const int64_t column = tile * kColumns, n = width - column < kColumns ? width - column : kColumns;
+      const int64_t column = tile * strip, n = width - column < strip ? width - column : strip;
       const int64_t output = outer * width + column;
       const int64_t begin = piece * kPieceRows, end = begin + kPieceRows < m ? begin + kPieceRows : m;
       const og_view base = moved(split.kept, offset_of(split.kept, outer, split.kept.rank - 1) + column);
@@ -269,14 +314,15 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
         for (int64_t j = 0; j < n; j++) acc[j] = (C)rule.identity;
         loop.lines(0, r, end - r < kChainRows ? end - r : kChainRows,
                    [&](int64_t offset, int64_t length, int64_t stride) {
-                     for (int64_t i = 0; i < length; i++) {
-                       const int64_t at = offset + i * stride;
-                       if (is_native<C>(base.dtype)) {
-                         rule.row(rule.context, data_of<const C>(base) + at, shift, acc, n);
-                       } else {
-                         load_dense(base, at, n, row);
-                         rule.row(rule.context, row, shift, acc, n);
-                       }
+                     if (is_native<C>(base.dtype)) {
+                       rule.rows(rule.context, data_of<const C>(base) + offset, stride, length, shift, acc, n);
+                       return;
+                     }
+                     for (int64_t i = 0; i < length; i += kGroup) {
+                       const int64_t count = length - i < kGroup ? length - i : kGroup;
+                       for (int64_t k = 0; k < count; k++)
+                         load_dense(base, offset + (i + k) * stride, n, staged + k * kColumns);
+                       rule.rows(rule.context, staged, kColumns, count, shift, acc, n);
                      }
                    });
         rule.combine_row(rule.context, total, acc, n);
@@ -309,7 +355,7 @@ int32_t reduce_all(const R& with, const og_view& x, int axes, const C* shifts, c
   const Rule<C> rule{&with,
                      (C)R::identity,
                      reduce_block<C, R>,
-                     accumulate_row<C, R>,
+                     accumulate_rows<C, R>,
                      combine_all<C, R, P>,
                      combine_all<C, R, C>,
                      finish_all<C, R>};

@@ -1,7 +1,31 @@
-// copy and fill: every dtype and pair of layouts, bits kept; conversions from the definition.
+// copy and fill: every dtype and pair of layouts, bits kept; transpositions of all element sizes around the edges of
+// their tiles, strips and pieces, the same bits for any thread count; conversions from the definition.
 #include "check.h"
 
 using namespace og_test;
+
+namespace {
+
+/** Random bits, NaN payloads included, so a copy must keep every one of them. Compared as bytes of dense tensors. */
+void check_transposed(og::Isa isa, Random& random, int32_t dtype, const std::vector<int64_t>& shape) {
+  Tensor x(dtype, shape), along(dtype, shape, kTransposed), back(dtype, shape);
+  og_view v = x.view();
+  char* bytes = static_cast<char*>(v.data);
+  const int64_t n = x.count() * og::dtype_size(dtype);
+  for (int64_t i = 0; i < n; i++) bytes[i] = (char)random.next();
+  CHECK_OK(run(isa, "copy", {&x}, {&along}));
+  CHECK_OK(run(isa, "copy", {&along}, {&back}));
+  CHECK(std::memcmp(v.data, back.view().data, (size_t)n) == 0, "to and fro changes bits");
+  const og_view a = along.view();
+  const int64_t size = og::dtype_size(dtype);
+  int64_t wrong = 0;
+  for (int64_t i = 0; i < x.count(); i++)
+    wrong += std::memcmp(bytes + i * size, static_cast<char*>(a.data) + og::offset_of(a, i, a.rank) * size,
+                         (size_t)size) != 0;
+  CHECK(wrong == 0, "%d elements differ", (int)wrong);
+}
+
+}  // namespace
 
 int main() {
   Random random(1);
@@ -21,6 +45,27 @@ int main() {
         }
       }
     }
+    const int64_t edges[] = {7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 129};
+    for (int32_t dtype : {OG_U8, OG_BF16, OG_F32, OG_I32, OG_I64, OG_F64}) {
+      for (int64_t rows : edges)
+        for (int64_t columns : edges) check_transposed(isa, random, dtype, {rows, columns});
+      check_transposed(isa, random, dtype, {257, 300});
+      check_transposed(isa, random, dtype, {20, 530});
+      check_transposed(isa, random, dtype, {530, 20});
+      check_transposed(isa, random, dtype, {33, 3, 70});
+      check_transposed(isa, random, dtype, {17, 2, 3, 65});
+    }
+    for (int from : {(int)kTransposed, (int)kGaps, (int)kReversed}) {
+      Tensor x(OG_F32, {5, 70, 90}, (Layout)from), to(OG_F32, {5, 70, 90}, from == kTransposed ? kGaps : kTransposed);
+      x.uniform(random, 0, 1);
+      CHECK_OK(run(isa, "copy", {&x}, {&to}));
+      check_close(to, x.values(), 0, 0, "copy across gaps");
+    }
+    Tensor wide(OG_F32, {600, 700}, kTransposed), dense(OG_F32, {600, 700});
+    wide.uniform(random, 0, 1);
+    check_threads([&] { run(isa, "copy", {&wide}, {&dense}); }, [&] { return dense.bytes(); });
+    check_close(dense, wide.values(), 0, 0, "transposed by several threads");
+
     Tensor y(OG_BF16, {3, 1000}, kGaps);
     CHECK_OK(run(isa, "fill", {}, {&y}, {2.5}));
     check_close(y, std::vector<double>(3000, 2.5), 0, 0, "fill");
