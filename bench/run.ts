@@ -13,7 +13,7 @@ import {
   type Statistics,
 } from './harness.js';
 import { intensityOf, limitOf, subjectOf, type KernelCase } from './kernels/case.js';
-import { distUrl } from './library.js';
+import { distUrl, og } from './library.js';
 import type { ModelCase } from './models.js';
 import { startOurs, startTorch, type Ceilings } from './peers.js';
 import type { Subject, Work } from './subject.js';
@@ -103,6 +103,7 @@ export async function kernelRow(kernel: KernelCase, peers: readonly Worker[], co
     return timedRow({ name, shape, dtype, threads, unit, better, ceiling, limit, intensity }, amount, ours!, timings);
   } finally {
     for (const subject of subjects.reverse()) await subject.dispose();
+    og.emptyCache();
   }
 }
 

@@ -1,5 +1,6 @@
 /** Processes that stand by with work set up and time it on demand: one line of JSON in, one out. */
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import type { Subject, Work } from './subject.js';
 
@@ -58,6 +59,11 @@ export class Worker {
 
   /** Largest resident memory of the process so far, in bytes. */
   async peakBytes(): Promise<number> {
+    // On Linux a process starts with the ru_maxrss of the one that made it, which may be far above its own.
+    if (process.platform === 'linux') {
+      const kilobytes = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${this.#child.pid}/status`, 'utf8'))?.[1];
+      if (kilobytes !== undefined) return Number(kilobytes) * 1024;
+    }
     return (await this.ask({ do: 'peak' }))['bytes'] as number;
   }
 
