@@ -157,7 +157,7 @@ function defaultDepth(model: Module, list: readonly [string, Tensor][]): (name: 
  * new og.optim.AdamW(og.optim.layerwiseRates(model, { lr: 1e-4, decay: 0.8, weightDecay: 0.01 }));
  * ```
  * @throws AttributeError for options that are unknown or cannot be, and for a model without trainable parameters
- * @source Howard and Ruder, arXiv 1801.06146, §3.2 (discriminative fine-tuning); Clark et al., arXiv 2003.10555, appendix B
+ * @source Howard and Ruder, arXiv 1801.06146, §3.2 (discriminative fine-tuning); Clark et al., arXiv 2003.10555
  */
 export function layerwiseRates(model: Module, options: LayerwiseOptions): LayerGroup[] {
   const op = 'layerwiseRates';

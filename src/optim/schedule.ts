@@ -142,7 +142,7 @@ export interface WsdOptions extends DecayOptions {
  * Warm-up, stable, decay: the base rate until `decay` steps before the end, then down to `end`. A run can be made longer from a
  * checkpoint before its fall.
  *
- * @source Hu et al. (MiniCPM), arXiv 2404.06395, §4.2 (its 0.5^(n/T) over `decay` steps is `exponential` with end 0.5^(decay/T));
+ * @source Hu et al. (MiniCPM), arXiv 2404.06395 (its 0.5^(n/T) over `decay` steps is `exponential` with end 0.5^(decay/T));
  *   `1-sqrt`: Hägele et al., arXiv 2405.18392
  */
 export function wsd(options: WsdOptions): Schedule {
