@@ -148,6 +148,23 @@ for (const [name, make] of Object.entries(makers)) {
   });
 }
 
+for (const [name, make] of Object.entries(makers)) {
+  for (const scale of [0.5, og.tensor(0.5)]) {
+    test(`${name} with maximize goes against the negated gradients, scaled by a ${typeof scale}`, () => {
+      const [up, down] = [freshParams(), freshParams()];
+      const [first, second] = [make(up), make(down)];
+      for (const group of first.groups) group.maximize = !group.maximize;
+      for (let step = 0; step < 3; step++) {
+        setGrads(up, step);
+        up.forEach((param, i) => (down[i]!.grad = og.neg(param.grad!)));
+        for (const optimizer of [first, second]) optimizer.step({ gradScale: scale });
+      }
+      assert.deepEqual(valuesOf(up), valuesOf(down));
+      assert.notDeepEqual(valuesOf(up), valuesOf(freshParams()));
+    });
+  }
+}
+
 test('a state of other parameters is refused', () => {
   const params = freshParams();
   const optimizer = new optim.AdamW(params);
