@@ -151,6 +151,8 @@ test('a schedule multiplies each group’s own rate, and the base rates are part
     );
   const optimizer = make();
   const rates = (of: og.optim.SGD): number[] => of.groups.map((group) => group.lr);
+  optimizer.setRateFactor(schedules.linear()(2, 4));
+  assert.deepEqual(rates(optimizer), [0.0625, 0.25]);
   optimizer.setRateFactor(schedules.linear()(1, 4));
   assert.deepEqual(rates(optimizer), [0.09375, 0.375]);
   optimizer.groups[1]!.baseLr = 1;

@@ -94,9 +94,12 @@ for (const [name, make] of Object.entries(makers)) {
     assert.deepEqual(valuesOf(resumed), valuesOf(straight));
   });
 
-  test(`${name} goes on from a checkpoint file to the last bit, with rates that a schedule moved`, async () => {
+  test(`${name} goes on from a checkpoint file to the last bit, with rates that a schedule moved and options that changed`, async () => {
     const steps = (optimizer: Made, params: og.Tensor[], from: number, to: number): void => {
       for (let step = from; step < to; step++) {
+        if (step === 3) {
+          for (const group of optimizer.groups) [group.baseLr, group.maximize] = [group.baseLr / 2, !group.maximize];
+        }
         optimizer.setRateFactor(schedule(step, 12));
         run(optimizer, params, step, step + 1);
       }
