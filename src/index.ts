@@ -82,7 +82,7 @@ export {
 } from './tokenizer/index.js';
 export * as nn from './nn/index.js';
 export * as optim from './optim/index.js';
-export * as schedules from './optim/schedule.js';
+export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
 export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
@@ -111,12 +111,11 @@ export * from './train/events.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
 export {
-  Trainer,
-  type Batch,
-  type LossFunction,
-  type RunOptions,
-  type TrainableModel,
-  type TrainerOptions,
-} from './train/trainer.js';
+  findLearningRate,
+  type LearningRateSearch,
+  type LearningRateSearchOptions,
+} from './train/find_learning_rate.js';
+export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export { Trainer, type RunOptions, type TrainerOptions } from './train/trainer.js';
 export { writeFileAtomically } from './util/atomic_file.js';
 export { formatBytes } from './util/format.js';

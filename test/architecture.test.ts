@@ -42,6 +42,7 @@ const floors: Readonly<Record<string, number>> = {
 const sideways: Readonly<Record<string, string>> = {
   'util → errors.ts': 'checks of arguments throw the typed errors',
   'errors.ts → util': 'error texts use the formatters',
+  'optim → nn': 'groups of parameters are told apart by the kind of their module; nn knows no optimiser',
   'index.ts → methods.ts': 'the entry point installs the methods',
 };
 

@@ -9,7 +9,8 @@ import { sqrt } from '../ops/unary.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type Due, type GradScale, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
+import type { OptimizedParameters, OptimizerOptions } from './groups.js';
+import { Optimizer, type Due, type GradScale } from './optimizer.js';
 
 export interface AdamOptions extends OptimizerOptions {
   /** Decay rates of the first and second moments. Default [0.9, 0.999]. */
@@ -141,7 +142,7 @@ abstract class AdamBase extends Optimizer<AdamOptions> {
 export class Adam extends AdamBase {
   protected override readonly decoupled = false;
   constructor(params: OptimizedParameters<AdamOptions>, options: Partial<AdamOptions> = {}) {
-    super('Adam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false, ...options });
+    super('Adam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, amsgrad: false }, options);
   }
 }
 
@@ -149,6 +150,6 @@ export class Adam extends AdamBase {
 export class AdamW extends AdamBase {
   protected override readonly decoupled = true;
   constructor(params: OptimizedParameters<AdamOptions>, options: Partial<AdamOptions> = {}) {
-    super('AdamW', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, amsgrad: false, ...options });
+    super('AdamW', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0.01, amsgrad: false }, options);
   }
 }

@@ -11,7 +11,8 @@ import type { DType } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { submitAdamStep } from './adam.js';
-import { Optimizer, type GradScale, type OptimizedParameters, type OptimizerOptions } from './optimizer.js';
+import type { OptimizedParameters, OptimizerOptions } from './groups.js';
+import { Optimizer, type GradScale } from './optimizer.js';
 
 /** Options of {@link AdamW8bit}. */
 export interface AdamW8bitOptions extends OptimizerOptions {
@@ -44,11 +45,10 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
       blockSize: 2048,
       minSize: 4096,
     };
-    super('AdamW8bit', params, { ...defaults, ...options });
-    for (const group of this.groups) {
-      checkInteger('AdamW8bit', 'blockSize', group.blockSize, 1, 4096);
-      checkInteger('AdamW8bit', 'minSize', group.minSize, 0);
-    }
+    super('AdamW8bit', params, defaults, options, {
+      blockSize: (op, argument, value) => checkInteger(op, argument, value, 1, 4096),
+      minSize: (op, argument, value) => checkInteger(op, argument, value, 0),
+    });
   }
 
   /** One magnitude a block; codes and full moments are shaped like the parameter. */

@@ -3,13 +3,17 @@
  *
  * @module
  */
+import { AttributeError } from '../errors.js';
 import { add, div, maximum, mul, sub } from '../ops/arithmetic.js';
 import { copy_ } from '../ops/copy.js';
 import { mean, norm } from '../ops/reduce.js';
 import { abs, clamp, rsqrt, sqrt } from '../ops/unary.js';
 import { unsqueeze } from '../ops/views.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type GradScale, type OptimizerOptions, type OptimizedParameters } from './optimizer.js';
+import { checkNumber } from '../util/assert.js';
+import { formatValue } from '../util/format.js';
+import type { OptimizedParameters, OptimizerOptions, OptionCheck } from './groups.js';
+import { Optimizer, type GradScale } from './optimizer.js';
 
 /** target ← target + factor·(value − target): a moving average of rate `factor`. */
 function average_(target: Tensor, value: Tensor, factor: number): Tensor {
@@ -38,15 +42,19 @@ export interface RmsPropOptions extends OptimizerOptions {
 /** RMSprop (Hinton 2012; Graves, arXiv 1308.0850). Default lr 1e-2. */
 export class RMSprop extends Optimizer<RmsPropOptions> {
   constructor(params: OptimizedParameters<RmsPropOptions>, options: Partial<RmsPropOptions> = {}) {
-    super('RMSprop', params, {
-      lr: 1e-2,
-      alpha: 0.99,
-      eps: 1e-8,
-      weightDecay: 0,
-      momentum: 0,
-      centered: false,
-      ...options,
-    });
+    super(
+      'RMSprop',
+      params,
+      {
+        lr: 1e-2,
+        alpha: 0.99,
+        eps: 1e-8,
+        weightDecay: 0,
+        momentum: 0,
+        centered: false,
+      },
+      options,
+    );
   }
 
   protected override update(
@@ -80,12 +88,15 @@ export interface AdagradOptions extends OptimizerOptions {
   eps: number;
   /** Default 0. */
   weightDecay: number;
+  /** What the sums of squares start from. Default 0. */
+  initialAccumulatorValue: number;
 }
 
 /** Adagrad (Duchi et al. 2011). Default lr 1e-2. */
 export class Adagrad extends Optimizer<AdagradOptions> {
   constructor(params: OptimizedParameters<AdagradOptions>, options: Partial<AdagradOptions> = {}) {
-    super('Adagrad', params, { lr: 1e-2, lrDecay: 0, eps: 1e-10, weightDecay: 0, ...options });
+    const defaults = { lr: 1e-2, lrDecay: 0, eps: 1e-10, weightDecay: 0, initialAccumulatorValue: 0 };
+    super('Adagrad', params, defaults, options);
   }
 
   protected override update(
@@ -98,7 +109,8 @@ export class Adagrad extends Optimizer<AdagradOptions> {
     const { lr, lrDecay, eps, weightDecay } = options;
     const g = decayed(param, grad, gradScale, weightDecay);
     const sum = this.state(param, 'sum');
-    copy_(sum, add(sum, mul(g, g)));
+    const before = step === 1 && options.initialAccumulatorValue > 0 ? options.initialAccumulatorValue : sum;
+    copy_(sum, add(mul(g, g), before));
     copy_(param, sub(param, mul(div(g, add(sqrt(sum), eps)), lr / (1 + (step - 1) * lrDecay))));
   }
 }
@@ -115,7 +127,7 @@ export interface MomentOptions extends OptimizerOptions {
 /** Adamax: Adam with the infinity norm (Kingma and Ba, arXiv 1412.6980, §7.1). Default lr 2e-3. */
 export class Adamax extends Optimizer<MomentOptions> {
   constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
-    super('Adamax', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
+    super('Adamax', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
   }
 
   protected override update(
@@ -141,18 +153,22 @@ export interface NAdamOptions extends MomentOptions {
 
 /** Adam with Nesterov momentum (Dozat 2016). Default lr 2e-3. */
 export class NAdam extends Optimizer<NAdamOptions> {
-  /** Product of the momenta of steps 1 … t. */
-  private readonly products: number[] = [1];
+  /** Products of the momenta of steps 1 … t, by the options they depend on: groups may differ in them. */
+  private readonly products = new Map<string, number[]>();
 
   constructor(params: OptimizedParameters<NAdamOptions>, options: Partial<NAdamOptions> = {}) {
-    super('NAdam', params, {
-      lr: 2e-3,
-      betas: [0.9, 0.999],
-      eps: 1e-8,
-      weightDecay: 0,
-      momentumDecay: 0.004,
-      ...options,
-    });
+    super(
+      'NAdam',
+      params,
+      {
+        lr: 2e-3,
+        betas: [0.9, 0.999],
+        eps: 1e-8,
+        weightDecay: 0,
+        momentumDecay: 0.004,
+      },
+      options,
+    );
   }
 
   protected override update(
@@ -167,8 +183,11 @@ export class NAdam extends Optimizer<NAdamOptions> {
     const m = average_(this.state(param, 'expAvg'), g, 1 - betas[0]);
     const v = average_(this.state(param, 'expAvgSq'), mul(g, g), 1 - betas[1]);
     const mu = (t: number): number => betas[0] * (1 - 0.5 * 0.96 ** (t * momentumDecay));
-    for (let t = this.products.length; t <= step; t++) this.products.push(this.products[t - 1]! * mu(t));
-    const product = this.products[step]!;
+    const key = `${betas[0]} ${momentumDecay}`;
+    const products = this.products.get(key) ?? [1];
+    this.products.set(key, products);
+    for (let t = products.length; t <= step; t++) products.push(products[t - 1]! * mu(t));
+    const product = products[step]!;
     const root = add(sqrt(mul(v, 1 / (1 - betas[1] ** step))), eps);
     const fromGradient = mul(div(g, root), (lr * (1 - mu(step))) / (1 - product));
     const fromMomentum = mul(div(m, root), (lr * mu(step + 1)) / (1 - product * mu(step + 1)));
@@ -179,7 +198,7 @@ export class NAdam extends Optimizer<NAdamOptions> {
 /** Rectified Adam (Liu et al., arXiv 1908.03265). Default lr 1e-3. */
 export class RAdam extends Optimizer<MomentOptions> {
   constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
-    super('RAdam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0, ...options });
+    super('RAdam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
   }
 
   protected override update(
@@ -218,6 +237,14 @@ export interface AdafactorOptions extends OptimizerOptions {
   weightDecay: number;
 }
 
+const lowerBounds: OptionCheck = (op, argument, value) => {
+  const [first, second, ...more] = Array.isArray(value) ? (value as unknown[]) : [];
+  const bound = (x: unknown): boolean => typeof x === 'number' && x >= 0 && x < Infinity;
+  if (more.length === 0 && (first === null || bound(first)) && bound(second)) return;
+  const expected = 'a number of at least 0 or null, and a number of at least 0';
+  throw new AttributeError({ op, argument, expected, actual: formatValue(value) });
+};
+
 const rootMeanSquare = (x: Tensor): Tensor => mul(norm(x), 1 / Math.sqrt(x.size));
 
 /**
@@ -226,14 +253,19 @@ const rootMeanSquare = (x: Tensor): Tensor => mul(norm(x), 1 / Math.sqrt(x.size)
  */
 export class Adafactor extends Optimizer<AdafactorOptions> {
   constructor(params: OptimizedParameters<AdafactorOptions>, options: Partial<AdafactorOptions> = {}) {
-    super('Adafactor', params, {
-      lr: 1e-2,
-      beta2Decay: -0.8,
-      eps: [null, 1e-3],
-      clipThreshold: 1,
-      weightDecay: 0,
-      ...options,
-    });
+    super(
+      'Adafactor',
+      params,
+      {
+        lr: 1e-2,
+        beta2Decay: -0.8,
+        eps: [null, 1e-3],
+        clipThreshold: 1,
+        weightDecay: 0,
+      },
+      options,
+      { eps: lowerBounds, beta2Decay: (op, argument, value) => checkNumber(op, argument, value, -Number.MAX_VALUE, 0) },
+    );
   }
 
   protected override update(

@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { AttributeError, ShapeError, StateError } from '../errors.js';
+import { DTypeError, ShapeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
+import { neg } from '../ops/unary.js';
 import { copy_, to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
@@ -12,20 +13,16 @@ import type { DType } from '../tensor/dtype.js';
 import { keep, scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
-import { checkNumber } from '../util/assert.js';
+import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
-
-/** Parameters with options of their own. */
-export type ParameterGroup<O> = Partial<O> & { readonly params: readonly Tensor[] };
-
-/** What an optimiser updates: parameters, or groups of them with options of their own. */
-export type OptimizedParameters<O> = Iterable<Tensor> | readonly ParameterGroup<O>[];
-
-/** What every optimiser takes. */
-export interface OptimizerOptions {
-  /** Learning rate. */
-  lr: number;
-}
+import {
+  checkOptions,
+  resolveGroups,
+  type OptimizedParameters,
+  type OptimizerOptions,
+  type OptionChecks,
+  type ResolvedGroup,
+} from './groups.js';
 
 /** What gradients are multiplied by: a number, or a tensor of one element that need not be known yet. */
 export type GradScale = number | Tensor;
@@ -55,6 +52,21 @@ export interface OptimizerState {
   readonly steps: readonly number[];
   /** Learning rate of each group. */
   readonly lrs: readonly number[];
+  /** Options of each group, its base rate, and the indices of its parameters. JSON-safe. */
+  readonly groups?: readonly SavedGroup[];
+}
+
+/** A group as a state holds it. */
+export interface SavedGroup {
+  readonly params: readonly number[];
+  readonly name?: string;
+  readonly options: Readonly<Record<string, unknown>>;
+}
+
+/** Options of {@link Optimizer.loadStateDict}. */
+export interface LoadStateOptions {
+  /** Take over the options of the groups (rates, decay, …) as PyTorch does, or keep those of this optimiser. Default true. */
+  readonly options?: boolean;
 }
 
 interface Slot {
@@ -76,37 +88,34 @@ function checkScale(gradScale: GradScale): GradScale {
   return gradScale;
 }
 
+const negative = (scale: GradScale): GradScale => (typeof scale === 'number' ? -scale : neg(scale));
+
 /** Base class. A subclass says what one step does to one parameter. */
 export abstract class Optimizer<O extends OptimizerOptions> {
-  /** Groups in order, options resolved. Changing `lr` here takes effect at the next step. */
-  readonly groups: (O & { readonly params: readonly Tensor[] })[];
+  /** Groups in order, options resolved. Changing an option here takes effect at the next step. */
+  readonly groups: ResolvedGroup<O>[];
+  private readonly name: string;
+  private readonly checks: OptionChecks<O>;
   private readonly slots = new Map<Tensor, Slot>();
 
-  constructor(name: string, params: OptimizedParameters<O>, defaults: O) {
-    const list = [...(params as Iterable<Tensor | ParameterGroup<O>>)];
-    const groups = list.every((item) => item instanceof Tensor)
-      ? [{ params: list } as unknown as ParameterGroup<O>]
-      : list;
-    const seen = new Set<Tensor>();
-    this.groups = groups.map((group) => {
-      if (group instanceof Tensor || !Array.isArray(group.params)) {
-        throw new AttributeError({
-          op: name,
-          argument: 'params',
-          expected: 'tensors, or groups { params, … }',
-          actual: formatValue(group),
-        });
-      }
-      for (const tensor of group.params) {
-        if (!(tensor instanceof Tensor) || seen.has(tensor)) {
-          const actual = tensor instanceof Tensor ? 'the same tensor twice' : formatValue(tensor);
-          throw new AttributeError({ op: name, argument: 'params', expected: 'distinct tensors', actual });
-        }
-        seen.add(tensor);
-      }
-      return { ...defaults, ...group };
-    });
-    for (const group of this.groups) checkNumber(name, 'lr', group.lr, 0, Number.MAX_VALUE);
+  /**
+   * @param name - of the class, for errors
+   * @param defaults - a value for every option there is
+   * @param options - of all groups that do not say otherwise
+   * @param checks - of options whose values the common checks do not cover
+   * @throws AttributeError for a group without parameters, a parameter in two places, and options that are unknown or cannot be
+   * @throws DTypeError for a parameter of integers
+   */
+  constructor(
+    name: string,
+    params: OptimizedParameters<O>,
+    defaults: O,
+    options: Partial<O> = {},
+    checks: OptionChecks<O> = {},
+  ) {
+    this.name = name;
+    this.checks = checks;
+    this.groups = resolveGroups(name, params, { ...defaults, maximize: defaults.maximize ?? false }, options, checks);
   }
 
   /** One step on one parameter, in place, outside the record. `step` counts from 1. */
@@ -157,7 +166,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
             if (slot === undefined) this.slots.set(param, (slot = { step: 0, tensors: {} }));
             due.push({ param, grad: param.grad, step: ++slot.step });
           }
-          this.updateAll(due, group, gradScale);
+          if (due.length > 0) this.updateAll(due, group, group.maximize ? negative(gradScale) : gradScale);
           for (const { param } of due) param.storage.version++;
         }
       }),
@@ -184,6 +193,16 @@ export abstract class Optimizer<O extends OptimizerOptions> {
     for (const group of this.groups) group.lr = value;
   }
 
+  /**
+   * Sets each group's rate to its own base rate times `factor`: what a schedule gives for a step.
+   *
+   * @throws AttributeError unless `factor` is a number of at least 0
+   */
+  setRateFactor(factor: number): void {
+    checkNumber(this.name, 'factor', factor, 0, Number.MAX_VALUE);
+    for (const group of this.groups) group.lr = group.baseLr * factor;
+  }
+
   /** All parameters, group after group. */
   parameters(): Tensor[] {
     return this.groups.flatMap((group) => [...group.params]);
@@ -197,26 +216,35 @@ export abstract class Optimizer<O extends OptimizerOptions> {
       for (const [name, tensor] of Object.entries(slot?.tensors ?? {})) tensors[`${i}.${name}`] = detach(tensor);
       return slot?.step ?? 0;
     });
-    return { tensors, steps, lrs: this.groups.map((group) => group.lr) };
+    let index = 0;
+    const groups = this.groups.map(({ params, name, ...options }): SavedGroup => ({
+      params: params.map(() => index++),
+      ...(name === undefined ? {} : { name }),
+      options,
+    }));
+    return { tensors, steps, lrs: this.groups.map((group) => group.lr), groups };
   }
 
   /**
-   * Goes on from a saved state. The parameters must be the same, in the same order.
+   * Goes on from a saved state. The parameters must be the same, in the same order and groups.
    *
    * @throws StateError if the state belongs to other parameters
-   * @throws ShapeError if a tensor has another shape than its parameter's state has; nothing is taken over then
+   * @throws ShapeError, DTypeError if a tensor is not what its parameter's state is; nothing is taken over then
    */
-  loadStateDict(state: OptimizerState): void {
+  loadStateDict(state: OptimizerState, { options: takeOptions = true }: LoadStateOptions = {}): void {
+    const op = 'optimizer.loadStateDict';
     const params = this.parameters();
     if (state.steps.length !== params.length || state.lrs.length !== this.groups.length) {
       throw new StateError({
-        op: 'optimizer.loadStateDict',
+        op,
         expected: `a state of ${params.length} parameters in ${this.groups.length} groups`,
         actual: `one of ${state.steps.length} in ${state.lrs.length}`,
       });
     }
+    if (state.groups !== undefined) this.checkSaved(state.groups);
     const parts = Object.entries(state.tensors).map(([path, value]) => this.place(params, path, value));
-    for (const lr of state.lrs) checkNumber('optimizer.loadStateDict', 'lrs', lr, 0, Number.MAX_VALUE);
+    for (const steps of state.steps) checkInteger(op, 'steps', steps, 0);
+    for (const lr of state.lrs) checkNumber(op, 'lrs', lr, 0, Number.MAX_VALUE);
     scope(() =>
       noGrad(() => {
         params.forEach((param, i) => {
@@ -230,7 +258,31 @@ export abstract class Optimizer<O extends OptimizerOptions> {
         });
       }),
     );
-    this.groups.forEach((group, i) => (group.lr = state.lrs[i]!));
+    if (!takeOptions) return;
+    this.groups.forEach((group, i) => {
+      Object.assign(group, state.groups?.[i]?.options);
+      group.lr = state.lrs[i]!;
+    });
+  }
+
+  /** @throws StateError, AttributeError unless saved groups are this optimiser's */
+  private checkSaved(groups: readonly SavedGroup[]): void {
+    const op = 'optimizer.loadStateDict';
+    const sizes = Array.isArray(groups) ? groups.map((group: Partial<SavedGroup> | null) => group?.params?.length) : [];
+    const expected = this.groups.map(({ params }) => params.length);
+    if (sizes.length !== expected.length || sizes.some((size, i) => size !== expected[i])) {
+      throw new StateError({
+        op,
+        argument: 'groups',
+        expected: `groups of ${expected.join(', ')} parameters`,
+        actual: Array.isArray(groups) ? sizes.join(', ') : formatValue(groups),
+      });
+    }
+    groups.forEach(({ options }, i) => {
+      const { params: _, name: __, ...own } = this.groups[i]!;
+      checkKeys(op, options ?? {}, Object.keys(own));
+      checkOptions(op, (options ?? {}) as O, this.checks);
+    });
   }
 
   /** Parameter and name that a path of a saved state means. */
@@ -258,6 +310,10 @@ export abstract class Optimizer<O extends OptimizerOptions> {
         expected: formatShape(shape),
         actual: formatShape(value.shape),
       });
+    }
+    const dtype = this.stateDType(param, name);
+    if (value.dtype !== dtype) {
+      throw new DTypeError({ op: 'optimizer.loadStateDict', argument: path, expected: dtype, actual: value.dtype });
     }
     return { index, name, value };
   }

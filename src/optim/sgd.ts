@@ -3,10 +3,12 @@
  *
  * @module
  */
+import { AttributeError } from '../errors.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { Optimizer, type GradScale, type OptimizerOptions, type ParameterGroup } from './optimizer.js';
+import type { OptimizedParameters, OptimizerOptions } from './groups.js';
+import { Optimizer, type GradScale } from './optimizer.js';
 
 export interface SgdOptions extends OptimizerOptions {
   /** Default 0. */
@@ -22,10 +24,25 @@ export interface SgdOptions extends OptimizerOptions {
 const sgdStep = kernelId('sgd_step', 2, 2, 7);
 const lionStep = kernelId('lion_step', 2, 2, 5);
 
-/** Stochastic gradient descent with momentum, as torch.optim.SGD. Default lr 1e-3. */
+/**
+ * Stochastic gradient descent with momentum, as torch.optim.SGD. Default lr 1e-3.
+ *
+ * @throws AttributeError for Nesterov momentum without momentum, or with dampening
+ * @source Polyak 1964; Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning"
+ */
 export class SGD extends Optimizer<SgdOptions> {
-  constructor(params: Iterable<Tensor> | readonly ParameterGroup<SgdOptions>[], options: Partial<SgdOptions> = {}) {
-    super('SGD', params, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false, ...options });
+  constructor(params: OptimizedParameters<SgdOptions>, options: Partial<SgdOptions> = {}) {
+    super('SGD', params, { lr: 1e-3, momentum: 0, dampening: 0, weightDecay: 0, nesterov: false }, options);
+    for (const { nesterov, momentum, dampening } of this.groups) {
+      if (nesterov && (momentum === 0 || dampening !== 0)) {
+        throw new AttributeError({
+          op: 'SGD',
+          argument: 'nesterov',
+          expected: 'false, or momentum above 0 and dampening 0',
+          actual: `momentum ${momentum} and dampening ${dampening}`,
+        });
+      }
+    }
   }
 
   protected override update(
@@ -52,8 +69,8 @@ export interface LionOptions extends OptimizerOptions {
 
 /** Lion: the sign of an interpolated momentum (Chen et al., arXiv 2302.06675). Default lr 1e-4. */
 export class Lion extends Optimizer<LionOptions> {
-  constructor(params: Iterable<Tensor> | readonly ParameterGroup<LionOptions>[], options: Partial<LionOptions> = {}) {
-    super('Lion', params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0, ...options });
+  constructor(params: OptimizedParameters<LionOptions>, options: Partial<LionOptions> = {}) {
+    super('Lion', params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0 }, options);
   }
 
   protected override update(

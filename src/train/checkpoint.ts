@@ -8,7 +8,8 @@ import path from 'node:path';
 import { FormatError, OmniError } from '../errors.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import type { LoaderState } from '../data/loader.js';
-import type { OptimizerState } from '../optim/optimizer.js';
+import type { OptimizerState, SavedGroup } from '../optim/optimizer.js';
+import type { ScheduleState } from '../optim/plateau.js';
 import type { GeneratorState } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
@@ -23,6 +24,8 @@ export interface RunState {
   readonly loader: LoaderState;
   /** Of the shared stream of random numbers. */
   readonly generator: GeneratorState;
+  /** Of a schedule that observes the loss. */
+  readonly schedule?: ScheduleState;
 }
 
 /** A checkpoint in memory. */
@@ -79,7 +82,7 @@ export async function listCheckpoints(dir: string): Promise<string[]> {
 export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Checkpoint): Promise<string> {
   const keep = checkInteger('checkpoint', 'keep', options.keep ?? 3, 1);
   await mkdir(options.dir, { recursive: true });
-  const { steps, lrs } = checkpoint.optimizer;
+  const { steps, lrs, groups } = checkpoint.optimizer;
   const tensors = Object.fromEntries([
     ...withPrefix('model.', checkpoint.model),
     ...withPrefix('optimizer.', checkpoint.optimizer.tensors),
@@ -90,7 +93,7 @@ export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Che
     omnigrad: JSON.stringify({
       format: FORMAT,
       run: checkpoint.run,
-      optimizer: { steps, lrs },
+      optimizer: { steps, lrs, groups },
       config: checkpoint.config ?? null,
     }),
   });
@@ -101,7 +104,7 @@ export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Che
 interface Metadata {
   readonly format: number;
   readonly run: RunState;
-  readonly optimizer: { readonly steps: number[]; readonly lrs: number[] };
+  readonly optimizer: { readonly steps: number[]; readonly lrs: number[]; readonly groups?: SavedGroup[] };
   readonly config: unknown;
 }
 
@@ -134,7 +137,7 @@ export async function loadCheckpoint(file: string): Promise<Checkpoint> {
   const tensors = await loadSafetensors(file);
   return {
     model: underPrefix('model.', tensors),
-    optimizer: { tensors: underPrefix('optimizer.', tensors), steps: optimizer.steps, lrs: optimizer.lrs },
+    optimizer: { ...optimizer, tensors: underPrefix('optimizer.', tensors) },
     ema: underPrefix('ema.', tensors),
     run,
     config,

@@ -10,7 +10,9 @@ import { DataLoader, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { clipFactor, gradNorm } from '../optim/clip.js';
 import { EMA } from '../optim/ema.js';
-import type { Optimizer, OptimizerOptions } from '../optim/optimizer.js';
+import type { OptimizerOptions } from '../optim/groups.js';
+import type { Optimizer } from '../optim/optimizer.js';
+import { isObserving } from '../optim/plateau.js';
 import { constant, type Schedule } from '../optim/schedule.js';
 import { add, div } from '../ops/arithmetic.js';
 import { detach } from '../ops/views.js';
@@ -20,19 +22,8 @@ import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint, type CheckpointOptions } from './checkpoint.js';
+import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
-
-/** A model that can tell its loss on a pair of tensors. */
-export type TrainableModel = Module & { loss(x: Tensor, y: Tensor): Tensor };
-
-/** Inputs and targets. */
-export interface Batch {
-  readonly x: Tensor;
-  readonly y: Tensor;
-}
-
-/** What a loss function sees. */
-export type LossFunction<M> = (model: M, batch: Batch) => Tensor;
 
 /** Options of {@link Trainer}. */
 export interface TrainerOptions<M extends Module> {
@@ -44,10 +35,12 @@ export interface TrainerOptions<M extends Module> {
   readonly gradientAccumulation?: number;
   /** Steps of the run. Default: one epoch. */
   readonly steps?: number;
-  /** Makes the optimiser of the parameters that ask for a gradient. */
-  readonly optimizer: (parameters: Tensor[]) => Optimizer<OptimizerOptions>;
-  /** Factor of the optimiser's rates, step by step. Default: constant. */
+  /** Makes the optimiser of the parameters that ask for a gradient, or of groups of the model's (`optim.decayGroups(model, …)`). */
+  readonly optimizer: (parameters: Tensor[], model: M) => Optimizer<OptimizerOptions>;
+  /** Factor of each group's own rate, step by step; one that observes is told the loss of each regular validation. Default: constant. */
   readonly schedule?: Schedule;
+  /** Tokens of the whole run: the schedule counts tokens then, not steps. */
+  readonly scheduleTokens?: number;
   /** Largest norm of the gradient. Default: unbounded. */
   readonly clipGradNorm?: number;
   /** Decay of a moving average of the parameters, used for validation. Default: none. */
@@ -68,8 +61,8 @@ export interface TrainerOptions<M extends Module> {
 }
 
 const optionKeys = [
-  'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'clipGradNorm', 'ema', 'precision',
-  'loss', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
+  'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
+  'precision', 'loss', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
 ]; // prettier-ignore
 
 /** Options of {@link Trainer.run}. */
@@ -103,7 +96,6 @@ export class Trainer<M extends Module> {
   private readonly options: TrainerOptions<M>;
   private readonly loader: DataLoader<Batch>;
   private readonly accumulation: number;
-  private readonly baseRates: readonly number[];
   private readonly schedule: Schedule;
   private readonly ema: EMA | null;
   private readonly computeLoss: LossFunction<M>;
@@ -125,7 +117,7 @@ export class Trainer<M extends Module> {
       options.steps ?? Math.max(1, Math.floor(this.loader.length / this.accumulation)),
       1,
     );
-    this.computeLoss = options.loss ?? defaultLoss;
+    this.computeLoss = options.loss ?? defaultLoss('Trainer');
     if (typeof options.optimizer !== 'function') {
       throw new AttributeError({
         op: 'Trainer',
@@ -134,9 +126,20 @@ export class Trainer<M extends Module> {
         actual: formatValue(options.optimizer),
       });
     }
-    this.optimizer = options.optimizer(model.parameters().filter((parameter) => parameter.requiresGrad));
-    this.baseRates = this.optimizer.groups.map((group) => group.lr);
+    this.optimizer = options.optimizer(
+      model.parameters().filter((parameter) => parameter.requiresGrad),
+      model,
+    );
     this.schedule = options.schedule ?? constant();
+    if (options.scheduleTokens !== undefined) checkInteger('Trainer', 'scheduleTokens', options.scheduleTokens, 1);
+    if (isObserving(this.schedule) && options.valid === undefined) {
+      throw new AttributeError({
+        op: 'Trainer',
+        argument: 'valid',
+        expected: 'a validation set, whose loss the schedule observes',
+        actual: 'none',
+      });
+    }
     this.ema = options.ema === undefined ? null : new EMA(model.parameters(), options.ema);
   }
 
@@ -168,7 +171,9 @@ export class Trainer<M extends Module> {
       yield await this.trainStep(elapsed);
       if (this.step % (this.options.evalEvery ?? 200) === 0 && this.options.valid !== undefined) {
         evaluated = this.step;
-        yield await this.evaluate();
+        const event = await this.evaluate();
+        if (isObserving(this.schedule)) this.schedule.observe(event.loss);
+        yield event;
       }
       if (this.options.checkpoint !== undefined && this.step % (this.options.checkpoint.every ?? 200) === 0) {
         saved = this.step;
@@ -183,8 +188,10 @@ export class Trainer<M extends Module> {
 
   private async trainStep(elapsed: () => number): Promise<StepEvent> {
     const begun = performance.now();
-    const factor = this.schedule(this.step, this.total);
-    this.optimizer.groups.forEach((group, i) => (group.lr = this.baseRates[i]! * factor));
+    const { scheduleTokens } = this.options;
+    const place =
+      scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
+    this.optimizer.setRateFactor(this.schedule(...place));
     const { loss, norm, tokens } = await this.enqueueStep();
     const [lossValue, normValue] = [await loss.item(), await norm.item()];
     loss.dispose();
@@ -283,7 +290,13 @@ export class Trainer<M extends Module> {
       model: this.model.stateDict(),
       optimizer: this.optimizer.stateDict(),
       ...(this.ema === null ? {} : { ema: this.ema.stateDict() }),
-      run: { step: this.step, tokens: this.tokens, loader: this.loader.state, generator: defaultGenerator().state },
+      run: {
+        step: this.step,
+        tokens: this.tokens,
+        loader: this.loader.state,
+        generator: defaultGenerator().state,
+        ...(isObserving(this.schedule) ? { schedule: this.schedule.stateDict() } : {}),
+      },
       config: this.options.config,
     };
     const path = await saveCheckpoint(this.options.checkpoint!, checkpoint);
@@ -292,24 +305,14 @@ export class Trainer<M extends Module> {
 
   private restore(checkpoint: Checkpoint): void {
     this.model.loadStateDict(checkpoint.model);
-    this.optimizer.loadStateDict(checkpoint.optimizer);
+    // Options are the program's: who lowers the rate and goes on wants the new one.
+    this.optimizer.loadStateDict(checkpoint.optimizer, { options: false });
+    const { schedule } = checkpoint.run;
+    if (schedule !== undefined && isObserving(this.schedule)) this.schedule.loadStateDict(schedule);
     if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
     this.loader.state = checkpoint.run.loader;
     defaultGenerator().state = checkpoint.run.generator;
     this.step = checkpoint.run.step;
     this.tokens = checkpoint.run.tokens;
   }
-}
-
-function defaultLoss<M extends Module>(model: M, { x, y }: Batch): Tensor {
-  const trainable = model as unknown as Partial<TrainableModel>;
-  if (typeof trainable.loss !== 'function') {
-    throw new AttributeError({
-      op: 'Trainer',
-      argument: 'loss',
-      expected: 'a loss function, or a model with loss(x, y)',
-      actual: 'neither',
-    });
-  }
-  return trainable.loss(x, y);
 }

@@ -1,6 +1,7 @@
 /** Checks of option values. Each throws the sentence that a user should read. */
 import { AttributeError } from '../errors.js';
 import { formatValue } from './format.js';
+import { nearestName } from './nearest.js';
 
 /** @throws AttributeError unless `value` is an integer in [low, high] */
 export function checkInteger(
@@ -55,11 +56,13 @@ export function checkBoolean(op: string, argument: string, value: unknown): bool
 export function checkKeys(op: string, options: object, known: readonly string[]): void {
   for (const key of Object.keys(options)) {
     if (!known.includes(key)) {
+      const nearest = nearestName(key, known);
       throw new AttributeError({
         op,
         argument: 'options',
         expected: known.join(', ') || 'no options',
         actual: JSON.stringify(key),
+        hint: nearest === undefined ? undefined : `Did you mean ${nearest}`,
       });
     }
   }

@@ -166,7 +166,7 @@ testGroup('numeric/optimisers', {
 });
 
 test('schedules one after the other count their own steps', () => {
-  const both = schedules.sequential([schedules.linearRamp({ start: 0, end: 1, steps: 4 }), schedules.linear()], [0, 4]);
+  const both = schedules.sequence([schedules.linearRamp({ start: 0, end: 1, steps: 4 }), schedules.linear()], [0, 4]);
   const factors = Array.from({ length: 9 }, (_, step) => both(step, 8));
   assert.deepEqual(factors, [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0]);
 });

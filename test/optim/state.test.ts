@@ -1,10 +1,15 @@
 /** Optimiser state, parameter groups, clipping by value and moving averages. */
 import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import * as og from '../../src/index.js';
 import { numbersOf } from '../helpers/allclose.js';
 
-const { optim } = og;
+const { optim, schedules } = og;
+
+const schedule = schedules.wsd({ warmup: 3, warmupStart: 0.2, decay: 4, end: 0.1, shape: '1-sqrt' });
 
 type Made = og.optim.Optimizer<og.optim.OptimizerOptions>;
 const makers: Record<string, (params: og.Tensor[]) => Made> = {
@@ -19,7 +24,35 @@ const makers: Record<string, (params: og.Tensor[]) => Made> = {
   NAdam: (params) => new optim.NAdam(params) as unknown as Made,
   RAdam: (params) => new optim.RAdam(params) as unknown as Made,
   Adafactor: (params) => new optim.Adafactor(params) as unknown as Made,
+  AdamW8bit: (params) => new optim.AdamW8bit(params, { minSize: 8, blockSize: 4 }) as unknown as Made,
+  'AdagradFrom0.5': (params) => new optim.Adagrad(params, { initialAccumulatorValue: 0.5 }) as unknown as Made,
+  'SGD up': (params) =>
+    new optim.SGD(params, { lr: 0.05, momentum: 0.9, nesterov: true, maximize: true }) as unknown as Made,
+  Muon: (params) =>
+    new optim.Muon(
+      inGroups<og.optim.MuonOptions>(params, { lr: 0.05 }, { useMuon: false, lr: 0.01 }),
+    ) as unknown as Made,
+  'AdamW in groups': (params) =>
+    new optim.AdamW(
+      inGroups<og.optim.AdamOptions>(params, { lr: 0.05, weightDecay: 0.1 }, { betas: [0.8, 0.9] }),
+    ) as unknown as Made,
+  'NAdam in groups': (params) =>
+    new optim.NAdam(
+      inGroups<og.optim.NAdamOptions>(params, { momentumDecay: 0.1 }, { betas: [0.8, 0.9] }),
+    ) as unknown as Made,
 };
+
+/** A group for each of two parameters. */
+function inGroups<O>(
+  params: readonly og.Tensor[],
+  first: Partial<O>,
+  second: Partial<O>,
+): (Partial<O> & { params: og.Tensor[] })[] {
+  return [
+    { params: [params[0]!], ...first },
+    { params: [params[1]!], ...second },
+  ];
+}
 
 const shapes = [[4, 3], [5]];
 
@@ -61,6 +94,42 @@ for (const [name, make] of Object.entries(makers)) {
     assert.deepEqual(valuesOf(resumed), valuesOf(straight));
   });
 
+  test(`${name} goes on from a checkpoint file to the last bit, with rates that a schedule moved and options that changed`, async () => {
+    const steps = (optimizer: Made, params: og.Tensor[], from: number, to: number): void => {
+      for (let step = from; step < to; step++) {
+        if (step === 3) {
+          for (const group of optimizer.groups) [group.baseLr, group.maximize] = [group.baseLr / 2, !group.maximize];
+        }
+        optimizer.setRateFactor(schedule(step, 12));
+        run(optimizer, params, step, step + 1);
+      }
+    };
+    const straight = freshParams();
+    const whole = make(straight);
+    steps(whole, straight, 0, 12);
+
+    const params = freshParams();
+    const first = make(params);
+    steps(first, params, 0, 5);
+    const dir = await mkdtemp(path.join(tmpdir(), 'omnigrad-optim-'));
+    try {
+      const runState = { step: 5, tokens: 0, loader: { epoch: 0, batch: 0 }, generator: og.generator(0).state };
+      const file = await og.saveCheckpoint({ dir }, { model: {}, optimizer: first.stateDict(), run: runState });
+      const second = make(params);
+      second.loadStateDict((await og.loadCheckpoint(file)).optimizer);
+      assert.deepEqual(second.groups, first.groups);
+      steps(second, params, 5, 12);
+      assert.deepEqual(valuesOf(params), valuesOf(straight));
+      const [a, b] = [second.stateDict(), whole.stateDict()];
+      assert.deepEqual([a.steps, a.lrs, a.groups], [b.steps, b.lrs, b.groups]);
+      assert.deepEqual(Object.keys(a.tensors).sort(), Object.keys(b.tensors).sort());
+      for (const [key, tensor] of Object.entries(a.tensors))
+        assert.deepEqual(numbersOf(tensor), numbersOf(b.tensors[key]!));
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  });
+
   test(`${name} leaves parameters without gradients alone, and a gradient scale is as scaled gradients`, () => {
     const [a, b] = [freshParams(), freshParams()];
     const [plain, scaled] = [make(a), make(b)];
@@ -80,6 +149,23 @@ for (const [name, make] of Object.entries(makers)) {
     assert.deepEqual(valuesOf(b), valuesOf(a)); // powers of two scale exactly
     assert.ok(a.every((param) => param.grad === null));
   });
+}
+
+for (const [name, make] of Object.entries(makers)) {
+  for (const scale of [0.5, og.tensor(0.5)]) {
+    test(`${name} with maximize goes against the negated gradients, scaled by a ${typeof scale}`, () => {
+      const [up, down] = [freshParams(), freshParams()];
+      const [first, second] = [make(up), make(down)];
+      for (const group of first.groups) group.maximize = !group.maximize;
+      for (let step = 0; step < 3; step++) {
+        setGrads(up, step);
+        up.forEach((param, i) => (down[i]!.grad = og.neg(param.grad!)));
+        for (const optimizer of [first, second]) optimizer.step({ gradScale: scale });
+      }
+      assert.deepEqual(valuesOf(up), valuesOf(down));
+      assert.notDeepEqual(valuesOf(up), valuesOf(freshParams()));
+    });
+  }
 }
 
 test('a state of other parameters is refused', () => {
