@@ -24,7 +24,10 @@ import { fixtures, gpt2, llama } from '../helpers/peft_models.js';
 const folder = mkdtempSync(join(tmpdir(), 'omnigrad-peft-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
 const ids = (batch: number, time: number, vocabulary: number): og.Tensor =>
-  og.tensor(Int32Array.from({ length: batch * time }, (_, i) => (i * 37 + 11) % vocabulary), { shape: [batch, time] });
+  og.tensor(
+    Int32Array.from({ length: batch * time }, (_, i) => (i * 37 + 11) % vocabulary),
+    { shape: [batch, time] },
+  );
 
 interface Manifest {
   readonly tol: { readonly rtol: number; readonly atol: number };
@@ -69,9 +72,16 @@ for (const [name, make] of Object.entries(cases)) {
       assertClose(model.forward(input), want['base_logits']!, tol, 'base');
       const before = numbersOf(model.forward(input));
       await loadAdapter(model, source);
-      assert.equal(model.parameters().filter(({ requiresGrad }) => requiresGrad).length > 0, true, 'base stays as it was');
+      assert.equal(
+        model.parameters().filter(({ requiresGrad }) => requiresGrad).length > 0,
+        true,
+        'base stays as it was',
+      );
       assertClose(model.forward(input), want['adapter_logits']!, tol, 'adapter');
-      assert.deepEqual(withoutAdapters(model, () => numbersOf(model.forward(input))), before);
+      assert.deepEqual(
+        withoutAdapters(model, () => numbersOf(model.forward(input))),
+        before,
+      );
       const weights = Object.values(model.stateDict()).map(numbersOf);
       mergeAdapters(model);
       assertClose(model.forward(input), want['merged_logits']!, tol, 'merged');
@@ -123,11 +133,21 @@ for (const [name, make] of Object.entries(cases)) {
         [target, source].map((path) => og.loadSafetensors(join(path, 'adapter_model.safetensors'))),
       );
       assert.deepEqual(Object.keys(own!).sort(), Object.keys(theirs!).sort());
-      for (const [key, value] of Object.entries(theirs!)) assert.deepEqual(numbersOf(own![key]!), numbersOf(value), key);
+      for (const [key, value] of Object.entries(theirs!))
+        assert.deepEqual(numbersOf(own![key]!), numbersOf(value), key);
       const [config, other] = [target, source].map(
         (path) => JSON.parse(readFileSync(join(path, 'adapter_config.json'), 'utf8')) as Record<string, unknown>,
       ) as [Record<string, unknown>, Record<string, unknown>];
-      for (const key of ['r', 'lora_alpha', 'use_dora', 'use_rslora', 'fan_in_fan_out', 'peft_type', 'task_type', 'bias']) {
+      for (const key of [
+        'r',
+        'lora_alpha',
+        'use_dora',
+        'use_rslora',
+        'fan_in_fan_out',
+        'peft_type',
+        'task_type',
+        'bias',
+      ]) {
         assert.deepEqual(config[key], other[key], key);
       }
       if (name.startsWith('llama')) {
@@ -165,7 +185,11 @@ describe('folders', () => {
     });
     const before = withoutAdapters(model, () => numbersOf(model.forward(input)));
     og.nn.init.normal_(model.head!.weight, 0, 0.1, og.generator(5));
-    assert.deepEqual(withoutAdapters(model, () => numbersOf(model.forward(input))), before, 'the model keeps its own head');
+    assert.deepEqual(
+      withoutAdapters(model, () => numbersOf(model.forward(input))),
+      before,
+      'the model keeps its own head',
+    );
     const target = join(folder, 'whole');
     await saveAdapter(model, target);
     const file = await og.openSafetensors(join(target, 'adapter_model.safetensors'));
@@ -176,7 +200,10 @@ describe('folders', () => {
     await assert.rejects(loadAdapter(again, target, { name: 'second' }), /expected a new name, got "second"/);
     unloadAdapters(again);
     assert.deepEqual(numbersOf(again.forward(input)), before);
-    assert.throws(() => addAdapter(model, 'third', { modulesToSave: 'nothing' }), /modules tokens, dropout, blocks\.\*/);
+    assert.throws(
+      () => addAdapter(model, 'third', { modulesToSave: 'nothing' }),
+      /modules tokens, dropout, blocks\.\*/,
+    );
     const wanted = numbersOf(model.forward(input));
     assertClose(mergeAndUnload(model).forward(input), wanted, { rtol: 1e-4, atol: 1e-5 });
   });
@@ -231,10 +258,21 @@ describe('folders', () => {
     await assert.rejects(loadAdapter(model, join(folder, 'broken')), /expected JSON/);
     await assert.rejects(loadAdapter(model, join(folder, 'absent')), { code: 'ENOENT' });
     await assert.rejects(loadAdapter(await gpt2(), join(fixtures, 'llama_rslora_all')), og.FormatError);
-    const small = new og.GPT({ vocabSize: 11, context: 8, layers: 2, heads: 2, width: 8, position: 'rope', bias: false });
+    const small = new og.GPT({
+      vocabSize: 11,
+      context: 8,
+      layers: 2,
+      heads: 2,
+      width: 8,
+      position: 'rope',
+      bias: false,
+    });
     await assert.rejects(loadAdapter(small, join(fixtures, 'llama_lora_qv')), /expected \[rank, 8\], got \[4, 32\]/);
     const one = new og.GPT({ vocabSize: 11, context: 8, layers: 1, heads: 4, kvHeads: 2, width: 32, position: 'rope' });
-    await assert.rejects(loadAdapter(one, join(fixtures, 'llama_lora_qv')), /blocks\.1\.attention\.\w, which the model lacks/);
+    await assert.rejects(
+      loadAdapter(one, join(fixtures, 'llama_lora_qv')),
+      /blocks\.1\.attention\.\w, which the model lacks/,
+    );
     await assert.rejects(saveAdapter(model, folder), /expected a model with adapters/);
   });
 });
