@@ -5,7 +5,7 @@ import { AttributeError, StateError } from '../errors.js';
 import type { Module } from '../nn/module.js';
 import type { DType } from '../tensor/dtype.js';
 import type { Generator } from '../tensor/random.js';
-import { Tensor } from '../tensor/tensor.js';
+import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { chosenSites, matcher, place, sitesOf, type Target } from './layers.js';

@@ -111,6 +111,21 @@ export async function readPeftConfig(file: string): Promise<PeftConfig> {
 }
 
 /**
+ * The expression for a pattern, if its matching takes time that is bounded by the length of the name: no repeated groups, and few
+ * repetitions. Folders come from strangers.
+ */
+function expressionOf(key: string): RegExp | null {
+  const bare = key.replace(/\\./g, 'x').replace(/\(\?:/g, '(');
+  const repetitions = bare.match(/[*+?{]/g)?.length ?? 0;
+  if (key.length > 256 || repetitions > 4 || /\)[*+?{]/.test(bare)) return null;
+  try {
+    return new RegExp(`^(.*\\.)?(${key})$`);
+  } catch {
+    return null;
+  }
+}
+
+/**
  * @internal The value that PEFT takes for a module: that of the first key which is its name, or the end of it after a dot, or a
  * pattern of those.
  *
@@ -118,27 +133,10 @@ export async function readPeftConfig(file: string): Promise<PeftConfig> {
  */
 export function patternValue(file: string, patterns: Readonly<Record<string, number>>, name: string): number | null {
   for (const [key, value] of Object.entries(patterns)) {
-    if (name === key || name.endsWith(`.${key}`)) return value;
-    if (!/[\\^$*+?()[\]{}|]/.test(key)) continue; // only dots: as good as a name
-    if (key.length > 256) {
-      throw new FormatError({
-        op: 'loadAdapter',
-        argument: file,
-        expected: 'short patterns',
-        actual: `${key.length} characters`,
-      });
-    }
-    let expression: RegExp;
-    try {
-      expression = new RegExp(`^(.*\\.)?(${key})$`);
-    } catch (cause) {
-      throw new FormatError({
-        op: 'loadAdapter',
-        argument: file,
-        expected: 'patterns',
-        actual: formatValue(key),
-        cause,
-      });
+    const expression = expressionOf(key);
+    if (expression === null) {
+      const expected = 'patterns of at most four repetitions, none of a group';
+      throw new FormatError({ op: 'loadAdapter', argument: file, expected, actual: formatValue(key) });
     }
     if (expression.test(name)) return value;
   }

@@ -251,7 +251,11 @@ describe('folders', () => {
     await broken((config) => (config['r'] = 5), /expected rank 5 as the configuration says, got 4/);
     await broken((config) => (config['r'] = '4'), /r: expected an integer/);
     await broken((config) => (config['use_dora'] = true), /magnitude vector/);
-    await broken((config) => (config['rank_pattern'] = { '(': 4 }), /expected patterns, got "\("/);
+    await broken(
+      (config) => (config['rank_pattern'] = { '(': 4 }),
+      /expected patterns of at most four repetitions, none of a group, got "\("/,
+    );
+    await broken((config) => (config['rank_pattern'] = { '((\\w|\\.)+)+!': 4 }), /expected patterns/);
     await broken((config) => (config['rank_pattern'] = { q_proj: 9 }), /expected rank 9/);
     await broken((config) => (config['modules_to_save'] = 'lm_head'), /modules_to_save: expected a list/);
     writeFileSync(join(folder, 'broken', 'adapter_config.json'), '{"r": ');
