@@ -125,7 +125,8 @@ export function addAdapter(model: Module, name: string, options: Omit<LoraOption
     const settings = { rank: ownRank, alpha: ownAlpha, dropout, variant, generator };
     return { site, base, settings, dtype: adapterDType(op, base, options.dtype) };
   });
-  const saved = whole.flatMap(([path, module]) => copiesOf(op, path, module));
+  const saved = whole.flatMap(([path, module]) => copiesOf(op, registry, path, module));
+  for (const { site } of plans) place(op, site, site.layer); // refuses before anything is changed
   for (const { site, base, settings, dtype } of plans) {
     attach(op, site, name, LoraAdapter.make(base, settings, init, dtype));
   }
@@ -341,19 +342,20 @@ export function unloadAdapters<M extends Module>(model: M): M {
 
 function unload<M extends Module>(op: string, model: M, old: readonly Tensor[]): M {
   const registry = registryOf(model);
+  const spare = [...old];
   for (const { name, saved } of registry.adapters.values()) {
     for (const [, layer] of registry.layers()) layer.detachAdapter(name);
     for (const { module, key, copy, original } of saved) {
       const isInPlace = (module as unknown as Record<string, unknown>)[key] === copy;
       if (isInPlace) copy.requiresGrad = false;
-      (isInPlace ? original : copy).dispose();
+      spare.push(isInPlace ? original : copy);
     }
   }
   uncover(op, model);
   dropRegistry(model);
   const held = new Set<unknown>();
   for (const [, module] of model.namedModules()) for (const [, part] of module.children()) held.add(part);
-  for (const tensor of old) if (!held.has(tensor)) tensor.dispose();
+  for (const tensor of spare) if (!held.has(tensor)) tensor.dispose();
   return model;
 }
 

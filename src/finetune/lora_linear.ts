@@ -18,7 +18,7 @@ import { clamp, sqrt, square } from '../ops/unary.js';
 import { detach, unsqueeze } from '../ops/views.js';
 import { empty } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
-import { generator as makeGenerator, type Generator } from '../tensor/random.js';
+import { generator as makeGenerator, type Generator as RandomStream } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 
@@ -45,7 +45,7 @@ export interface AdapterSettings {
   readonly variant: LoraVariant;
   /** Probability of dropping an input of the adapter in training. */
   readonly dropout: number;
-  readonly generator?: Generator | undefined;
+  readonly generator?: RandomStream | undefined;
 }
 
 /** Layers that can carry an adapter. */
@@ -76,7 +76,7 @@ export class LoraAdapter extends Module {
   readonly scaling: number;
   readonly variant: LoraVariant;
   readonly dropout: number;
-  readonly #generator: Generator | undefined;
+  readonly #generator: RandomStream | undefined;
   loraA: Tensor;
   loraB: Tensor;
   magnitude: Tensor | null;
@@ -204,7 +204,7 @@ export class LoraLinear extends Module {
     this.training = base.training;
   }
 
-  override *children(): Parts {
+  override *children(): Generator<[name: string, part: Module | Tensor]> {
     yield ['base', this.base];
     for (const [name, adapter] of this.#adapters) yield [`adapters.${name}`, adapter];
   }
@@ -319,8 +319,6 @@ export class LoraLinear extends Module {
     return [codes, scale, ...(zeroPoint === null ? [] : [zeroPoint])];
   }
 }
-
-type Parts = globalThis.Generator<[name: string, part: Module | Tensor]>;
 
 /** A Linear around a weight and a bias, without drawing from the shared stream of random numbers. */
 function linearOf(weight: Tensor, bias: Tensor | null): Linear {

@@ -13,7 +13,7 @@ import { keep, scope } from '../tensor/scope.js';
 import { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
-import { sitesOf, type Site } from './layers.js';
+import { place, sitesOf, type Site } from './layers.js';
 import { addRecord, attach, setActiveAdapters } from './lora.js';
 import { adapterDType, checkAdapterName, LoraAdapter, LoraLinear, type LoraBase } from './lora_linear.js';
 import { patternValue, readPeftConfig, type PeftConfig } from './peft_config.js';
@@ -164,7 +164,8 @@ function savedOf(file: SafetensorsFile, model: Module, whole: ReadonlyMap<string
     const isTurned = isTransposed && original.rank === 2;
     const value = read(file, key, isTurned ? [...original.shape].reverse() : original.shape, original.dtype);
     const copy = isTurned ? keep(noGrad(() => scope(() => contiguous(transpose(value))))) : value;
-    return { path: `${ours[0]!}.${property}`, module, key: property, original, copy: parameter(copy) };
+    const own = registryOf(model).originalOf(original);
+    return { path: `${ours[0]!}.${property}`, module, key: property, original: own, copy: parameter(copy) };
   });
 }
 
@@ -205,6 +206,7 @@ export async function loadAdapter<M extends Module>(
     ),
   );
   const saved = savedOf(file, model, contents.whole);
+  for (const { site } of plans) place(op, site, site.layer); // refuses before anything is changed
   for (const { site, adapter } of plans) attach(op, site, name, adapter);
   const modulesToSave = [...new Set(saved.map(({ path }) => path.slice(0, path.lastIndexOf('.'))))];
   const { rank, alpha, variant, dropout } = config;

@@ -69,6 +69,13 @@ export class Registry {
     }
   }
 
+  /** The model's own tensor where an active adapter has put its copy. */
+  originalOf(tensor: Tensor): Tensor {
+    for (const { saved } of this.adapters.values())
+      for (const { copy, original } of saved) if (copy === tensor) return original;
+    return tensor;
+  }
+
   /** Layers with adapters, by path. */
   *layers(): Generator<[path: string, layer: LoraLinear]> {
     for (const [path, module] of this.model.namedModules()) if (module instanceof LoraLinear) yield [path, module];
@@ -124,7 +131,7 @@ function put(module: Module, key: string, tensor: Tensor): void {
 }
 
 /** @internal The parameters of a module and all below it, each with a copy, for an adapter that trains it whole. */
-export function copiesOf(op: string, path: string, module: Module): SavedTensor[] {
+export function copiesOf(op: string, registry: Registry, path: string, module: Module): SavedTensor[] {
   const saved: SavedTensor[] = [];
   for (const [below, part] of module.namedModules()) {
     if (part instanceof LoraLinear) {
@@ -133,12 +140,13 @@ export function copiesOf(op: string, path: string, module: Module): SavedTensor[
     }
     for (const [key, tensor] of part.children()) {
       if (!(tensor instanceof Tensor) || !isParameter(tensor) || !Object.hasOwn(part, key)) continue;
-      const copy = parameter(noGrad(() => clone(detach(tensor))));
+      const original = registry.originalOf(tensor);
+      const copy = parameter(noGrad(() => clone(detach(original))));
       saved.push({
         path: [path, below, key].filter((name) => name !== '').join('.'),
         module: part,
         key,
-        original: tensor,
+        original,
         copy,
       });
     }
