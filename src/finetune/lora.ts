@@ -46,7 +46,7 @@ export interface LoraOptions {
   readonly modulesToSave?: Target;
   /** Element type of the adapters. Default float32 (float64 beside float64 weights). */
   readonly dtype?: DType;
-  /** Stream of initial values and dropout. Default: the shared one. */
+  /** Stream of initial values and dropout. Default: the shared one, which is the one that checkpoints of a run hold. */
   readonly generator?: Generator;
   /** Default `default`. */
   readonly name?: string;
@@ -159,7 +159,7 @@ export function addRecord(model: Module, record: AdapterRecord): void {
 /**
  * Adapts the chosen linear layers of a model: beside each stands an adapter B·A of low rank, and only adapters (and
  * `modulesToSave`) train from now on. At first nothing changes, as B is zero. Quantised layers stay quantised (QLoRA). The layers
- * are replaced in the model itself, which is returned; make optimisers afterwards. The state of an adapted layer is named
+ * are replaced in the model itself, which is returned; make optimisers afterwards, and cast the model (`to`) before. The state of an adapted layer is named
  * `<path>.base.…` and `<path>.adapters.<name>.…`.
  *
  * @throws AttributeError if an option cannot be, or nothing matches `target` (with the names there are)

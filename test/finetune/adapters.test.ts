@@ -164,6 +164,20 @@ describe('adapters by name', () => {
     assertClose(og.concat([first, rest], 1), full, { rtol: 1e-3, atol: 1e-4 });
   });
 
+  test('an adapted output layer counts in the loss', () => {
+    const config = { vocabSize: 16, context: 16, layers: 1, heads: 2, width: 16, tieEmbeddings: false };
+    const model = lora(new og.GPT(config), { target: 'head', init: 'random' });
+    const loss = model.loss(tokens, tokens);
+    assertClose(loss, og.crossEntropy(model.forward(tokens), tokens), { rtol: 1e-5 });
+    loss.backward();
+    const trained = model.parameters().filter(({ requiresGrad }) => requiresGrad);
+    assert.equal(trained.length, 2);
+    for (const { grad } of trained) assert.ok(numbersOf(grad!).some((value) => value !== 0));
+    const other = lora(new og.GPT(config), { target: 'q', modulesToSave: 'head' });
+    other.loss(tokens, tokens).backward();
+    assert.ok(numbersOf(other.head!.weight.grad!).some((value) => value !== 0));
+  });
+
   test('nothing leaks in a step', () => {
     const model = lora(gpt(), { variant: 'dora', dropout: 0.1 });
     const step = (): void => {
