@@ -1,4 +1,4 @@
-// npm run docs: the API reference from the TSDoc of src/index.ts into docs/api. A warning is an error.
+// npm run docs: the API reference from the TSDoc of the entries (typedoc.json) into docs/api. A warning is an error.
 import { main, packageProgram, run } from './common.mjs';
 import { setup } from './setup.mjs';
 

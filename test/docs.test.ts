@@ -27,7 +27,8 @@ function blocksOf(document: string): Block[] {
   });
 }
 
-const library = pathToFileURL(join(root, 'src/index.ts')).href;
+/** The source of an entry point: `omnigrad`, or `omnigrad/<folder>`. */
+const entry = (folder = ''): string => JSON.stringify(pathToFileURL(join(root, 'src', folder, 'index.ts')).href);
 const loader = import.meta.resolve('tsx');
 const folder = mkdtempSync(join(tmpdir(), 'omnigrad-docs-'));
 after(() => rmSync(folder, { recursive: true, force: true }));
@@ -65,7 +66,10 @@ describe('documents', () => {
   test('every TypeScript block runs', { timeout: 180_000 }, async () => {
     const files = blocks.map(({ name, code }, i) => {
       const file = join(folder, `block${i}.mts`);
-      writeFileSync(file, code.replaceAll(/from 'omnigrad'/g, `from ${JSON.stringify(library)}`));
+      writeFileSync(
+        file,
+        code.replaceAll(/from 'omnigrad(?:\/(\w+))?'/g, (_, folder?: string) => `from ${entry(folder)}`),
+      );
       return [name, pathToFileURL(file).href];
     });
     const options = { cwd: folder, timeout: 170_000, maxBuffer: 1 << 26 };

@@ -60,6 +60,20 @@ describe('the published package', { timeout: 300_000 }, () => {
     assert.match(sandbox.node(['main.mjs'], project).stdout, /gradient 2 4 6/);
   });
 
+  test('omnigrad/finetune shares its code with the main entry', () => {
+    const text = [
+      "import * as og from 'omnigrad';",
+      "import { lora, LoraLinear } from 'omnigrad/finetune';",
+      'const model = lora(new og.nn.Sequential(new og.nn.Linear(4, 3)), { rank: 2 });',
+      'og.sum(model.forward(og.ones([1, 4]))).backward();',
+      'console.log(model.layers[0] instanceof LoraLinear, LoraLinear.name, Object.keys(model.stateDict()).length);',
+    ].join('\n');
+    writeFileSync(join(project, 'finetune.mjs'), text);
+    assert.match(sandbox.node(['finetune.mjs'], project).stdout, /true LoraLinear 4/);
+    writeFileSync(join(project, 'finetune.cjs'), "console.log(typeof require('omnigrad/finetune').lora);");
+    assert.match(sandbox.node(['finetune.cjs'], project).stdout, /function/);
+  });
+
   test('require() works', () => {
     writeFileSync(join(project, 'main.cjs'), `const og = require('omnigrad');\n${program}`);
     assert.match(sandbox.node(['main.cjs'], project).stdout, /gradient 2 4 6/);
@@ -80,7 +94,10 @@ describe('the published package', { timeout: 300_000 }, () => {
 
   test('its types resolve, from ESM and from CommonJS', () => {
     const text = [
-      "import { tensor, add, type Tensor } from 'omnigrad';",
+      "import { tensor, add, nn, type Tensor } from 'omnigrad';",
+      "import { lora, type LoraOptions } from 'omnigrad/finetune';",
+      'const options: LoraOptions = { rank: 4, variant: "dora", target: /q$/ };',
+      'export const tuned: nn.Sequential = lora(new nn.Sequential(), options);',
       'export const sum: Tensor = add(tensor([1, 2]), 1);',
       'export const shape: readonly number[] = sum.shape;',
       '// @ts-expect-error a tensor is not a string',
