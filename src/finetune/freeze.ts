@@ -3,9 +3,8 @@
  */
 import { AttributeError } from '../errors.js';
 import type { Module } from '../nn/module.js';
-import type { ParameterGroup } from '../optim/optimizer.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
+import { checkInteger, checkKeys } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { matcher, type Target } from './layers.js';
 
@@ -125,7 +124,7 @@ function depthsOf(model: Module): Depth[] {
   if (layers === 0) {
     const expected = 'numbered layers (blocks.0, layers.0, h.0)';
     const actual = 'a model without';
-    throw new AttributeError({ op: 'layerwiseRates', argument: 'model', expected, actual });
+    throw new AttributeError({ op: 'unfreezeLast', argument: 'model', expected, actual });
   }
   const first = indices.findIndex((index) => index !== null);
   const depths = Array.from({ length: layers + 2 }, (_, depth): Depth => ({ depth, params: [] }));
@@ -134,35 +133,6 @@ function depthsOf(model: Module): Depth[] {
     if (tensor.requiresGrad) depths[index !== null ? index + 1 : i < first ? 0 : layers + 1]!.params.push(tensor);
   }
   return depths;
-}
-
-/** Options of {@link layerwiseRates}. */
-export interface LayerwiseOptions {
-  /** Learning rate behind the last layer. */
-  readonly lr: number;
-  /** Each layer learns at this times the rate of the one above it. Default 0.9. */
-  readonly decay?: number;
-}
-
-/**
- * Groups for an optimiser in which the rate falls from the output to the embeddings: lr · decay^d for what lies d layers below the
- * end. What is frozen is left out.
- *
- * @throws AttributeError if the model has no numbered layers
- * @source Howard and Ruder 2018, arXiv 1801.06146, §3.2 (there decay = 1/2.6)
- */
-export function layerwiseRates(
-  model: Module,
-  options: LayerwiseOptions,
-): (ParameterGroup<{ lr: number }> & { lr: number })[] {
-  checkKeys('layerwiseRates', options, ['lr', 'decay']);
-  const lr = checkNumber('layerwiseRates', 'lr', options.lr, 0, Number.MAX_VALUE);
-  const decay = checkNumber('layerwiseRates', 'decay', options.decay ?? 0.9, 0, 1);
-  const depths = depthsOf(model);
-  const last = depths.length - 1;
-  return depths
-    .filter(({ params }) => params.length > 0)
-    .map(({ depth, params }) => ({ params, lr: lr * decay ** (last - depth) }));
 }
 
 /**

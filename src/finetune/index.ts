@@ -6,12 +6,10 @@
 export {
   freeze,
   headOnly,
-  layerwiseRates,
   trainableParameters,
   unfreeze,
   unfreezeLast,
   type HeadOnlyOptions,
-  type LayerwiseOptions,
   type TrainableReport,
 } from './freeze.js';
 export { type Target } from './layers.js';

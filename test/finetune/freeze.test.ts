@@ -1,17 +1,9 @@
 /** Freezing by name, the report, training the head only, rates by layer. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import {
-  freeze,
-  headOnly,
-  layerwiseRates,
-  lora,
-  trainableParameters,
-  unfreeze,
-  unfreezeLast,
-} from '../../src/finetune/index.js';
+import { freeze, headOnly, lora, trainableParameters, unfreeze, unfreezeLast } from '../../src/finetune/index.js';
 import * as og from '../../src/index.js';
-import { nn, optim } from '../../src/index.js';
+import { nn } from '../../src/index.js';
 
 const gpt = (options: Partial<og.GPTConfig> = {}): og.GPT =>
   new og.GPT({ vocabSize: 16, context: 8, layers: 3, heads: 2, width: 8, tieEmbeddings: false, ...options });
@@ -71,30 +63,6 @@ test('only the head', () => {
   const tied = gpt({ tieEmbeddings: true });
   assert.throws(() => headOnly(tied), og.AttributeError);
   assert.equal(trainableParameters(tied).share, 1, 'nothing was changed');
-});
-
-test('rates fall from the output to the embeddings, and an optimiser takes them', () => {
-  const model = gpt();
-  const groups = layerwiseRates(model, { lr: 1, decay: 0.5 });
-  assert.deepEqual(
-    groups.map(({ lr }) => lr),
-    [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1],
-  );
-  assert.deepEqual(new Set(groups.flatMap(({ params }) => [...params])), new Set(model.parameters()));
-  const names = new Map(model.namedParameters().map(([name, tensor]) => [tensor, name]));
-  const namesOf = (i: number): string[] => groups[i]!.params.map((tensor) => names.get(tensor)!);
-  assert.deepEqual(namesOf(0), ['tokens.weight', 'positions.weight']);
-  assert.ok(namesOf(2).every((name) => name.startsWith('blocks.1.')));
-  assert.deepEqual(namesOf(4), ['norm.weight', 'norm.bias', 'head.weight']);
-  const optimizer = new optim.SGD(groups, { lr: 9 });
-  assert.deepEqual(
-    optimizer.groups.map(({ lr }) => lr),
-    [1 / 16, 1 / 8, 1 / 4, 1 / 2, 1],
-  );
-  freeze(model, 'blocks.0');
-  assert.equal(layerwiseRates(model, { lr: 1 }).length, 4);
-  assert.throws(() => layerwiseRates(new nn.Linear(2, 2), { lr: 1 }), /expected numbered layers/);
-  assert.throws(() => layerwiseRates(model, { lr: 1, decay: 2 }), /decay: expected a number from 0 to 1/);
 });
 
 test('gradual unfreezing', () => {
