@@ -115,6 +115,7 @@ export function withFinalCeilings(rows: readonly Row[], ceilings: Pick<Ceilings,
 /** Tokens a second, peak memory and the largest event-loop gap of one model; both sides in fresh processes. */
 export async function modelRows(model: ModelCase, context: RunContext): Promise<Row[]> {
   const { threads, measuring } = context;
+  globalThis.gc?.(); // what the rows before left must not be swept up while a model runs
   const workers = [startOurs(), startTorch({ forKernels: false })].filter((worker) => worker !== null);
   try {
     const subjects: Subject[] = [];
