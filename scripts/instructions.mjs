@@ -49,7 +49,9 @@ function countAll() {
 /** Counts and compares; returns the exit status. */
 export function instructions({ update = false } = {}) {
   if (!existsSync(program)) {
-    console.log('instructions: not built: the headers of valgrind are missing');
+    console.log(
+      'instructions: not built: run npm run native:test; if it leaves none, the headers of valgrind are missing',
+    );
     return 0;
   }
   const recorded = JSON.parse(readFileSync(recordFile, 'utf8'));
