@@ -30,18 +30,19 @@ export function submit(
     const storage = inputs[i]?.storage;
     if (storage !== undefined && storage.recipe !== null) settle(storage);
   }
-  for (let i = 0; i < outputs.length; i++) {
-    const storage = outputs[i]?.storage;
-    if (storage === undefined) continue;
-    if (storage.recipe !== null) settle(storage);
-    if (storage.readers !== null) settleReaders(storage);
-  }
   if (mayChain) {
     if (holdBack(kernel, inputs, outputs, attrs, work)) return;
     if (isHolding()) {
       sendOff(inputs);
       if (holdBack(kernel, inputs, outputs, attrs, work)) return;
     }
+  }
+  // Only now: the chain that was just sent off may have left out what reads a block that this call writes.
+  for (let i = 0; i < outputs.length; i++) {
+    const storage = outputs[i]?.storage;
+    if (storage === undefined) continue;
+    if (storage.recipe !== null) settle(storage);
+    if (storage.readers !== null) settleReaders(storage);
   }
   enqueue(kernel, inputs, outputs, attrs, work);
 }
