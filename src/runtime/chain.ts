@@ -3,6 +3,7 @@
  * something else is to run; then one frame computes them all in one pass over memory (native/cpu/chain.h), with the
  * bits of the single calls. Results that only the chain itself reads are not written: see pending.ts.
  */
+import { isContiguous, sizeOf } from '../util/layout.js';
 import { addon } from './addon.js';
 import { deferValue } from './pending.js';
 import {
@@ -16,7 +17,7 @@ import {
   type Program,
   type Step,
 } from './program.js';
-import { submitted, type View } from './ring.js';
+import { holdError, submitted, type Operands, type View } from './ring.js';
 import type { Storage } from './storage.js';
 
 /** Elements from which on a chain pays: below, the operands stay in the cache from one call to the next anyway. */
@@ -48,15 +49,7 @@ let attrCount = 0;
 let unread = 0;
 let hasProduct = false;
 
-const isDense = ({ shape, strides }: View): boolean => {
-  let expected = 1;
-  for (let i = shape.length - 1; i >= 0; i--) {
-    if (shape[i] === 1) continue;
-    if (strides[i] !== expected) return false;
-    expected *= shape[i]!;
-  }
-  return true;
-};
+const isDense = ({ shape, strides }: View): boolean => isContiguous(shape, strides);
 
 /** Merges axes until two are left; null where that is not enough, or the last would be read with gaps. */
 function toMatrix(view: View): Matrix | null {
@@ -83,12 +76,6 @@ function toMatrix(view: View): Matrix | null {
   if (innerStride === 0 && outer === 1) return { view, generation, rows: 0, cols: 0, rowStride: 0, colStride: 0 };
   return { view, generation, rows: outer, cols: inner, rowStride: outerStride, colStride: innerStride };
 }
-
-const elementsOf = ({ shape }: View): number => {
-  let count = 1;
-  for (let i = 0; i < shape.length; i++) count *= shape[i]!;
-  return count;
-};
 
 /** The step of the open chain that makes this storage's present contents, or -1. */
 function makerOf(storage: Storage): number {
@@ -119,15 +106,10 @@ function isSafeOver(output: View, matrix: Matrix): boolean {
 }
 
 /** Opens a chain with a product of matrices: the steps behind it run on each part of the result while it is in the cache. */
-function openWithProduct(
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
-  attrs: readonly number[],
-  work: number,
-): boolean {
+function openWithProduct(inputs: Operands, outputs: Operands, attrs: readonly number[], work: number): boolean {
   const output = outputs[0]!;
   const { storage, shape } = output;
-  const elements = elementsOf(output);
+  const elements = sizeOf(output.shape);
   const isPlain = attrs[0] === 0 && inputs[3] === null && outputs[1] === null;
   if (!isPlain || elements < leastSize || !storage.isFresh || output.dtypeId !== FLOAT32 || !isDense(output)) {
     return false;
@@ -142,7 +124,7 @@ function openWithProduct(
   hasProduct = true;
   const width = shape.at(-1)!;
   [size, rows, cols] = [elements, elements / width, width];
-  queueMicrotask(sendOff);
+  queueMicrotask(sendOffLater);
   return true;
 }
 
@@ -159,8 +141,8 @@ function isOfProduct(storage: Storage): boolean {
  */
 export function holdBack(
   kernel: number,
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
+  inputs: Operands,
+  outputs: Operands,
   attrs: readonly number[],
   work: number,
 ): boolean {
@@ -169,7 +151,7 @@ export function holdBack(
   if (count === 0 || work < leastSize) return false;
   const output = outputs[0]!;
   const { storage } = output;
-  const elements = elementsOf(output);
+  const elements = sizeOf(output.shape);
   // Only what was made for this call: the rest of a block that is written in part must not wait.
   if (elements < leastSize || !storage.isFresh || output.dtypeId === FLOAT64) return false;
   const isOpen = steps.length > 0;
@@ -218,7 +200,7 @@ export function holdBack(
   attrCount += attrs.length;
   unread += 1 - newlyRead;
   [size, rows, cols] = [elements, fixedRows, fixedCols];
-  if (!isOpen) queueMicrotask(sendOff);
+  if (!isOpen) queueMicrotask(sendOffLater);
   return true;
 }
 
@@ -231,15 +213,31 @@ export function isHolding(): boolean {
 const isAlive = ({ output: { storage }, generation }: Step): boolean =>
   storage.generation === generation && storage.references > 0;
 
+/** At the end of a turn nobody is there to catch what an earlier call did wrong: the next one that waits throws it. */
+function sendOffLater(): void {
+  try {
+    sendOff();
+  } catch (error) {
+    holdError(error);
+  }
+}
+
 /** Sends the open chain to the queue. `wanted` are operands of the call that comes next. */
-export function sendOff(wanted: readonly (View | null)[] = []): void {
+export function sendOff(wanted: Operands = []): void {
   if (steps.length === 0) return;
   const program: Program = { hasProduct, steps, operands, rows: rows || 1, cols: rows === 0 ? size : cols };
   [steps, operands, attrCount, unread, rows, cols, hasProduct] = [[], [], 0, 0, 0, 0, false];
-  if (program.steps.length === 1) {
-    sendSingle(program.steps[0]!);
-    return;
+  try {
+    sendProgram(program, wanted);
+  } catch (error) {
+    // An earlier call failed, and this chain was not sent: its results must not pass for computed ones.
+    for (const step of program.steps) if (isAlive(step)) step.output.storage.poisoned = true;
+    throw error;
   }
+}
+
+function sendProgram(program: Program, wanted: Operands): void {
+  if (program.steps.length === 1) return sendSingle(program.steps[0]!);
   /** Results that somebody holds by one tensor, and the chain has read: most are never asked for. */
   const left: number[] = [];
   const written: number[] = [];

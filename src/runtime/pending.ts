@@ -3,7 +3,7 @@
  * after all is computed then, from the operands of the chain, which its recipe keeps from being recycled; before one of them is
  * changed in place, whatever still depends on it is computed.
  */
-import { needed, send, type Program } from './program.js';
+import { needed, send, type Matrix, type Program, type Step } from './program.js';
 import { submitted, wasSpoilt } from './ring.js';
 import { release, retain, type Recipe, type Storage } from './storage.js';
 
@@ -25,22 +25,32 @@ function removeReader(storage: Storage, reader: Storage): void {
 
 class Left implements Recipe {
   private readonly operands: readonly Storage[];
+  /** Only what is needed: the chain's other results shall not live as long as this one. Places are those of the chain. */
+  private readonly program: Program;
   /** The frame that would have written it. */
   private readonly sequence = (submitted() - 1) | 0;
 
   constructor(
     private readonly target: Storage,
-    private readonly program: Program,
+    whole: Program,
     private readonly step: number,
     private readonly given: ReadonlySet<number>,
   ) {
     const read = new Set<Storage>();
-    for (const index of needed(program, [step], given)) {
-      for (const source of program.steps[index]!.sources) {
-        if (source >= 0) read.add(program.operands[source]!.view.storage);
-        else if (given.has(~source)) read.add(program.steps[~source]!.output.storage);
+    const [steps, operands]: [Step[], Matrix[]] = [[], []];
+    for (const index of needed(whole, [step], given)) {
+      steps[index] = whole.steps[index]!;
+      for (const source of steps[index].sources) {
+        if (source >= 0) {
+          operands[source] = whole.operands[source]!;
+          read.add(operands[source].view.storage);
+        } else if (given.has(~source)) {
+          steps[~source] = whole.steps[~source]!;
+          read.add(steps[~source]!.output.storage);
+        }
       }
     }
+    this.program = { ...whole, steps, operands };
     this.operands = [...read];
     for (const storage of this.operands) {
       retain(storage);
@@ -58,9 +68,15 @@ class Left implements Recipe {
 
   compute(): void {
     this.target.recipe = null;
-    if (wasSpoilt(this.sequence) || this.operands.some(({ poisoned }) => poisoned)) this.target.poisoned = true;
-    else send(this.program, [this.step], this.given);
-    this.drop();
+    this.target.poisoned = wasSpoilt(this.sequence) || this.operands.some(({ poisoned }) => poisoned);
+    try {
+      if (!this.target.poisoned) send(this.program, [this.step], this.given);
+    } catch (error) {
+      this.target.poisoned = true; // an earlier call failed, and this one was not sent
+      throw error;
+    } finally {
+      this.drop();
+    }
   }
 }
 

@@ -1,6 +1,6 @@
 /** A chain of element-wise calls as one frame of the kernel `chain` (native/cpu/chain.h describes the form). */
 import { kernelId } from './kernels.js';
-import { enqueue, type View } from './ring.js';
+import { enqueue, type Operands, type View } from './ring.js';
 
 /** What chain.h holds: operands, results, steps and attributes of one call. */
 export const MAX_INPUTS = 12;
@@ -28,12 +28,12 @@ export interface Matrix {
 /** One held call. */
 export interface Step {
   readonly kernel: number;
-  readonly inputs: readonly (View | null)[];
+  readonly inputs: Operands;
   /** Where each input comes from: an index into `operands` (≥ 0), or ~index of the step that makes it. */
   readonly sources: readonly number[];
   readonly output: View;
   /** As the kernel takes them: the output, and absent ones. */
-  readonly outputs: readonly (View | null)[];
+  readonly outputs: Operands;
   readonly attrs: readonly number[];
   readonly work: number;
   /** Of the output's block when it was handed out for this step: a later one means that the result is gone. */
@@ -75,7 +75,7 @@ export function sendSingle({ kernel, inputs, outputs, attrs, work }: Step): void
   enqueue(kernel, inputs, outputs, attrs, work);
 }
 
-function padded(views: readonly (View | null)[], length: number): (View | null)[] {
+function padded(views: Operands, length: number): (View | null)[] {
   return [...views, ...new Array<null>(length - views.length).fill(null)];
 }
 

@@ -6,7 +6,7 @@ import { environment } from './environment.js';
 import { holdBack, isHolding, sendOff } from './chain.js';
 import { settle, settleReaders } from './pending.js';
 import { enqueue, submitted as framesSubmitted, waitFor as waitForFrame, whenDone as whenFrameDone } from './ring.js';
-import type { View } from './ring.js';
+import type { Operands } from './ring.js';
 import type { Storage } from './storage.js';
 
 export type { View } from './ring.js';
@@ -21,8 +21,8 @@ const mayChain = !environment.sync && !environment.debug;
  */
 export function submit(
   kernel: number,
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
+  inputs: Operands,
+  outputs: Operands,
   attrs: readonly number[],
   work: number,
 ): void {

@@ -22,6 +22,9 @@ export interface View {
   readonly itemBytes: number;
 }
 
+/** Operands of one call, in the kernel's order; null for an absent one. */
+export type Operands = readonly (View | null)[];
+
 const RING_WORDS = 1 << 19;
 const USABLE_WORDS = (RING_WORDS / 4) * 3;
 const STAGING = USABLE_WORDS;
@@ -76,13 +79,7 @@ function writeView(at: number, view: View | null): number {
   return at + 2 * rank;
 }
 
-function writeFrame(
-  at: number,
-  kernel: number,
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
-  attrs: readonly number[],
-): number {
+function writeFrame(at: number, kernel: number, inputs: Operands, outputs: Operands, attrs: readonly number[]): number {
   const begin = at;
   ring[at] = kernel;
   ring[at + 2] = inputs.length;
@@ -96,11 +93,7 @@ function writeFrame(
   return at - begin;
 }
 
-function frameWords(
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
-  attrs: readonly number[],
-): number {
+function frameWords(inputs: Operands, outputs: Operands, attrs: readonly number[]): number {
   let words = 5 + 4 * (inputs.length + outputs.length) + attrs.length;
   for (const view of inputs) if (view !== null) words += 2 * view.shape.length;
   for (const view of outputs) if (view !== null) words += 2 * view.shape.length;
@@ -140,8 +133,8 @@ function makeRoom(words: number, fresh: number): void {
  */
 export function enqueue(
   kernel: number,
-  inputs: readonly (View | null)[],
-  outputs: readonly (View | null)[],
+  inputs: Operands,
+  outputs: Operands,
   attrs: readonly number[],
   work: number,
 ): void {
@@ -227,8 +220,20 @@ export function wasSpoilt(sequence: number): boolean {
   return failures.some(({ first, end }) => ((sequence - first) | 0) >= 0 && ((sequence - end) | 0) < 0);
 }
 
+let held: { readonly error: unknown } | null = null;
+
+/** Keeps an error that came up where nobody could catch it, for the next call that waits. */
+export function holdError(error: unknown): void {
+  held ??= { error };
+}
+
 /** Throws the first failure since the last call, after marking what it spoilt; does nothing if there is none. */
 export function throwPending(): void {
+  if (held !== null) {
+    const { error } = held;
+    held = null;
+    throw error;
+  }
   if (Atomics.load(control, ERROR) === 0) return;
   addon.waitFor(head); // everything behind the failed frame is skipped, so this is short
   const failure = addon.takeError(false);

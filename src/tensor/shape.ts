@@ -1,18 +1,14 @@
 /** Shape arithmetic: sizes, strides, axes, broadcasting. Numbers only; no tensors. */
 import { AttributeError, ShapeError } from '../errors.js';
 import { formatShape, formatValue } from '../util/format.js';
+import { isContiguous, sizeOf } from '../util/layout.js';
+
+export { isContiguous, sizeOf };
 
 /** Lengths of the axes. */
 export type Shape = readonly number[];
 
 export const MAX_RANK = 8;
-
-/** Product of the axes; 1 for a scalar. */
-export function sizeOf(shape: Shape): number {
-  let size = 1;
-  for (let i = 0; i < shape.length; i++) size *= shape[i]!;
-  return size;
-}
 
 /** Row-major strides, in elements. */
 export function contiguousStrides(shape: Shape): number[] {
@@ -23,18 +19,6 @@ export function contiguousStrides(shape: Shape): number[] {
     stride *= shape[i]!;
   }
   return strides;
-}
-
-/** Whether the elements lie in row-major order without gaps (axes of length 1 may have any stride). */
-export function isContiguous(shape: Shape, strides: readonly number[]): boolean {
-  let expected = 1;
-  for (let i = shape.length - 1; i >= 0; i--) {
-    if (shape[i] === 1) continue;
-    if (shape[i] === 0) return true;
-    if (strides[i] !== expected) return false;
-    expected *= shape[i]!;
-  }
-  return true;
 }
 
 export function sameShape(a: Shape, b: Shape): boolean {

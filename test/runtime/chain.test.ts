@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import * as og from '../../src/index.js';
 import { setLeastChainSize } from '../../src/runtime/chain.js';
 import { submitted } from '../../src/runtime/queue.js';
+import { control, ERROR } from '../../src/runtime/sequence.js';
 
 const [rows, cols] = [96, 128];
 
@@ -183,6 +184,24 @@ describe('chains', () => {
     await assert.rejects(() => last.data(), og.AttributeError);
     await assert.rejects(() => left.data(), og.StateError);
     assert.equal(await og.sum(og.add(x, 1)).item(), rows * cols * 2);
+  });
+
+  test('an error that comes up while a chain is sent at the end of a turn waits for whoever waits next', async () => {
+    const x = og.full([rows, cols], 1);
+    const table = og.randn([4, cols]);
+    const index = og.full([rows], 99, { dtype: 'int32' });
+    const [one, two] = [og.full([], 1), og.full([], 2)];
+    await og.synchronize();
+    const start = submitted();
+    og.indexSelect(table, 0, index);
+    while (Atomics.load(control, ERROR) === 0); // it has failed, and nobody has been told
+    while (submitted() - start < 4096) og.scope(() => void og.sum(x)); // the next frame finds no room
+    const outer = og.mul(og.add(x, one), two);
+    await Promise.resolve();
+    await Promise.resolve();
+    await assert.rejects(() => og.synchronize(), og.AttributeError);
+    await assert.rejects(() => outer.data(), og.StateError);
+    assert.equal(await og.sum(og.mul(og.add(x, one), two)).item(), rows * cols * 4);
   });
 
   test('small tensors are not chained', async () => {
