@@ -56,6 +56,8 @@ export const targets: readonly Target[] = [
   one('int8 layer, 1 row, weights in memory', 'linearInt8, weights in memory 1x', ['torch fbgemm'], 2),
   one('int4 layer, many rows', 'linear int4, groups of 32 512x', ort, 2.1),
   one('int4 layer, many rows', 'linear int4, groups of 32 512x', torch, 4.5),
+  one('int4 layer, int8 activations, many rows', 'linear int4, groups of 32, int8 activations 512x', ort, 2.1),
+  one('int4 layer, int8 activations, many rows', 'linear int4, groups of 32, int8 activations 512x', torch, 4.5),
   one('int4 layer, 1 row', 'linear int4, groups of 32, int8 activations 1x', ort, 1.7),
   one('int4 layer, 1 row', 'linear int4, groups of 32, int8 activations 1x', torch, 4),
   one(

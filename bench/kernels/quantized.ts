@@ -79,8 +79,8 @@ interface WeightOnly {
 }
 
 /**
- * Weights in codes with float32 scales, x in float32. One row counts the bytes of codes and scales, from memory. For few rows x
- * may be rounded to int8, on both sides or neither; 8-bit weights keep it in floats here, and meet both ways of onnxruntime.
+ * Weights in codes with float32 scales, x in float32. One row counts the bytes of codes and scales, from memory. For few rows, x
+ * is rounded to int8 on both sides or neither; many rows and 8-bit weights meet both ways of onnxruntime.
  */
 function weightOnly(m: number, n: number, k: number, { bits, group, activations }: WeightOnly): KernelCase {
   const bytes = (n * k * bits) / 8 + (4 * n * k) / (group ?? k);
@@ -162,6 +162,7 @@ export const quantizedCases: readonly KernelCase[] = [
   weightOnly(1, 3072, 768, { ...int4, activations: 'float' }),
   weightOnly(8, 3072, 768, { ...int4, activations: 'int8' }),
   weightOnly(512, 3072, 768, { ...int4, activations: 'float' }),
+  weightOnly(512, 3072, 768, { ...int4, activations: 'int8' }),
   weightOnly(1, 3072, 768, { bits: 8, group: 32, activations: 'float' }),
   weightOnly(1, 3072, 768, { bits: 8, group: null, activations: 'float' }),
   weightOnly(512, 3072, 768, { bits: 8, group: null, activations: 'float' }),

@@ -136,8 +136,7 @@ const linearOp = defineOp<LinearAttrs>({
   },
   definition: ([x, weight, bias, residual], { activation }) => {
     const y = matmul(x!, transpose(weight!));
-    const active = activate(bias ? add(y, bias) : y, activation);
-    return residual ? add(active, residual) : active;
+    return applyEnd(bias ? add(y, bias) : y, { activation, residual: residual ?? null });
   },
   cost: ([x, weight], [y]) => ({ flops: 2 * y!.size * x!.shape.at(-1)!, bytes: x!.bytes + weight!.bytes + y!.bytes }),
 });
