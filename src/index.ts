@@ -106,6 +106,7 @@ export {
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
+export type { TrainCallback, TrainContext } from './train/callback.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
@@ -116,6 +117,7 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
-export { Trainer, type RunOptions, type TrainerOptions } from './train/trainer.js';
+export { Trainer } from './train/trainer.js';
+export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
 export { writeFileAtomically } from './util/atomic_file.js';
 export { formatBytes } from './util/format.js';

@@ -26,6 +26,8 @@ export interface RunState {
   readonly generator: GeneratorState;
   /** Of a schedule that observes the loss. */
   readonly schedule?: ScheduleState;
+  /** Of callbacks, by their names. */
+  readonly callbacks?: Readonly<Record<string, unknown>>;
 }
 
 /** A checkpoint in memory. */

@@ -16,18 +16,19 @@ export interface Batch {
   readonly y: Tensor;
 }
 
-/** What a loss function sees. */
-export type LossFunction<M> = (model: M, batch: Batch) => Tensor;
+/** A scalar to be made small: the loss of a model on a batch. */
+export type LossFunction<M, B = Batch> = (model: M, batch: B) => Tensor;
 
 /** @internal The model's own `loss(x, y)`; the loss function throws AttributeError in the name of `op` if there is none. */
-export function defaultLoss<M extends Module>(op: string): LossFunction<M> {
-  return (model, { x, y }) => {
+export function defaultLoss<M extends Module, B>(op: string): LossFunction<M, B> {
+  return (model, batch) => {
     const trainable = model as unknown as Partial<TrainableModel>;
-    if (typeof trainable.loss !== 'function') {
+    const { x, y } = batch as unknown as Partial<Batch>;
+    if (typeof trainable.loss !== 'function' || x === undefined || y === undefined) {
       throw new AttributeError({
         op,
         argument: 'loss',
-        expected: 'a loss function, or a model with loss(x, y)',
+        expected: 'a loss function, or a model with loss(x, y) and batches of x and y',
         actual: 'neither',
       });
     }

@@ -6,7 +6,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { DataLoader, type Dataset } from '../data/loader.js';
+import { DataLoader } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { clipFactor, gradNorm } from '../optim/clip.js';
 import { EMA } from '../optim/ema.js';
@@ -21,58 +21,15 @@ import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
-import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint, type CheckpointOptions } from './checkpoint.js';
+import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpoint.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
+import type { TrainCallback, TrainContext } from './callback.js';
+import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
 
-/** Options of {@link Trainer}. */
-export interface TrainerOptions<M extends Module> {
-  readonly train: Dataset<Batch>;
-  /** Measured every `evalEvery` steps and at the end. */
-  readonly valid?: Dataset<Batch>;
-  readonly batchSize: number;
-  /** Batches whose gradients are added up before a step. Default 1. */
-  readonly gradientAccumulation?: number;
-  /** Steps of the run. Default: one epoch. */
-  readonly steps?: number;
-  /** Makes the optimiser of the parameters that ask for a gradient, or of groups of the model's (`optim.decayGroups(model, …)`). */
-  readonly optimizer: (parameters: Tensor[], model: M) => Optimizer<OptimizerOptions>;
-  /** Factor of each group's own rate, step by step; one that observes is told the loss of each regular validation. Default: constant. */
-  readonly schedule?: Schedule;
-  /** Tokens of the whole run: the schedule counts tokens then, not steps. */
-  readonly scheduleTokens?: number;
-  /** Largest norm of the gradient. Default: unbounded. */
-  readonly clipGradNorm?: number;
-  /** Decay of a moving average of the parameters, used for validation. Default: none. */
-  readonly ema?: number;
-  /** Arithmetic of the run. */
-  readonly precision?: 'float32';
-  /** Default: model.loss(x, y). */
-  readonly loss?: LossFunction<M>;
-  /** Steps between validations. Default 200. */
-  readonly evalEvery?: number;
-  /** Batches of a validation, at most. Default 50. */
-  readonly evalBatches?: number;
-  readonly checkpoint?: CheckpointOptions;
-  /** Seed of the order of the data. Default 0. */
-  readonly seed?: number;
-  /** Saved with each checkpoint, for whoever loads it. */
-  readonly config?: unknown;
-}
-
-const optionKeys = [
-  'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
-  'precision', 'loss', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
-]; // prettier-ignore
-
-/** Options of {@link Trainer.run}. */
-export interface RunOptions {
-  /** Stops after the step under way; a checkpoint is written if the run keeps any. */
-  readonly signal?: AbortSignal;
-  /** Go on from the newest checkpoint, if there is one. Default true. */
-  readonly resume?: boolean;
-  /** Stop (with a checkpoint) after this long, seconds. Default: never. */
-  readonly timeLimit?: number;
+/** Elements of the batch's `x`. */
+function elementsOfX(batch: unknown): number {
+  return (batch as { readonly x?: Tensor }).x?.size ?? 0;
 }
 
 /**
@@ -88,22 +45,24 @@ export interface RunOptions {
  * for await (const event of trainer.run()) if (event.type === 'step') console.log(event.loss);
  * ```
  */
-export class Trainer<M extends Module> {
+export class Trainer<M extends Module, B = Batch> {
   readonly model: M;
   readonly optimizer: Optimizer<OptimizerOptions>;
   /** Steps of the whole run. */
   readonly total: number;
-  private readonly options: TrainerOptions<M>;
-  private readonly loader: DataLoader<Batch>;
+  private readonly options: TrainerOptions<M, B>;
+  private readonly loader: DataLoader<B>;
   private readonly accumulation: number;
   private readonly schedule: Schedule;
   private readonly ema: EMA | null;
-  private readonly computeLoss: LossFunction<M>;
+  private readonly computeLoss: LossFunction<M, B>;
+  private readonly countTokens: (batch: B) => number;
+  private readonly callbacks: readonly TrainCallback<M>[];
   private step = 0;
   private tokens = 0;
 
   /** @throws AttributeError naming the first option that cannot be */
-  constructor(model: M, options: TrainerOptions<M>) {
+  constructor(model: M, options: TrainerOptions<M, B>) {
     checkKeys('Trainer', options, optionKeys);
     this.model = model;
     this.options = options;
@@ -118,6 +77,8 @@ export class Trainer<M extends Module> {
       1,
     );
     this.computeLoss = options.loss ?? defaultLoss('Trainer');
+    this.countTokens = options.countTokens ?? elementsOfX;
+    this.callbacks = options.callbacks ?? [];
     if (typeof options.optimizer !== 'function') {
       throw new AttributeError({
         op: 'Trainer',
@@ -143,8 +104,20 @@ export class Trainer<M extends Module> {
     this.ema = options.ema === undefined ? null : new EMA(model.parameters(), options.ema);
   }
 
+  /** Where the run stands, for callbacks. */
+  private get context(): TrainContext<M> {
+    return { model: this.model, optimizer: this.optimizer, step: this.step, total: this.total };
+  }
+
   /** Events of the run, from where it stands to its end. */
   async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, undefined> {
+    for await (const event of this.events(options)) {
+      for (const callback of this.callbacks) await callback.onEvent?.(event, this.context);
+      yield event;
+    }
+  }
+
+  private async *events(options: RunOptions): AsyncGenerator<TrainEvent, void, undefined> {
     const begun = performance.now();
     const elapsed = (): number => (performance.now() - begun) / 1000;
     if ((options.resume ?? true) && this.options.checkpoint !== undefined && this.step === 0) {
@@ -192,12 +165,14 @@ export class Trainer<M extends Module> {
     const place =
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
     this.optimizer.setRateFactor(this.schedule(...place));
+    for (const callback of this.callbacks) callback.beforeStep?.(this.context);
     const { loss, norm, tokens } = await this.enqueueStep();
     const [lossValue, normValue] = [await loss.item(), await norm.item()];
     loss.dispose();
     norm.dispose();
     this.step++;
     this.tokens += tokens;
+    for (const callback of this.callbacks) callback.afterStep?.(this.context);
     if (Number.isNaN(lossValue)) {
       throw new StateError({
         op: 'Trainer',
@@ -231,7 +206,7 @@ export class Trainer<M extends Module> {
       const before: Tensor | null = total;
       const part = scope(() => {
         const batch = this.loader.next();
-        tokens += batch.x.size;
+        tokens += this.countTokens(batch);
         return div(this.computeLoss(this.model, batch), this.accumulation);
       });
       await setImmediate();
@@ -243,6 +218,7 @@ export class Trainer<M extends Module> {
       part.dispose();
       await setImmediate();
     }
+    for (const callback of this.callbacks) callback.onGradients?.(this.context);
     const parameters = this.optimizer.parameters();
     const { clipGradNorm: limit } = this.options;
     const norm = gradNorm(parameters);
@@ -296,6 +272,13 @@ export class Trainer<M extends Module> {
         loader: this.loader.state,
         generator: defaultGenerator().state,
         ...(isObserving(this.schedule) ? { schedule: this.schedule.stateDict() } : {}),
+        callbacks: Object.fromEntries(
+          this.callbacks.flatMap((callback) =>
+            callback.name === undefined || callback.stateDict === undefined
+              ? []
+              : [[callback.name, callback.stateDict()]],
+          ),
+        ),
       },
       config: this.options.config,
     };
@@ -310,6 +293,10 @@ export class Trainer<M extends Module> {
     const { schedule } = checkpoint.run;
     if (schedule !== undefined && isObserving(this.schedule)) this.schedule.loadStateDict(schedule);
     if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
+    for (const callback of this.callbacks) {
+      const saved = callback.name === undefined ? undefined : checkpoint.run.callbacks?.[callback.name];
+      if (saved !== undefined) callback.loadStateDict?.(saved);
+    }
     this.loader.state = checkpoint.run.loader;
     defaultGenerator().state = checkpoint.run.generator;
     this.step = checkpoint.run.step;
