@@ -135,6 +135,7 @@ test('hooks see and replace inputs and outputs, until they are removed', () => {
   removeAfter();
   removeSecond();
   assert.deepEqual(numbersOf(model.forward(x)), plain);
+  assert.ok(!Object.hasOwn(layer, 'forward'), 'without hooks, callers may fuse around a plain forward again');
   assert.deepEqual(names(model.namedParameters()), ['layers.0.bias', 'layers.0.weight']);
 });
 
