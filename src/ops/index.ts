@@ -51,6 +51,7 @@ export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_
 export { dropout, type DropoutOptions } from './dropout.js';
 export * from './einsum.js';
 export * as fft from './fft.js';
+export * as linalg from './linalg.js';
 export { type Operand } from './elementwise.js';
 export * from './embedding.js';
 export * from './linear_cross_entropy.js';
@@ -58,6 +59,7 @@ export * from './losses.js';
 export { linear, type LinearActivation, type LinearEnd } from './linear.js';
 export { matmul } from './matmul.js';
 export * from './norm.js';
+export * from './obs_block.js';
 export * from './rope.js';
 export * from './softmax.js';
 export * from './at.js';
