@@ -8,9 +8,17 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { FormatError, StateError } from '../errors.js';
+import { noGrad } from '../autograd/grad.js';
+import { clone } from '../ops/copy.js';
+import { keep } from '../tensor/scope.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import { formOf, restoreLayer, type LayerForm } from '../nn/layer_forms.js';
+import { TransformerBlock } from '../nn/block.js';
+import { Dropout } from '../nn/dropout.js';
+import { Embedding } from '../nn/embedding.js';
+import { Mlp } from '../nn/mlp.js';
 import type { Module, StateDict } from '../nn/module.js';
+import { LayerNorm, RMSNorm } from '../nn/norm.js';
 import { place, sitesOf } from '../nn/surgery.js';
 import { isFloating } from '../tensor/dtype.js';
 import { loadTokenizer } from '../tokenizer/load.js';
@@ -47,11 +55,36 @@ interface ModelFile {
   readonly card?: unknown;
 }
 
-function formsOf(model: Module): Map<string, LayerForm> {
+function checkArchitecture(op: string, model: SavableModel): string {
+  const architecture = model.constructor.name;
+  if (Object.hasOwn(architectures, architecture)) return architecture;
+  throw new StateError({
+    op,
+    argument: 'model',
+    expected: Object.keys(architectures).join(' or '),
+    actual: architecture,
+    hint: 'Save the stateDict() of other modules with saveSafetensors',
+  });
+}
+
+/** Modules that a configuration makes as they are. */
+const ordinary: readonly unknown[] = [GPT, TransformerBlock, Mlp, Embedding, LayerNorm, RMSNorm, Dropout];
+
+/** @throws StateError naming the first layer that could not be made again */
+function formsOf(op: string, model: Module): Map<string, LayerForm> {
   const forms = new Map<string, LayerForm>();
   for (const [name, module] of model.namedModules()) {
     const form = name === '' ? null : formOf(module);
     if (form !== null) forms.set(name, form);
+    else if (!ordinary.includes(module.constructor)) {
+      throw new StateError({
+        op,
+        argument: 'model',
+        expected: 'layers of known kinds',
+        actual: `${name} is a ${module.constructor.name}`,
+        hint: 'Merge adapters first (mergeAndUnload); make layers of your own known with nn.registerLayerKind',
+      });
+    }
   }
   return forms;
 }
@@ -64,18 +97,9 @@ function formsOf(model: Module): Map<string, LayerForm> {
  * @throws ResourceError if a file cannot be written
  */
 export async function saveModel(folder: string, model: SavableModel, options: SaveModelOptions = {}): Promise<void> {
-  const architecture = model.constructor.name;
-  if (!Object.hasOwn(architectures, architecture)) {
-    throw new StateError({
-      op: 'saveModel',
-      argument: 'model',
-      expected: Object.keys(architectures).join(' or '),
-      actual: architecture,
-      hint: 'Save the stateDict() of other modules with saveSafetensors',
-    });
-  }
+  const architecture = checkArchitecture('saveModel', model);
   const id = randomUUID();
-  const layers = Object.fromEntries(formsOf(model));
+  const layers = Object.fromEntries(formsOf('saveModel', model));
   const content: ModelFile = { format: FORMAT, architecture, config: model.config, layers, id };
   await mkdir(folder, { recursive: true });
   await options.tokenizer?.save(path.join(folder, 'tokenizer.json'));
@@ -111,6 +135,61 @@ function partOf(state: Readonly<StateDict>, name: string): StateDict {
   return Object.fromEntries(entries.map(([key, tensor]) => [key.slice(prefix.length), tensor]));
 }
 
+/** A model of a configuration, with layers of the given forms around the tensors of a state. @throws FormatError if they do not fit */
+function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>, state: StateDict, file: string): GPT {
+  const model = architectures[content.architecture]!(content.config as never) as GPT;
+  const restored = new Set<string>();
+  const sites = sitesOf(model, (_module): _module is Module => true);
+  const own = formsOf('load', model);
+  for (const [name, form] of Object.entries(content.layers)) {
+    const site = sites.get(name);
+    if (site === undefined) {
+      const expected = `layers of ${content.architecture}`;
+      throw new FormatError({ op: 'load', argument: file, expected, actual: name });
+    }
+    if (JSON.stringify(own.get(name)) === JSON.stringify(form)) continue;
+    const layer = restoreLayer(name, form, partOf(state, name), site.layer);
+    if (layer === site.layer) continue;
+    place('load', site, layer);
+    site.layer.dispose();
+    for (const key of Object.keys(layer.stateDict())) restored.add(`${name}.${key}`);
+  }
+  const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
+  const dtypes = new Set(Object.values(rest).map(({ dtype }) => dtype));
+  const [dtype] = dtypes;
+  if (dtypes.size === 1 && dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16')
+  const { missing, unexpected } = model.loadStateDict(rest, { strict: false });
+  const lost = missing.filter((name) => !restored.has(name));
+  if (lost.length + unexpected.length > 0) {
+    const actual = [...lost.map((name) => `no ${name}`), ...unexpected.map((name) => `an unknown ${name}`)];
+    throw new FormatError({
+      op: 'load',
+      argument: file,
+      expected: 'the tensors of the model',
+      actual: actual.join(', '),
+    });
+  }
+  for (const tensor of Object.values(rest)) tensor.dispose();
+  return model;
+}
+
+/**
+ * A copy of a model with tensors of its own, compressed layers included; frozen parameters are frozen in the copy.
+ *
+ * @throws StateError if the model is of a class that {@link load} cannot make
+ */
+export function cloneModel<M extends SavableModel>(model: M): M {
+  const architecture = checkArchitecture('cloneModel', model);
+  const state = noGrad(() =>
+    Object.fromEntries(Object.entries(model.stateDict()).map(([name, value]) => [name, keep(clone(value))])),
+  );
+  const content = { architecture, config: model.config, layers: Object.fromEntries(formsOf('cloneModel', model)) };
+  const copy = assemble(content, state, 'cloneModel');
+  const frozen = new Set(model.namedParameters().flatMap(([name, { requiresGrad }]) => (requiresGrad ? [] : [name])));
+  copy.freeze((name) => frozen.has(name)).train(model.training);
+  return copy as unknown as M;
+}
+
 /** What {@link load} gives. */
 export interface LoadedModel {
   readonly model: GPT;
@@ -140,40 +219,7 @@ export async function load(folder: string): Promise<LoadedModel> {
     const [expected, actual] = ['the weights of this configuration', 'those of another model'];
     throw new FormatError({ op: 'load', argument: weights, expected, actual, hint: 'Save the model again' });
   }
-  const state = await loadSafetensors(weights);
-  const model = architectures[content.architecture]!(content.config as never) as GPT;
-  const restored = new Set<string>();
-  const sites = sitesOf(model, (_module): _module is Module => true);
-  const own = formsOf(model);
-  for (const [name, form] of Object.entries(content.layers)) {
-    const site = sites.get(name);
-    if (site === undefined) {
-      const expected = `layers of ${content.architecture}`;
-      throw new FormatError({ op: 'load', argument: file, expected, actual: name });
-    }
-    if (JSON.stringify(own.get(name)) === JSON.stringify(form)) continue;
-    const layer = restoreLayer(name, form, partOf(state, name), site.layer);
-    if (layer === site.layer) continue;
-    place('load', site, layer);
-    site.layer.dispose();
-    for (const key of Object.keys(layer.stateDict())) restored.add(`${name}.${key}`);
-  }
-  const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
-  const dtypes = new Set(Object.values(rest).map(({ dtype }) => dtype));
-  const [dtype] = dtypes;
-  if (dtypes.size === 1 && dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16')
-  const { missing, unexpected } = model.loadStateDict(rest, { strict: false });
-  const lost = missing.filter((name) => !restored.has(name));
-  if (lost.length + unexpected.length > 0) {
-    const actual = [...lost.map((name) => `no ${name}`), ...unexpected.map((name) => `an unknown ${name}`)];
-    throw new FormatError({
-      op: 'load',
-      argument: weights,
-      expected: 'the tensors of the model',
-      actual: actual.join(', '),
-    });
-  }
-  for (const tensor of Object.values(rest)) tensor.dispose();
+  const model = assemble(content, await loadSafetensors(weights), file);
   const tokenizerFile = path.join(folder, 'tokenizer.json');
   const hasTokenizer = await stat(tokenizerFile).then(
     () => true,

@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
 import { nOfMMask } from '../../src/compress/prune/masks.js';
+import { lora } from '../../src/finetune/index.js';
 import * as og from '../../src/index.js';
 
 const { nn } = og;
@@ -79,6 +80,24 @@ test('layers that are narrower than the configuration says', async () => {
   const loaded = await roundTrip(model);
   assert.equal(loaded.blocks[0]!.attention.heads, 1);
   assert.equal(loaded.blocks[1]!.attention.heads, 2);
+});
+
+test('a copy has tensors of its own', async () => {
+  const model = tinyGpt();
+  const layers = model.blocks[0]!.mlp as unknown as Record<string, og.nn.Module>;
+  layers['up'] = nn.QuantizedLinear.from(layers['up'] as og.nn.Linear, { bits: 8 });
+  model.blocks[1]!.freeze();
+  const copy = og.cloneModel(model);
+  await assertSame(model, copy);
+  assert.deepEqual(
+    copy.parameters().map(({ requiresGrad }) => requiresGrad),
+    model.parameters().map(({ requiresGrad }) => requiresGrad),
+  );
+  const before = await og.noGrad(() => model.forward(ids)).toArray();
+  copy.dispose();
+  assert.deepEqual(await og.noGrad(() => model.forward(ids)).toArray(), before);
+  lora(model, { rank: 2, target: 'q' });
+  assert.throws(() => og.cloneModel(model), /blocks\.0\.attention\.q is a LoraLinear.*mergeAndUnload/s);
 });
 
 test('files that do not belong together, or are none, are refused', async () => {
