@@ -103,7 +103,9 @@ registerLayerKind<QuantizedLinear>({
     };
     const bias = form['bias'] === true ? statePart(state, 'bias') : null;
     const axis = groupSize === null ? 0 : null;
-    return QuantizedLinear.of({ ...weight, groupSize, axis }, bias, form['activations'] as 'float' | 'int8');
+    const layer = QuantizedLinear.of({ ...weight, groupSize, axis }, bias, form['activations'] as 'float' | 'int8');
+    layer.bias?.requiresGrad_();
+    return layer;
   },
 });
 
