@@ -9,6 +9,7 @@ export * from './conv.js';
 export * from './dropout.js';
 export * from './embedding.js';
 export * as init from './init.js';
+export * from './int8_linear.js';
 export * from './kv_cache.js';
 export { KvPool } from './kv_pages.js';
 export { registerLayerKind, type LayerForm, type LayerKind } from './layer_forms.js';

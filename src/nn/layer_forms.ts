@@ -9,6 +9,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { keep } from '../tensor/scope.js';
 import { formatValue } from '../util/format.js';
 import { MultiHeadAttention } from './attention.js';
+import { Int8Linear } from './int8_linear.js';
 import { Linear } from './linear.js';
 import { parameter, type Module, type StateDict } from './module.js';
 import { QuantizedLinear, type WeightFormat } from './quantized_linear.js';
@@ -106,6 +107,23 @@ registerLayerKind<QuantizedLinear>({
     const layer = QuantizedLinear.of({ ...weight, groupSize, axis }, bias, form['activations'] as 'float' | 'int8');
     layer.bias?.requiresGrad_();
     return layer;
+  },
+});
+
+registerLayerKind<Int8Linear>({
+  kind: 'int8Linear',
+  matches: (layer): layer is Int8Linear => isExactly(layer, Int8Linear),
+  describe: ({ bias }) => ({ bias: bias !== null }),
+  restore(form, state) {
+    const weight = { codes: statePart(state, 'codes'), scale: statePart(state, 'scale'), zeroPoint: null } as const;
+    const bias = form['bias'] === true ? statePart(state, 'bias') : null;
+    const {
+      inputScale = null,
+      inputZeroPoint = null,
+      inputFactor = null,
+    } = state as Record<string, Tensor | undefined>;
+    const options = { inputScale, inputZeroPoint, inputFactor };
+    return new Int8Linear({ ...weight, bits: 8, axis: 0, groupSize: null }, bias, options);
   },
 });
 

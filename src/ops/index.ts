@@ -50,6 +50,7 @@ export { scaledDotProductAttention, type AttentionOptions } from './attention.js
 export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_entropy.js';
 export { dropout, type DropoutOptions } from './dropout.js';
 export * from './einsum.js';
+export * from './fake_quantize.js';
 export * as fft from './fft.js';
 export * as linalg from './linalg.js';
 export { type Operand } from './elementwise.js';
@@ -84,9 +85,7 @@ export {
 export * from './blockwise.js';
 export {
   dequantize,
-  fakeQuantize,
   quantize,
-  type FakeQuantizeOptions,
   type QuantizationErrors,
   type QuantizationRounding,
   type QuantizationScheme,
