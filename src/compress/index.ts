@@ -13,4 +13,11 @@ export {
   wandaMask,
   type StructuredMaskOptions,
 } from './prune/masks.js';
+export {
+  quantize,
+  type QuantizationOverride,
+  type QuantizedLayerReport,
+  type QuantizeModelOptions,
+} from './quantize/quantize_model.js';
+export { type LayerQuantization, type QuantizationMethod, type WeightScheme } from './quantize/scheme.js';
 export { type Target } from '../nn/surgery.js';

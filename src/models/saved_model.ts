@@ -10,7 +10,7 @@ import path from 'node:path';
 import { FormatError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { clone } from '../ops/copy.js';
-import { keep } from '../tensor/scope.js';
+import { keep, scope } from '../tensor/scope.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import { formOf, restoreLayer, type LayerForm } from '../nn/layer_forms.js';
 import { TransformerBlock } from '../nn/block.js';
@@ -103,7 +103,12 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
   const content: ModelFile = { format: FORMAT, architecture, config: model.config, layers, id };
   await mkdir(folder, { recursive: true });
   await options.tokenizer?.save(path.join(folder, 'tokenizer.json'));
-  await saveSafetensors(path.join(folder, 'model.safetensors'), model.stateDict(), { omnigrad: id });
+  const state = model.stateDict();
+  try {
+    await saveSafetensors(path.join(folder, 'model.safetensors'), state, { omnigrad: id });
+  } finally {
+    for (const tensor of Object.values(state)) tensor.dispose();
+  }
   const json = JSON.stringify(options.card === undefined ? content : { ...content, card: options.card }, null, 2);
   await writeFileAtomically(path.join(folder, 'config.json'), (write) => write(new TextEncoder().encode(`${json}\n`)));
 }
@@ -152,7 +157,7 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
     if (layer === site.layer) continue;
     place('load', site, layer);
     site.layer.dispose();
-    for (const key of Object.keys(layer.stateDict())) restored.add(`${name}.${key}`);
+    for (const key of scope(() => Object.keys(layer.stateDict()))) restored.add(`${name}.${key}`);
   }
   const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
   const dtypes = new Set(Object.values(rest).map(({ dtype }) => dtype));
@@ -180,8 +185,10 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
  */
 export function cloneModel<M extends SavableModel>(model: M): M {
   const architecture = checkArchitecture('cloneModel', model);
-  const state = noGrad(() =>
-    Object.fromEntries(Object.entries(model.stateDict()).map(([name, value]) => [name, keep(clone(value))])),
+  const state = scope(() =>
+    noGrad(() =>
+      Object.fromEntries(Object.entries(model.stateDict()).map(([name, value]) => [name, keep(clone(value))])),
+    ),
   );
   const content = { architecture, config: model.config, layers: Object.fromEntries(formsOf('cloneModel', model)) };
   const copy = assemble(content, state, 'cloneModel');

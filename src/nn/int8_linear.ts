@@ -81,7 +81,7 @@ export class Int8Linear extends Module {
     const own = (x: Tensor | null): Tensor | null => (x === null ? null : keep(detach(x)));
     this.codes = keep(codes);
     this.scale = keep(to(scale, 'float32'));
-    this.bias = bias === null ? null : parameter(noGrad(() => clone(detach(bias))));
+    this.bias = bias === null ? null : parameter(scope(() => noGrad(() => clone(detach(bias)))));
     this.inputScale = own(inputScale);
     this.inputZeroPoint = own(inputZeroPoint);
     this.inputFactor = own(inputFactor);

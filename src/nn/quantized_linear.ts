@@ -123,7 +123,7 @@ export class QuantizedLinear extends Module {
     layer.codes = keep(codes);
     layer.scale = keep(scale);
     layer.zeroPoint = zeroPoint === null ? null : keep(zeroPoint);
-    layer.bias = bias === null ? null : parameter(noGrad(() => clone(detach(bias))));
+    layer.bias = bias === null ? null : parameter(scope(() => noGrad(() => clone(detach(bias)))));
     if (layer.bias !== null) layer.bias.requiresGrad = bias!.requiresGrad;
     return layer;
   }
