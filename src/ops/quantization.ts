@@ -10,7 +10,7 @@ import { defaultGenerator, Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape, sizeOf, type Shape } from '../tensor/shape.js';
 import { setRecording } from '../tensor/tape.js';
-import { Tensor, checkTensor } from '../tensor/tensor.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { div, mul } from './arithmetic.js';
