@@ -106,6 +106,7 @@ registerLayerKind<QuantizedLinear>({
     const axis = groupSize === null ? 0 : null;
     const layer = QuantizedLinear.of({ ...weight, groupSize, axis }, bias, form['activations'] as 'float' | 'int8');
     layer.bias?.requiresGrad_();
+    if (state['inputFactor'] !== undefined) layer.inputFactor = keep(state['inputFactor']);
     return layer;
   },
 });

@@ -17,13 +17,14 @@ import { dequantize, quantize as quantizeTensor, type Quantized } from '../../op
 import { detach } from '../../ops/views.js';
 import { synchronize } from '../../runtime/backend.js';
 import { item } from '../../tensor/read.js';
-import { scope } from '../../tensor/scope.js';
+import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { blocksOf, walkBlocks } from '../block_walk.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
 import { relativeOutputError } from '../hessian.js';
-import { observeInputs, type InputStatistics } from '../input_statistics.js';
+import { observeInputs, type InputStatistics, type StatisticKind } from '../input_statistics.js';
+import { calibratedInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
 import {
   layerQuantizationKeys,
@@ -32,6 +33,7 @@ import {
   type LayerQuantization,
   type ResolvedQuantization,
 } from './scheme.js';
+import type { Rounding } from './smoothing.js';
 
 /** A scheme of their own for some layers, or none. */
 export interface QuantizationOverride extends Partial<LayerQuantization> {
@@ -157,38 +159,50 @@ function roundToNearest(weight: Tensor, { codes, bits, scaleDType, groupSize }: 
 async function codesOf(
   { path, layer }: Site<Linear>,
   wanted: ResolvedQuantization,
-  statistics: InputStatistics | null,
+  inputs: CalibratedInputs | null,
 ): Promise<Quantized> {
   if (wanted.method !== 'gptq') return roundToNearest(layer.weight, wanted);
   const { codes, bits, groupSize, scaleDType, actOrder, damping } = wanted;
   const options = { scheme: codes as 'symmetric' | 'affine', bits, groupSize, scaleDType, actOrder, damping };
-  return gptq(OP, path, layer.weight, statistics!.get('gram'), statistics!.rows, options);
+  return gptq(OP, path, layer.weight, inputs!.gram, inputs!.rows, options);
 }
 
 /** Replaces one layer. */
 async function quantizeLayer(
   site: Site<Linear>,
   wanted: ResolvedQuantization,
-  statistics: InputStatistics | null,
+  inputs: CalibratedInputs | null,
 ): Promise<QuantizedLayerReport> {
   const { path, layer } = site;
-  const weight = await codesOf(site, wanted, statistics);
+  const weight = await codesOf(site, wanted, inputs);
   let outputError: number | null = null;
-  if (statistics !== null) {
+  if (inputs !== null) {
     const back = noGrad(() => dequantize(weight));
-    outputError = await relativeOutputError(layer.weight, back, statistics.get('gram'));
+    outputError = await relativeOutputError(layer.weight, back, inputs.gram);
     back.dispose();
   }
   const { scheme, method } = wanted;
+  const { inputScale = null, inputFactor = null } = inputs ?? {};
   const made =
     scheme === 'w8a8'
-      ? new Int8Linear(weight, layer.bias)
+      ? new Int8Linear(weight, layer.bias, { inputScale, inputFactor })
       : QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float');
+  if (made instanceof QuantizedLinear && inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
   layer.dispose();
   return report;
+}
+
+/** Sites of one input, in runs of equal schemes. */
+function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
+  const parts = new Map<string, Site<Linear>[]>();
+  for (const site of sites) {
+    const key = JSON.stringify(plan.get(site));
+    parts.set(key, [...(parts.get(key) ?? []), site]);
+  }
+  return [...parts.values()];
 }
 
 /** @throws StateError naming layers that calibration never reached */
@@ -214,6 +228,7 @@ async function runWhole(model: Module, calibration: Calibration): Promise<void> 
 /** Layers with one input at a time, in the order of their calls: those behind see what the quantised ones before them give. */
 async function oneByOne(
   sites: readonly Site<Linear>[],
+  kinds: readonly StatisticKind[],
   run: () => Promise<void>,
   finish: (sites: readonly Site<Linear>[], statistics: InputStatistics) => Promise<void>,
 ): Promise<void> {
@@ -222,7 +237,7 @@ async function oneByOne(
   for (const { statistics } of first.groups) statistics.dispose();
   refuseUnreached(first.unreached);
   for (const group of first.groups) {
-    const { groups } = await observeInputs(group.sites, { kinds: ['gram'] }, run);
+    const { groups } = await observeInputs(group.sites, { kinds }, run);
     try {
       for (const { sites: of, statistics } of groups) await finish(of, statistics);
     } finally {
@@ -256,10 +271,10 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
-    const layers = async (sites: readonly Site<Linear>[], statistics: InputStatistics | null): Promise<void> => {
+    const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
-        const report = await quantizeLayer(site, plan.get(site)!, statistics);
+        const report = await quantizeLayer(site, plan.get(site)!, inputs);
         onLayer?.(report);
       }
     };
@@ -267,6 +282,21 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       await layers([...plan.keys()], null);
       return result;
     }
+    const group = async (sites: readonly Site<Linear>[], statistics: InputStatistics): Promise<void> => {
+      for (const part of alike(sites, plan)) {
+        const wanted = plan.get(part[0]!)!;
+        const rounding: Rounding = (weight) => dequantize(roundToNearest(weight, wanted));
+        const inputs = await calibratedInputs(result, part, wanted, statistics, rounding);
+        try {
+          await layers(part, inputs);
+        } finally {
+          inputs.inputFactor?.dispose();
+          inputs.inputScale?.dispose();
+          inputs.dispose();
+        }
+      }
+    };
+    const kinds = [...new Set([...plan.values()].flatMap(statisticsFor))];
     const within = (prefix: string, sites: readonly Site<Linear>[]): Site<Linear>[] =>
       sites.filter(({ path }) => prefix === '' || path.startsWith(`${prefix}.`));
     const blocks = blocksOf(result).map(([path]) => path);
@@ -274,9 +304,9 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       ({ path }) => !blocks.some((prefix) => prefix === '' || path.startsWith(`${prefix}.`)),
     );
     for await (const { path, observe } of walkBlocks(OP, result, calibration!)) {
-      await oneByOne(within(path, [...plan.keys()]), observe, layers);
+      await oneByOne(within(path, [...plan.keys()]), kinds, observe, group);
     }
-    await oneByOne(outside, () => runWhole(result, calibration!), layers);
+    await oneByOne(outside, kinds, () => runWhole(result, calibration!), group);
     return result;
   } catch (error) {
     if (!inPlace) result.dispose();
