@@ -89,3 +89,7 @@ export {
   type ReferenceOptions,
   type SimpoOptions,
 } from './preference/training.js';
+export { Ewc, type EwcOptions } from './continual/ewc.js';
+export { L2Sp, type L2SpOptions } from './continual/l2sp.js';
+export { withPenalty, type Penalty } from './continual/penalty.js';
+export { mergeBatches, RehearsalDataset, type RehearsalOptions } from './continual/rehearsal.js';
