@@ -2,8 +2,7 @@
  * Elastic weight consolidation: what mattered to an old task moves less.
  */
 import { setImmediate } from 'node:timers/promises';
-import { gradientsOf } from '../../autograd/grad.js';
-import { noGrad } from '../../autograd/grad.js';
+import { gradientsOf, noGrad } from '../../autograd/grad.js';
 import type { Dataset } from '../../data/loader.js';
 import { permutationOf } from '../../data/permutation.js';
 import { AttributeError, FormatError, StateError } from '../../errors.js';

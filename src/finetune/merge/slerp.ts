@@ -3,8 +3,7 @@
  */
 import type { StateDict } from '../../nn/module.js';
 import { add, div, mul } from '../../ops/arithmetic.js';
-import { logicalAnd } from '../../ops/comparison.js';
-import { gt, lt } from '../../ops/comparison.js';
+import { gt, logicalAnd, lt } from '../../ops/comparison.js';
 import { to } from '../../ops/copy.js';
 import { sum } from '../../ops/reduce.js';
 import { abs, acos, clamp, sin, sqrt, square } from '../../ops/unary.js';

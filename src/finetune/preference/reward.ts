@@ -16,7 +16,7 @@ import { checkInteger, checkKeys, checkNumber } from '../../util/assert.js';
 import { formatShape } from '../../util/format.js';
 import type { PreferenceBatch } from './dataset.js';
 import { bradleyTerryLoss } from './losses.js';
-import { PreferenceMetrics } from './metrics.js';
+import type { PreferenceMetrics } from './metrics.js';
 
 /** A model that gives the states `[B, T, width]` behind its last layer, as `GPT` does. */
 export type HiddenModel = Module & { hidden(ids: Tensor): Tensor };

@@ -7,7 +7,7 @@ import {
   adaptersOf,
   combineAdapters,
   lora,
-  LoraLinear,
+  type LoraLinear,
   setActiveAdapters,
 } from '../../../src/finetune/index.js';
 import { productSvd } from '../../../src/finetune/merge/small_svd.js';
