@@ -2,25 +2,16 @@
  * Distances of a model's parameters to values they once had.
  */
 import { StateError } from '../../errors.js';
-import { noGrad } from '../../autograd/grad.js';
 import type { Module } from '../../nn/module.js';
 import { add, mul, sub } from '../../ops/arithmetic.js';
-import { clone, to } from '../../ops/copy.js';
+import { to } from '../../ops/copy.js';
 import { wideOf } from '../../ops/cross_entropy.js';
 import { sum } from '../../ops/reduce.js';
 import { square } from '../../ops/unary.js';
-import { detach } from '../../ops/views.js';
 import { constant } from '../../tensor/create.js';
-import { keep, scope } from '../../tensor/scope.js';
+import { scope } from '../../tensor/scope.js';
 import { sameShape } from '../../tensor/shape.js';
 import type { Tensor } from '../../tensor/tensor.js';
-
-/** @internal Copies that no scope frees. */
-export function copiesOf(parameters: Iterable<readonly [string, Tensor]>): Record<string, Tensor> {
-  return noGrad(() =>
-    Object.fromEntries(Array.from(parameters, ([name, tensor]) => [name, keep(clone(detach(tensor)))])),
-  );
-}
 
 /** @internal Parameters that train, by path. */
 export function trainedOf(model: Module): [name: string, tensor: Tensor][] {

@@ -22,7 +22,8 @@ import { generator as makeGenerator, type Generator } from '../../tensor/random.
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../../util/assert.js';
-import { copiesOf, distanceTo, trainedOf } from './anchor.js';
+import { copyState, disposeState, inEvaluation } from '../copies.js';
+import { distanceTo, trainedOf } from './anchor.js';
 
 /** Options of {@link Ewc.estimate}. */
 export interface EwcOptions<M, B> {
@@ -104,38 +105,25 @@ export class Ewc {
     const generator = makeGenerator(seed);
     const parameters = trained.map(([, tensor]) => tensor);
     let sums: Tensor[] = keep(parameters.map(({ shape, dtype }) => zeros(shape, { dtype: wideOf(dtype) })));
-    const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
-    const restore = (): void => {
-      for (const [module, training] of modes) module.training = training;
-    };
     for (const index of order) {
       const before = sums;
-      model.eval();
-      try {
-        sums = keep(
-          scope(() => {
-            const batch = dataset.batch([index], 0);
-            const logits = logitsOf(model, batch);
-            const given = targetsOf(batch);
-            const targets = labels === 'data' ? given : drawn(logits, given, generator);
-            const grads = gradientsOf(crossEntropy(logits, targets, { reduction: 'sum' }), parameters);
-            return noGrad(() =>
-              before.map((sum, i) => {
-                const grad = grads[i];
-                return grad ? add(sum, square(to(grad, sum.dtype))) : clone(sum);
-              }),
-            );
-          }),
-        );
-      } finally {
-        restore();
-      }
+      const step = (): Tensor[] => {
+        const batch = dataset.batch([index], 0);
+        const logits = logitsOf(model, batch);
+        const given = targetsOf(batch);
+        const targets = labels === 'data' ? given : drawn(logits, given, generator);
+        const grads = gradientsOf(crossEntropy(logits, targets, { reduction: 'sum' }), parameters);
+        const added = (sum: Tensor, grad: Tensor | null | undefined): Tensor =>
+          grad ? add(sum, square(to(grad, sum.dtype))) : clone(sum);
+        return noGrad(() => before.map((sum, i) => added(sum, grads[i])));
+      };
+      sums = keep(scope(() => inEvaluation(model, step)));
       for (const tensor of before) tensor.dispose();
       await setImmediate();
     }
     const means = noGrad(() => sums.map((sum) => keep(div(sum, samples))));
     for (const tensor of sums) tensor.dispose();
-    return new Ewc(strength, Object.fromEntries(trained.map(([name], i) => [name, means[i]!])), copiesOf(trained));
+    return new Ewc(strength, Object.fromEntries(trained.map(([name], i) => [name, means[i]!])), copyState(trained));
   }
 
   /**
@@ -157,8 +145,10 @@ export class Ewc {
       const expected = 'pairs of anchor.… and fisher.…, and a strength';
       throw new FormatError({ op, argument: path, expected, actual: file.names.slice(0, 4).join(', ') || 'nothing' });
     }
-    const read = (prefix: string, names: readonly string[]): Record<string, Tensor> =>
-      noGrad(() => Object.fromEntries(names.map((name) => [name, keep(clone(file.tensor(`${prefix}${name}`)))])));
+    const read = (prefix: string, names: readonly string[]): Record<string, Tensor> => {
+      const own = (name: string): Tensor => keep(scope(() => noGrad(() => clone(file.tensor(`${prefix}${name}`)))));
+      return Object.fromEntries(names.map((name) => [name, own(name)]));
+    };
     const strength = checkNumber(op, 'strength', options.strength ?? saved, 0, Number.MAX_VALUE);
     return new Ewc(strength, read('fisher.', anchors), read('anchor.', anchors));
   }
@@ -183,7 +173,8 @@ export class Ewc {
 
   /** Frees what it holds. */
   dispose(): void {
-    for (const tensor of [...Object.values(this.anchor), ...Object.values(this.fisher)]) tensor.dispose();
+    disposeState(this.anchor);
+    disposeState(this.fisher);
   }
 }
 

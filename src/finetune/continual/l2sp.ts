@@ -6,8 +6,9 @@ import { add, mul } from '../../ops/arithmetic.js';
 import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkKeys, checkNumber } from '../../util/assert.js';
+import { copyState, disposeState } from '../copies.js';
 import { matcher, type Target } from '../layers.js';
-import { copiesOf, distanceTo, sizeSquared, trainedOf } from './anchor.js';
+import { distanceTo, sizeSquared, trainedOf } from './anchor.js';
 
 /** Options of {@link L2Sp}. */
 export interface L2SpOptions {
@@ -40,7 +41,7 @@ export class L2Sp {
     const matches = options.fresh === undefined ? (): boolean => false : matcher(op, 'fresh', options.fresh);
     // a name means the parameters of that module, too
     this.isFresh = (path) => path.split('.').some((_, i, parts) => matches(parts.slice(0, i + 1).join('.')));
-    this.anchors = copiesOf(trainedOf(model).filter(([path]) => !this.isFresh(path)));
+    this.anchors = copyState(trainedOf(model).filter(([path]) => !this.isFresh(path)));
   }
 
   /** The penalty now, a scalar. @throws StateError if the model lacks a parameter that it was made of */
@@ -57,6 +58,6 @@ export class L2Sp {
 
   /** Frees the copy of the starting point. */
   dispose(): void {
-    for (const tensor of Object.values(this.anchors)) tensor.dispose();
+    disposeState(this.anchors);
   }
 }

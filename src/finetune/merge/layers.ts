@@ -2,16 +2,13 @@
  * Layers of one model in another, and models with more layers than they had.
  */
 import { AttributeError, ShapeError, StateError } from '../../errors.js';
-import { noGrad } from '../../autograd/grad.js';
 import type { StateDict } from '../../nn/module.js';
-import { clone } from '../../ops/copy.js';
-import { keep } from '../../tensor/scope.js';
 import { sameShape } from '../../tensor/shape.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkInteger } from '../../util/assert.js';
 import { formatShape, formatValue } from '../../util/format.js';
+import { copyOf } from '../copies.js';
 
-const copyOf = (tensor: Tensor): Tensor => noGrad(() => keep(clone(tensor)));
 const isUnder = (name: string, path: string): boolean => name === path || name.startsWith(`${path}.`);
 
 /**

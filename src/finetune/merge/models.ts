@@ -7,10 +7,11 @@ import { Module, type StateDict } from '../../nn/module.js';
 import { generator } from '../../tensor/random.js';
 import { checkOneOf } from '../../util/assert.js';
 import { formatValue } from '../../util/format.js';
+import { disposeState } from '../copies.js';
 import { graftStates, stackStates } from './layers.js';
 import { slerpStates } from './slerp.js';
 import { averageStates, taskArithmetic, type TaskArithmeticOptions } from './states.js';
-import { dareStates, disposeState, tiesStates, type DareOptions, type TiesOptions } from './ties.js';
+import { dareStates, tiesStates, type DareOptions, type TiesOptions } from './ties.js';
 
 interface Common<M extends Module> {
   /** Takes the merged weights, and is returned. Default: a new model of the first one's configuration, for a `GPT`; others need it. */
@@ -93,7 +94,12 @@ export async function mergeModels<M extends Module>(models: readonly M[], option
   }
   const target = into ?? shellOf(op, models[0]!);
   const states = models.map((model) => model.stateDict());
-  return loaded(op, target, await mergedState(states, base?.stateDict(), given as MergeModelsOptions));
+  const start = base?.stateDict();
+  try {
+    return loaded(op, target, await mergedState(states, start, given as MergeModelsOptions));
+  } finally {
+    for (const state of [...states, start ?? {}]) disposeState(state); // views
+  }
 }
 
 async function mergedState(
@@ -119,7 +125,13 @@ export function graftLayers<M extends Module>(
   donor: Module,
   map: Readonly<Record<string, string>> | readonly string[],
 ): M {
-  return loaded('graftLayers', model, graftStates(model.stateDict(), donor.stateDict(), map));
+  const [own, theirs] = [model.stateDict(), donor.stateDict()];
+  try {
+    return loaded('graftLayers', model, graftStates(own, theirs, map));
+  } finally {
+    disposeState(own); // views
+    disposeState(theirs);
+  }
 }
 
 /** Some layers of a GPT. */
@@ -137,7 +149,12 @@ export interface ModelSlice {
  */
 export function stackLayers(slices: readonly ModelSlice[]): GPT {
   const op = 'stackLayers';
-  const state = stackStates(slices?.map?.(({ model, layers }) => ({ state: model.stateDict(), layers })));
-  const layers = slices.reduce((count, slice) => count + slice.layers[1] - slice.layers[0], 0);
-  return loaded(op, shellOf(op, slices[0]!.model, { layers }), state);
+  const parts = (slices ?? []).map(({ model, layers }) => ({ state: model.stateDict(), layers }));
+  try {
+    const state = stackStates(parts);
+    const layers = parts.reduce((count, { layers: [start, end] }) => count + end - start, 0);
+    return loaded(op, shellOf(op, slices[0]!.model, { layers }), state);
+  } finally {
+    for (const { state } of parts) disposeState(state); // views
+  }
 }

@@ -2,14 +2,11 @@
  * Greedy soups: averages that a metric chooses.
  */
 import { AttributeError } from '../../errors.js';
-import { noGrad } from '../../autograd/grad.js';
 import type { Module, StateDict } from '../../nn/module.js';
-import { clone } from '../../ops/copy.js';
-import { keep } from '../../tensor/scope.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { formatValue } from '../../util/format.js';
+import { copyState, disposeState } from '../copies.js';
 import { averageStates, checkStates } from './states.js';
-import { disposeState } from './ties.js';
 
 /** Options of {@link greedySoup}. */
 export interface GreedySoupOptions {
@@ -47,11 +44,11 @@ export async function greedySoup<M extends Module>(
   const op = 'greedySoup';
   checkKeys(op, options, ['higherIsBetter']);
   const higher = checkBoolean(op, 'higherIsBetter', options.higherIsBetter ?? true);
-  checkStates(op, [model.stateDict(), ...states]);
-  const copy = (state: StateDict): StateDict =>
-    noGrad(() => Object.fromEntries(Object.entries(state).map(([name, tensor]) => [name, keep(clone(tensor))])));
-  const before = copy(model.stateDict());
-  const memory = new Set(Object.values(model.stateDict()).map(({ storage }) => storage));
+  const views = model.stateDict();
+  checkStates(op, [views, ...states]);
+  const copy = (state: StateDict): StateDict => copyState(Object.entries(state));
+  const before = copy(views);
+  const memory = new Set(Object.values(views).map(({ storage }) => storage));
   const own: StateDict[] = [];
   const list = states.map((state) => {
     if (!Object.values(state).some(({ storage }) => memory.has(storage))) return state;
@@ -89,6 +86,7 @@ export async function greedySoup<M extends Module>(
     throw error;
   } finally {
     disposeState(before);
+    disposeState(views);
     for (const state of own) disposeState(state);
   }
 }

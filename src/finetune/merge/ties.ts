@@ -17,10 +17,11 @@ import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../../util/assert.js';
 import { formatValue } from '../../util/format.js';
+import { disposeState } from '../copies.js';
 import { checkStates, checkWeights, combineStates, taskVector, weightedSum } from './states.js';
 
 /** @throws AttributeError unless it is above 0 and at most 1 */
-export function checkDensity(op: string, value: unknown): number {
+function checkDensity(op: string, value: unknown): number {
   if (typeof value === 'number' && value > 0 && value <= 1) return value;
   const [expected, actual] = ['a share above 0, at most 1', formatValue(value)];
   throw new AttributeError({ op, argument: 'density', expected, actual });
@@ -184,9 +185,4 @@ function checkTuned(op: string, base: StateDict, states: readonly StateDict[]): 
     throw new AttributeError({ op, argument: 'states', expected: 'at least one state', actual: formatValue(states) });
   }
   checkStates(op, [base, ...states]);
-}
-
-/** @internal */
-export function disposeState(state: StateDict): void {
-  for (const tensor of Object.values(state)) tensor.dispose();
 }

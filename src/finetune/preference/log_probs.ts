@@ -11,6 +11,7 @@ import { sum } from '../../ops/reduce.js';
 import { noGrad } from '../../autograd/grad.js';
 import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
+import { inEvaluation } from '../copies.js';
 
 /** A model that gives logits `[B, T, V]` for ids `[B, T]`. */
 export type LogitsModel = Module & { forward(ids: Tensor): Tensor };
@@ -42,11 +43,5 @@ export function answerLogProbs(logits: Tensor, targets: Tensor): RowLogProbs {
 
 /** @internal Runs `body` with a model in evaluation mode and without recording, and puts each module's mode back. */
 export function asReference<T>(model: Module, body: () => T): T {
-  const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
-  model.eval();
-  try {
-    return noGrad(body);
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
+  return inEvaluation(model, () => noGrad(body));
 }

@@ -12,6 +12,7 @@ import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys } from '../../util/assert.js';
 import { answerLogProbs, asReference, type LogitsModel } from './log_probs.js';
+import { disposeState } from '../copies.js';
 import { withoutAdapters } from '../lora.js';
 import { existingRegistry } from '../registry.js';
 import type { KtoDataset, PairedBatch, PreferenceDataset } from './dataset.js';
@@ -28,13 +29,17 @@ export interface PrecomputeOptions {
 
 /** A digest of the weights that a reference computes with. */
 async function weightsDigest(model: LogitsModel, adaptersOff: boolean): Promise<string> {
-  const originals = adaptersOff ? withoutAdapters(model, () => model.stateDict()) : model.stateDict();
+  const views = adaptersOff ? withoutAdapters(model, () => model.stateDict()) : model.stateDict();
   const hash = createHash('sha256');
-  for (const [name, value] of Object.entries(originals)) {
-    if (adaptersOff && /(^|\.)adapters\./.test(name)) continue;
-    const array = await data(value);
-    hash.update(`${name} ${value.dtype} ${value.shape.join('x')}\n`);
-    hash.update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+  try {
+    for (const [name, value] of Object.entries(views)) {
+      if (adaptersOff && /(^|\.)adapters\./.test(name)) continue;
+      const array = await data(value);
+      hash.update(`${name} ${value.dtype} ${value.shape.join('x')}\n`);
+      hash.update(new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
+    }
+  } finally {
+    disposeState(views);
   }
   return hash.digest('hex');
 }
@@ -52,8 +57,12 @@ async function cached(path: string, key: string, count: number): Promise<Float32
     throw new FormatError({ op: 'precomputeReference', argument: path, expected: 'log-probabilities', actual });
   }
   const value = file.tensor('logProbs');
-  if (file.metadata.get('key') !== key || value.size !== count || value.dtype !== 'float32') return null;
-  return Float32Array.from((await data(value)) as Float32Array);
+  try {
+    if (file.metadata.get('key') !== key || value.size !== count || value.dtype !== 'float32') return null;
+    return Float32Array.from((await data(value)) as Float32Array);
+  } finally {
+    value.dispose();
+  }
 }
 
 /**
