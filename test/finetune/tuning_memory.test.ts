@@ -94,6 +94,7 @@ test('references, penalties and merges', async () => {
     { method: 'slerp' },
     { method: 'taskArithmetic', base: model },
     { method: 'ties', base: model },
+    { method: 'ties', base: model, trim: 'tensor' },
     { method: 'dare', base: model, consensus: 'ties' },
   ] as const) {
     await leavesNothing(options.method, async () => (await mergeModels([one, two], options)).dispose());

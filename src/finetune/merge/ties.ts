@@ -11,6 +11,7 @@ import { bernoulli } from '../../ops/random_ops.js';
 import { sum } from '../../ops/reduce.js';
 import { abs, sign } from '../../ops/unary.js';
 import { where } from '../../ops/where.js';
+import { tensor } from '../../tensor/create.js';
 import { generator as makeGenerator } from '../../tensor/random.js';
 import { item } from '../../tensor/read.js';
 import { scope } from '../../tensor/scope.js';
@@ -50,7 +51,11 @@ export async function kthMagnitude(tensors: readonly Tensor[], k: number): Promi
     const middle = (low + high + 1n) / 2n;
     const limit = floatOf(middle, isWide);
     const count = scope(() =>
-      noGrad(() => tensors.map((x) => sum(ge(abs(isWide ? to(x, 'float64') : x), limit))).reduce((a, b) => add(a, b))),
+      noGrad(() => {
+        // a tensor of its own: numbers become constants that are remembered, and these are never met again
+        const bound = tensor(limit, { dtype: isWide ? 'float64' : 'float32' });
+        return tensors.map((x) => sum(ge(abs(to(x, bound.dtype)), bound))).reduce((a, b) => add(a, b));
+      }),
     );
     const reached = await item(count).finally(() => count.dispose());
     if (reached >= k) low = middle;
@@ -81,11 +86,11 @@ async function thresholds(vector: StateDict, density: number, trim: TrimScope): 
   const list = Object.entries(vector).filter(([, { size }]) => size > 0);
   if (trim === 'global') {
     const total = list.reduce((count, [, { size }]) => count + size, 0);
-    const limit = total === 0 ? 0 : await kthMagnitude(list.map(([, tensor]) => tensor), kept(total)); // prettier-ignore
+    const limit = total === 0 ? 0 : await kthMagnitude(list.map(([, own]) => own), kept(total)); // prettier-ignore
     return () => limit;
   }
   const limits = new Map<string, number>();
-  for (const [name, tensor] of list) limits.set(name, await kthMagnitude([tensor], kept(tensor.size)));
+  for (const [name, own] of list) limits.set(name, await kthMagnitude([own], kept(own.size)));
   return (name) => limits.get(name) ?? 0;
 }
 
@@ -130,7 +135,7 @@ export async function tiesStates(
   return combineStates(op, [base, ...states], ([start, ...tuned], name) => {
     const trimmed = tuned.map((x, i) => {
       const delta = sub(x, start!);
-      return where(ge(abs(delta), limits[i]!(name)), delta, 0);
+      return where(ge(abs(delta), tensor(limits[i]!(name), { dtype: delta.dtype })), delta, 0);
     });
     return add(start!, mul(electAndMerge(trimmed, weights), scale));
   });
