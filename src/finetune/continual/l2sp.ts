@@ -7,7 +7,7 @@ import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkKeys, checkNumber } from '../../util/assert.js';
 import { copyState, disposeState } from '../copies.js';
-import { matcher, type Target } from '../layers.js';
+import { matcher, type Target } from '../../nn/surgery.js';
 import { distanceTo, sizeSquared, trainedOf } from './anchor.js';
 
 /** Options of {@link L2Sp}. */
