@@ -12,6 +12,16 @@ export {
   type HeadOnlyOptions,
   type TrainableReport,
 } from './freeze.js';
+export {
+  encodeChat,
+  InstructionDataset,
+  instructionLoss,
+  type EncodedChat,
+  type InstructionBatch,
+  type InstructionExample,
+  type InstructionModel,
+  type InstructionOptions,
+} from './instruction.js';
 export { type Target } from './layers.js';
 export {
   adaptersOf,
