@@ -8,7 +8,7 @@ import type { Module } from '../nn/module.js';
 import { argmax } from '../ops/reduce.js';
 import { data } from '../tensor/read.js';
 import { keep, scope } from '../tensor/scope.js';
-import { Tensor } from '../tensor/tensor.js';
+import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkOneOf } from '../util/assert.js';
 import type { LabelledBatch } from './labelled.js';
 import type { LengthOptions } from './pooling.js';
