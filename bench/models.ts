@@ -28,6 +28,13 @@ function training({ batch, context, ...model }: Training, label = ''): ModelCase
   };
 }
 
+/** Forward, backward and update of adapters of q and v, over float32 or quantised layers. */
+function adapting({ batch, context, ...model }: Training, name: string, scheme?: string): ModelCase {
+  const args = { ...model, batch, context, rank: 8, ...(scheme === undefined ? {} : { scheme }) };
+  const shape = `${model.layers} layers, ${model.width} wide, ${batch}x${context}, rank 8 of q and v`;
+  return { name, shape, tokens: batch * context, op: 'adapt', args };
+}
+
 /** GPT-2's 124 million parameters, or a quarter of that. */
 const generating = { layers: 12, heads: 12, width: 768, context: 1024, vocab: 50257 };
 const generatingQuick = { layers: 6, heads: 6, width: 384, context: 1024, vocab: 50257 };
@@ -41,6 +48,8 @@ export function modelCases(quick: boolean): readonly ModelCase[] {
     training({ layers: 4, heads: 4, width: 128, context: 64, batch: 8, vocab: 65 }),
     training({ layers: 6, heads: 6, width: 384, context: 256, batch: 12, vocab: 65 }),
     ...(quick ? [] : [training(gpt2, ', GPT-2')]),
+    adapting({ ...gpt2, ...geometry, context: 64 }, 'LoRA step'),
+    adapting({ ...gpt2, ...geometry, context: 64 }, 'QLoRA step', 'nf4'),
     { name: 'prefill', shape: `${label}, 512 tokens`, tokens: 512, op: 'prefill', args: { ...geometry, prompt: 512 } },
     {
       name: 'decode',

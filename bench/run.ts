@@ -116,13 +116,16 @@ export function withFinalCeilings(rows: readonly Row[], ceilings: Pick<Ceilings,
 export async function modelRows(model: ModelCase, context: RunContext): Promise<Row[]> {
   const { threads, measuring } = context;
   globalThis.gc?.(); // what the rows before left must not be swept up while a model runs
-  const workers = [startOurs(), startTorch({ forKernels: false })].filter((worker) => worker !== null);
+  const started = [startOurs(), startTorch({ forKernels: false })].filter((worker) => worker !== null);
   try {
     const subjects: Subject[] = [];
-    for (const worker of workers) {
+    const workers: Worker[] = [];
+    for (const worker of started) {
       const subject = await worker.prepare(model, threads);
-      if (subject === null) throw new Error(`${worker.name}: no work called ${model.op}`);
+      if (subject === null && worker === started[0]) throw new Error(`${worker.name}: no work called ${model.op}`);
+      if (subject === null) continue; // a peer that does not know it
       subjects.push(subject);
+      workers.push(worker);
     }
     const [ours, ...others] = await measure(subjects, measuring);
     const common = { shape: model.shape, threads };
@@ -153,7 +156,7 @@ export async function modelRows(model: ModelCase, context: RunContext): Promise<
       }),
     ];
   } finally {
-    for (const worker of workers) await worker.close();
+    for (const worker of started) await worker.close();
   }
 }
 

@@ -101,6 +101,7 @@ export const targets: readonly Target[] = [
   two('training, 0.8 million parameters', 'training step 4 layers', torch, 1.3),
   two('training, 10.8 million parameters', 'training step 6 layers', torch, 1.05),
   two('training, 124 million parameters', 'training step 12 layers', torch, 1.05),
+  two('training adapters, 124 million parameters', 'LoRA step 12 layers', torch, 1.2),
   two('reading a prompt, 124 million parameters', 'prefill 12 layers', torch, 1.4),
   two('generating, 124 million parameters', 'decode 12 layers', torch, 1.6),
 ];

@@ -60,7 +60,10 @@ export { type Shape } from './tensor/shape.js';
 export { isGradEnabled } from './tensor/tape.js';
 export { Tensor, type Device } from './tensor/tensor.js';
 export {
+  applyChatTemplate,
   BpeTokenizer,
+  ChatTemplate,
+  chatTemplateNames,
   GPT2_PATTERN,
   PipelineTokenizer,
   SentencePieceTokenizer,
@@ -68,14 +71,19 @@ export {
   loadTokenizer,
   translatePattern,
   type AllowedSpecial,
+  type ApplyChatTemplateOptions,
   type BpeTrainOptions,
   type BpeTrainProgress,
+  type ChatMessage,
+  type ChatTemplateName,
+  type ChatTemplateOptions,
   type DecodeOptions,
   type EncodeOptions,
   type Encoding,
   type Gpt2Options,
   type OffsetOptions,
   type RegexDialect,
+  type RenderedChat,
   type SentencePieceOptions,
   type TiktokenOptions,
   type TokenDecoder,
@@ -86,6 +94,7 @@ export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
 export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
+export { packFirstFit } from './data/packing.js';
 export { openTokens, saveTokens } from './data/tokens_file.js';
 export {
   generateTokens,
@@ -114,6 +123,7 @@ export {
   type SaveModelOptions,
 } from './models/saved_model.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
+export type { HiddenOptions } from './models/gpt_inputs.js';
 export type { TrainCallback, TrainContext } from './train/callback.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
