@@ -117,6 +117,7 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export { TensorBoardWriter, type HparamValue, type TensorBoardOptions } from './train/tensorboard/writer.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
 export { writeFileAtomically } from './util/atomic_file.js';
