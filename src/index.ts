@@ -109,6 +109,7 @@ export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from
 export type { TrainCallback, TrainContext } from './train/callback.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
+export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
 export {
@@ -117,6 +118,25 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export type {
+  HardwareUse,
+  LoggedEval,
+  LoggedEvent,
+  LoggedStep,
+  RunMachine,
+  RunSample,
+  StartLine,
+} from './train/run_lines.js';
+export { RunLogger, type RunLoggerOptions, type SampleOptions } from './train/run_logger.js';
+export {
+  findRun,
+  listRuns,
+  readRun,
+  summarizeRun,
+  type RunRecord,
+  type RunStatus,
+  type RunSummary,
+} from './train/run_reader.js';
 export { TensorBoardWriter, type HparamValue, type TensorBoardOptions } from './train/tensorboard/writer.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';

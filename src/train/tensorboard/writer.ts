@@ -63,7 +63,13 @@ export class TensorBoardWriter {
     this.path = path.join(dir, name);
     this.file = new AppendFile(this.path, () => mkdirSync(dir, { recursive: true }));
     this.record(versionEvent(this.now()));
-    if (purgeStep !== undefined) this.record(restartEvent(this.now(), purgeStep));
+    if (purgeStep !== undefined) this.restart(purgeStep);
+  }
+
+  /** What was written so far of this step and later ones, in this file and in earlier ones, no longer counts. */
+  restart(step: number): void {
+    checkInteger('TensorBoardWriter.restart', 'step', step, 0);
+    this.record(restartEvent(this.now(), step));
   }
 
   /** One number at a step. Numbers are stored with 32 bits. */
