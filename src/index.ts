@@ -106,11 +106,11 @@ export {
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
-export type { TrainCallback, TrainContext } from './train/callback.js';
+export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
 export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
-export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
+export { formatDuration, TrainingProgress, type ProgressOptions, type ProgressStream } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
 export {
   findLearningRate,
@@ -137,6 +137,7 @@ export {
   type RunStatus,
   type RunSummary,
 } from './train/run_reader.js';
+export { renderRunReport, writeRunReport, type RunReportOptions } from './train/run_report.js';
 export { TensorBoardWriter, type HparamValue, type TensorBoardOptions } from './train/tensorboard/writer.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
