@@ -105,6 +105,7 @@ export {
   type SafetensorsOptions,
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
+export { load, saveModel, type LoadedModel, type SavableModel, type SaveModelOptions } from './models/saved_model.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
 export * from './train/checkpoint.js';

@@ -12,7 +12,7 @@ export {
   type HeadOnlyOptions,
   type TrainableReport,
 } from './freeze.js';
-export { type Target } from './layers.js';
+export { type Target } from '../nn/surgery.js';
 export {
   adaptersOf,
   adapterState,

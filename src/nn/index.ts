@@ -11,6 +11,7 @@ export * from './embedding.js';
 export * as init from './init.js';
 export * from './kv_cache.js';
 export { KvPool } from './kv_pages.js';
+export { registerLayerKind, type LayerForm, type LayerKind } from './layer_forms.js';
 export * from './linear.js';
 export * from './mlp.js';
 export * from './module.js';

@@ -1,0 +1,16 @@
+/**
+ * Making trained models smaller and faster: `omnigrad/compress`.
+ *
+ * @module
+ */
+export { blocksOf } from './block_walk.js';
+export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
+export {
+  globalMagnitudeMasks,
+  magnitudeMask,
+  nOfMMask,
+  structuredMask,
+  wandaMask,
+  type StructuredMaskOptions,
+} from './prune/masks.js';
+export { type Target } from '../nn/surgery.js';
