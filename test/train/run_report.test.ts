@@ -41,7 +41,7 @@ async function makeRun({ name, lr = 0.001, steps = 40, floor = 1 }: Made): Promi
   return og.readRun(dir);
 }
 
-const textOf = (html: string): { document: Document; text: string } => {
+const textOf = (html: string): { document: ReturnType<typeof parseHTML>['document']; text: string } => {
   const { document } = parseHTML(html);
   return { document, text: document.body.textContent ?? '' };
 };
