@@ -48,9 +48,9 @@ export interface TrainConfig {
   readonly schedule: JsonObject & { readonly type: string };
   readonly batchSize: number;
   readonly gradientAccumulation: number;
-  /** Null: as many as `epochs` take. */
+  /** One of the two; the other is null. */
   readonly steps: number | null;
-  readonly epochs: number;
+  readonly epochs: number | null;
   readonly clipGradNorm: number | null;
   readonly ema: number | null;
   readonly precision: string;
@@ -200,10 +200,10 @@ export function resolveConfig(source: unknown, fallbackName: string): TrainConfi
   const model = all.get('model');
   if (typeof model !== 'string') objectOf('model', model);
   const steps = all.optionalInteger('steps');
-  const epochs = all.number('epochs', 1, 0);
-  if (epochs === 0) throw refuse('epochs', 'a number above 0', epochs);
-  if (steps !== null && all.get('epochs') !== undefined)
-    throw refuse('epochs', 'steps or epochs', 'both', 'Leave out one of them');
+  const given = all.optionalNumber('epochs', 0);
+  if (given === 0) throw refuse('epochs', 'a number above 0', given);
+  if (steps !== null && given !== null) throw refuse('epochs', 'none beside steps', given, 'Leave out one of the two');
+  const epochs = steps === null ? (given ?? 1) : null;
   const [evaluate, checkpoint, log] = [all.part('evaluate', 'evaluate'), all.part('checkpoint', 'checkpoint'), all.part('log', 'log')]; // prettier-ignore
   const optimizer = typed('optimizer', all.get('optimizer') ?? { type: 'adamw', lr: 1e-3 }, 'adamw');
   const schedule = typed('schedule', all.get('schedule') ?? 'constant', 'constant');

@@ -145,7 +145,7 @@ export async function describePlan(config: TrainConfig): Promise<string> {
     ],
     [
       'steps',
-      `${config.steps ?? `${config.epochs} epochs`}, of ${perStep} tokens (${config.batchSize} × ${config.gradientAccumulation} × ${context})`,
+      `${config.steps ?? `${config.epochs} ${config.epochs === 1 ? 'epoch' : 'epochs'}`}, of ${perStep} tokens (${config.batchSize} × ${config.gradientAccumulation} × ${context})`,
     ],
     ['optimizer', `${config.optimizer.type}, ${config.schedule.type} schedule, ${config.precision}`],
     ['machine', `${threads} threads, ${isa}`],
@@ -217,7 +217,7 @@ async function makeTrainer(
     ...(valid === null ? {} : { valid }),
     batchSize: config.batchSize,
     gradientAccumulation: config.gradientAccumulation,
-    steps: config.steps ?? Math.max(1, Math.floor(config.epochs * stepsOfEpoch)),
+    steps: config.steps ?? Math.max(1, Math.floor((config.epochs ?? 1) * stepsOfEpoch)),
     optimizer: (_, all) => makeOptimizer(config.optimizer, all),
     schedule: makeSchedule(config.schedule),
     ...(config.clipGradNorm === null ? {} : { clipGradNorm: config.clipGradNorm }),

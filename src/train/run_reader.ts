@@ -100,7 +100,7 @@ class RunBuilder {
         this.evals.push(line as unknown as LoggedEval);
         break;
       case 'sample':
-        this.samples.push(line as unknown as RunSample);
+        this.sample(line as unknown as RunSample);
         break;
       case 'results':
         if (Array.isArray(line['rows'])) this.rows = line['rows'] as ReportRow[];
@@ -112,6 +112,13 @@ class RunBuilder {
         if (typeof line['elapsed'] === 'number') this.elapsed = line['elapsed'];
         this.events.push(line);
     }
+  }
+
+  /** A run that is taken up at its end makes its last samples again. */
+  private sample(line: RunSample): void {
+    const at = this.samples.findIndex(({ step, title }) => step === line.step && title === line.title);
+    if (at >= 0) this.samples[at] = line;
+    else this.samples.push(line);
   }
 
   private start(line: StartLine): void {

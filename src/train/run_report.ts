@@ -34,9 +34,10 @@ const setting = (value: Setting | undefined): string => (value === undefined ? '
 /** What a saved checkpoint or the start of a process tells is shown elsewhere. */
 const isNews = ({ type }: LoggedEvent): boolean => type !== 'checkpoint';
 
-function describeEvent({ type: _, time: __, step: ___, ...fields }: LoggedEvent): string {
-  if (typeof fields['message'] === 'string') return fields['message'];
-  return Object.entries(fields)
+function describeEvent(event: LoggedEvent): string {
+  if (typeof event['message'] === 'string') return event['message'];
+  return Object.entries(event)
+    .filter(([name]) => !['type', 'time', 'step'].includes(name))
     .map(
       ([name, value]) =>
         `${name}: ${typeof value === 'number' ? number(value) : typeof value === 'string' ? value : JSON.stringify(value)}`,

@@ -23,6 +23,12 @@ test('defaults are filled in', () => {
   assert.deepEqual(config.data, { train: ['a.txt'], valid: [], validShare: 0.05, field: 'text' });
   assert.deepEqual(config.optimizer, { type: 'adamw', lr: 1e-3 });
   assert.deepEqual([config.tokenizer, config.steps, config.epochs, config.clipGradNorm], ['bytes', null, 1, 1]);
+  assert.deepEqual(resolveConfig(config, 'x'), config, 'what comes out may go in');
+  const whole = resolveConfig(
+    { ...least, steps: 3, log: { samples: { prompts: ['a'] } }, schedule: { type: 'wsd', decay: 2 } },
+    'x',
+  );
+  assert.deepEqual(resolveConfig(JSON.parse(JSON.stringify(whole)), 'y'), whole);
   assert.equal(resolveConfig({ ...least, clipGradNorm: null }, 'x').clipGradNorm, null);
   assert.equal(resolveConfig({ ...least, schedule: 'linear' }, 'x').schedule.type, 'linear');
   assert.equal(resolveConfig({ data: { train: ['a'], valid: 'b' }, model: 'folder' }, 'x').tokenizer, 'folder');
@@ -41,7 +47,7 @@ test('a wrong entry is named with its place, and with what it may have meant', (
     [{ log: { samples: { every: 2 } } }, /log\.samples\.prompts: expected a list of texts/],
     [{ log: { samples: { prompt: ['a'] } } }, /Did you mean prompts/],
     [{ checkpoint: { keep: 0 } }, /checkpoint\.keep: expected an integer of at least 1, got 0/],
-    [{ steps: 3, epochs: 2 }, /epochs: expected steps or epochs, got both/],
+    [{ steps: 3, epochs: 2 }, /epochs: expected none beside steps, got 2/],
     [{ tokenizer: { vocabSize: 100 } }, /tokenizer\.vocabSize: expected an integer from 257/],
     [{ data: { train: [] } }, /data\.train: expected at least one file, got \[\]/],
     [{ data: { train: 3 } }, /data\.train: expected the path of a file/],

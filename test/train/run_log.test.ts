@@ -64,14 +64,14 @@ test('a log holds every event of the run, with memory, time and what describes i
   assert.deepEqual(run.card, { source: 'made up' });
   const steps = events.filter((event) => event.type === 'step');
   assert.deepEqual(
-    run.steps.map(({ time: _t, memory: _m, rss: _r, cpu: _c, ...event }) => event),
+    run.steps.map(({ time: _time, memory: _memory, rss: _rss, cpu: _cpu, ...event }) => event),
     steps,
   );
   for (const { memory, rss, cpu, time } of run.steps) {
     assert.ok(memory > 1e4 && rss > 1e7 && cpu >= 0 && Math.abs(time - Date.now()) < 60_000);
   }
   assert.deepEqual(
-    run.evals.map(({ time: _, ...event }) => event),
+    run.evals.map(({ time: _time, ...event }) => event),
     events.filter((event) => event.type === 'eval'),
   );
   assert.deepEqual(
