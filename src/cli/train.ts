@@ -19,7 +19,6 @@ function stopOnSignals(): AbortSignal {
     process.on(name, () => {
       if (stop.signal.aborted) process.exit(status);
       process.exitCode = status;
-      process.stderr.write('\nStopping after this step; once more to stop at once.\n');
       stop.abort();
     });
   }

@@ -98,7 +98,6 @@ function textOf(argument: string, value: unknown, what = 'a text'): string {
 
 function filesOf(argument: string, value: unknown): string[] {
   const list = Array.isArray(value) ? (value as unknown[]) : [value];
-  if (list.length === 0) throw refuse(argument, 'at least one file', list);
   return list.map((entry) => textOf(argument, entry, 'the path of a file, or a list of them'));
 }
 
@@ -155,6 +154,7 @@ function dataOf(source: Json | undefined): DataConfig {
   const isShort = typeof source === 'string' || Array.isArray(source);
   const data = new Fields('data', isShort ? { train: source } : objectOf('data', source));
   const train = filesOf('data.train', data.get('train'));
+  if (train.length === 0) throw refuse('data.train', 'at least one file', train);
   const valid = data.get('valid') === undefined ? [] : filesOf('data.valid', data.get('valid'));
   const validShare = data.number('validShare', valid.length > 0 ? 0 : 0.05, 0, 0.5);
   return { train, valid, validShare, field: data.text('field', 'text') };

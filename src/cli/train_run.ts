@@ -271,6 +271,7 @@ export async function train(config: TrainConfig, { resume, signal, say, mode }: 
   const tokenizer = await prepareTokenizer(config, say);
   const timeLimit = config.timeLimit === null ? {} : { timeLimit: config.timeLimit * 60 };
   const progress = new TrainingProgress<GPT>({ mode, ...timeLimit });
+  signal.addEventListener('abort', () => progress.note('Stopping after this step; once more to stop at once.'));
   const logger = makeLogger(config, tokenizer, progress);
   const trainer = await makeTrainer(config, tokenizer, [progress, logger]);
   await writeFileAtomically(path.join(config.out, 'config.json'), (write) =>

@@ -38,7 +38,7 @@ export class AppendFile {
         for (let done = 0; done < bytes.length;) done += writeSync(handle, bytes, done);
         this.size += bytes.length;
       } catch (error) {
-        ftruncateSync(handle, this.size);
+        this.takeBack(handle);
         throw error;
       }
     });
@@ -76,6 +76,14 @@ export class AppendFile {
     if (this.handle === null) return;
     closeSync(this.handle);
     this.handle = null;
+  }
+
+  private takeBack(handle: number): void {
+    try {
+      ftruncateSync(handle, this.size);
+    } catch {
+      // The error of the write is the one to report.
+    }
   }
 
   private open(): number {

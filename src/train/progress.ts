@@ -37,8 +37,8 @@ export interface ProgressOptions {
   readonly stream?: ProgressStream;
   /** Seconds until the run is stopped, if that may come before its last step. */
   readonly timeLimit?: number;
-  /** A bar that is drawn in place, lines now and then, or what suits the stream: a bar on a terminal, lines in a pipe. Default `auto`. */
-  readonly mode?: 'auto' | 'bar' | 'lines';
+  /** A bar on a terminal and lines elsewhere, or lines everywhere. Default `auto`. */
+  readonly mode?: 'auto' | 'lines';
   /** Seconds between lines. Default 10. */
   readonly interval?: number;
 }
@@ -137,8 +137,8 @@ export class TrainingProgress<M extends Module = Module> implements TrainCallbac
     this.stream = options.stream ?? process.stderr;
     this.timeLimit = checkNumber('TrainingProgress', 'timeLimit', options.timeLimit ?? Infinity, 0);
     this.interval = checkNumber('TrainingProgress', 'interval', options.interval ?? 10, 0);
-    const mode = checkOneOf('TrainingProgress', 'mode', options.mode ?? 'auto', ['auto', 'bar', 'lines']);
-    this.hasBar = mode === 'auto' ? this.stream.isTTY === true : mode === 'bar';
+    const mode = checkOneOf('TrainingProgress', 'mode', options.mode ?? 'auto', ['auto', 'lines']);
+    this.hasBar = mode === 'auto' && this.stream.isTTY === true;
   }
 
   onPhase(phase: TrainPhase): void {
@@ -171,6 +171,11 @@ export class TrainingProgress<M extends Module = Module> implements TrainCallbac
       default:
         this.line(describe(event));
     }
+  }
+
+  /** Writes a line of one's own, above the bar if there is one. */
+  note(text: string): void {
+    this.line(text);
   }
 
   /** Ends the bar, if there is one: needed where a run is left before its end. */

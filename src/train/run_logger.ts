@@ -191,8 +191,12 @@ export class RunLogger<M extends Module = Module> implements TrainCallback<M> {
   /** Adds a sample made after the run, or between steps. */
   addSample(sample: { readonly title: string; readonly text: string }): void {
     this.later({ type: 'sample', step: this.lastStep, ...sample });
-    if (this.board !== null)
-      this.attempt(() => this.board?.addText(`samples/${sample.title}`, sample.text, this.lastStep));
+    if (this.options.tensorboard === false) return;
+    this.attempt(() => {
+      const board = this.board ?? new TensorBoardWriter(path.join(this.dir, 'tensorboard'));
+      board.addText(`samples/${sample.title}`, sample.text, this.lastStep);
+      if (board !== this.board) board.close();
+    });
   }
 
   /** Writes down that the run ended with an error. */

@@ -52,7 +52,7 @@ test('a wrong entry is named with its place, and with what it may have meant', (
     [{ data: { train: [] } }, /data\.train: expected at least one file, got \[\]/],
     [{ data: { train: 3 } }, /data\.train: expected the path of a file/],
     [{ data: undefined }, /data: expected \{ "train": "my\.txt" \}, got none/],
-    [{ model: undefined }, /model: expected an object, got undefined/],
+    [{ model: undefined }, /model: expected an object, got none/],
     [{ ema: 2 }, /ema: expected a number from 0 to 1, got 2/],
   ];
   for (const [change, expected] of cases)

@@ -146,6 +146,6 @@ describe('a pipe', () => {
 });
 
 test('options that cannot be are refused', () => {
-  assert.throws(() => new og.TrainingProgress({ mode: 'loud' as 'bar' }), /mode: expected "auto" or "bar" or "lines"/);
+  assert.throws(() => new og.TrainingProgress({ mode: 'loud' as 'auto' }), /mode: expected "auto" or "lines"/);
   assert.throws(() => new og.TrainingProgress({ intervall: 1 } as object), /Did you mean interval/);
 });

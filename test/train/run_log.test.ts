@@ -1,6 +1,6 @@
 /** The log of a run: what it holds, what a resume and a kill leave of it. */
 import assert from 'node:assert/strict';
-import { appendFile, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdtemp, readdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, test } from 'node:test';
@@ -234,6 +234,23 @@ test('options that cannot be are refused before the run; a folder that cannot be
   await writeFile(path.join(dir, 'file'), '');
   const blocked = trainer({ dir, logger: { dir: path.join(dir, 'file', 'below') } });
   await assert.rejects(drain(blocked.run()), og.ResourceError);
+});
+
+test('a disk that is full costs the log, not the run', { skip: process.platform !== 'linux' }, async () => {
+  const dir = await folder();
+  await symlink('/dev/full', path.join(dir, 'run.jsonl'));
+  const warnings: string[] = [];
+  const note = (warning: Error): void => void warnings.push(warning.message);
+  process.on('warning', note);
+  try {
+    const events = await drain(trainer({ dir, steps: 3, logger: { tensorboard: false } }).run());
+    assert.equal(events.filter(({ type }) => type === 'step').length, 3);
+    await new Promise(setImmediate);
+  } finally {
+    process.off('warning', note);
+  }
+  assert.equal(warnings.length, 1, 'one warning, not one a line');
+  assert.match(warnings[0]!, /The run goes on without a part of its log\. \[append\].* ENOSPC/);
 });
 
 test('settings are flattened and compared', () => {

@@ -6,6 +6,7 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import * as og from '../../src/index.js';
 import { parseHTML } from 'linkedom';
+import { makeRun as makeRunIn, type MadeRun } from '../helpers/made_run.js';
 
 let root = '';
 before(async () => {
@@ -13,33 +14,8 @@ before(async () => {
 });
 after(() => rm(root, { recursive: true, force: true }));
 
-const model = new og.nn.Linear(2, 1);
-
-interface Made {
-  readonly name: string;
-  readonly lr?: number;
-  readonly steps?: number;
-  readonly floor?: number;
-}
-
-/** A run as its logger would write it down, without training. */
-async function makeRun({ name, lr = 0.001, steps = 40, floor = 1 }: Made): Promise<og.RunRecord> {
-  const dir = path.join(root, name.replaceAll(/\W/g, '_'));
-  const config = { optimizer: { type: 'adamw', lr }, batchSize: 4 };
-  const logger = new og.RunLogger({ dir, name, config, card: { source: '<made up>' } });
-  const context = { model, optimizer: null as never, step: 0, total: steps };
-  for (let n = 1; n <= steps; n++) {
-    const loss = n === 7 ? NaN : floor + 3 / n;
-    await logger.onEvent({ type: 'step', step: n, total: steps, epoch: 0, loss, lr, gradNorm: n === 9 ? Infinity : 1 / n, tokens: n * 64, tokensPerSecond: 1000 + n, elapsed: n / 10 }, context); // prettier-ignore
-    if (n % 10 === 0) {
-      await logger.onEvent({ type: 'eval', step: n, loss: floor + 3 / n, perplexity: 2 }, context);
-      logger.addSample({ title: 'once <upon>', text: `text & more of ${n}` });
-    }
-    if (n === 25) await logger.onEvent({ type: 'rollback', step: 25, why: 'a <spike>' } as never, context);
-  }
-  await logger.onEvent({ type: 'done', step: steps, reason: 'finished', elapsed: steps / 10 }, context);
-  return og.readRun(dir);
-}
+const makeRun = (options: Omit<MadeRun, 'dir'>): Promise<og.RunRecord> =>
+  makeRunIn({ ...options, dir: path.join(root, options.name.replaceAll(/\W/g, '_')) });
 
 const textOf = (html: string): { document: ReturnType<typeof parseHTML>['document']; text: string } => {
   const { document } = parseHTML(html);
