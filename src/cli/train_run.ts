@@ -16,7 +16,7 @@ import { generator } from '../tensor/random.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
 import { listCheckpoints } from '../train/checkpoint.js';
 import { configDifferences } from '../train/config_difference.js';
-import { formatDuration, TrainingProgress } from '../train/progress.js';
+import { formatDuration, TrainingProgress, type ProgressStream } from '../train/progress.js';
 import { RunLogger } from '../train/run_logger.js';
 import { LOG_FILE } from '../train/run_lines.js';
 import { readRun, summarizeRun } from '../train/run_reader.js';
@@ -199,6 +199,8 @@ export interface TrainControl {
   /** A line for people. */
   readonly say: Say;
   readonly mode: 'auto' | 'lines';
+  /** Where progress is shown. Default: standard error. */
+  readonly stream?: ProgressStream;
 }
 
 async function makeTrainer(
@@ -263,14 +265,15 @@ async function leaveBehind(config: TrainConfig, model: GPT, tokenizer: Tokenizer
  *
  * @returns whether the run came to its end; false if it was stopped by the signal
  */
-export async function train(config: TrainConfig, { resume, signal, say, mode }: TrainControl): Promise<boolean> {
+export async function train(config: TrainConfig, control: TrainControl): Promise<boolean> {
+  const { resume, signal, say, mode, stream = process.stderr } = control;
   await sizeOf('data.train', config.data.train);
   await sizeOf('data.valid', config.data.valid);
   await checkFolder(config, resume, say);
   await mkdir(config.out, { recursive: true });
   const tokenizer = await prepareTokenizer(config, say);
   const timeLimit = config.timeLimit === null ? {} : { timeLimit: config.timeLimit * 60 };
-  const progress = new TrainingProgress<GPT>({ mode, ...timeLimit });
+  const progress = new TrainingProgress<GPT>({ mode, stream, ...timeLimit });
   signal.addEventListener('abort', () => progress.note('Stopping after this step; once more to stop at once.'));
   const logger = makeLogger(config, tokenizer, progress);
   const trainer = await makeTrainer(config, tokenizer, [progress, logger]);
