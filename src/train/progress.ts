@@ -74,7 +74,7 @@ class Bar {
   constructor(stream: ProgressStream, total: number, first: () => string, second: () => string) {
     const { MultiBar } = loadBars();
     const fit = (text: string): string => {
-      const columns = stream.columns ?? 100;
+      const columns = stream.columns === undefined || stream.columns < 1 ? 80 : stream.columns; // 0: a terminal that does not know
       return text.length < columns ? text : `${text.slice(0, Math.max(0, columns - 2))}…`;
     };
     this.bars = new MultiBar({
@@ -156,8 +156,9 @@ export class TrainingProgress<M extends Module = Module> implements TrainCallbac
         this.showStep(event);
         break;
       case 'eval':
-        this.validation = `${event.loss.toFixed(3)} (perplexity ${figures(event.perplexity)})`;
-        if (!this.hasBar) this.line(`step ${event.step}  valid ${this.validation}`);
+        this.validation = event.loss.toFixed(3); // without the perplexity, the bar fits 80 columns
+        if (!this.hasBar)
+          this.line(`step ${event.step}  valid ${this.validation} (perplexity ${figures(event.perplexity)})`);
         break;
       case 'checkpoint':
         break;
