@@ -124,10 +124,11 @@ export {
 } from './models/saved_model.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { HiddenOptions } from './models/gpt_inputs.js';
-export type { TrainCallback, TrainContext } from './train/callback.js';
+export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
 export * from './train/checkpoint.js';
 export * from './train/events.js';
-export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
+export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
+export { formatDuration, TrainingProgress, type ProgressOptions, type ProgressStream } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
 export {
   findLearningRate,
@@ -135,6 +136,27 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export type {
+  HardwareUse,
+  LoggedEval,
+  LoggedEvent,
+  LoggedStep,
+  RunMachine,
+  RunSample,
+  StartLine,
+} from './train/run_lines.js';
+export { RunLogger, type RunLoggerOptions, type SampleOptions } from './train/run_logger.js';
+export {
+  findRun,
+  listRuns,
+  readRun,
+  summarizeRun,
+  type RunRecord,
+  type RunStatus,
+  type RunSummary,
+} from './train/run_reader.js';
+export { renderRunReport, writeRunReport, type RunReportOptions } from './train/run_report.js';
+export { TensorBoardWriter, type HparamValue, type TensorBoardOptions } from './train/tensorboard/writer.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
 export { writeFileAtomically } from './util/atomic_file.js';

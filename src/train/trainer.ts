@@ -23,7 +23,7 @@ import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert
 import { formatValue } from '../util/format.js';
 import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpoint.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
-import type { TrainCallback, TrainContext } from './callback.js';
+import type { TrainCallback, TrainContext, TrainPhase } from './callback.js';
 import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
 
@@ -107,6 +107,10 @@ export class Trainer<M extends Module, B = Batch> {
   /** Where the run stands, for callbacks. */
   private get context(): TrainContext<M> {
     return { model: this.model, optimizer: this.optimizer, step: this.step, total: this.total };
+  }
+
+  private announce(phase: TrainPhase): void {
+    for (const callback of this.callbacks) callback.onPhase?.(phase, this.context);
   }
 
   /** Events of the run, from where it stands to its end. */
@@ -245,6 +249,7 @@ export class Trainer<M extends Module, B = Batch> {
     const batchSize = Math.min(this.options.batchSize, valid.length);
     const loader = new DataLoader(valid, { batchSize, shuffle: false });
     const batches = Math.min(loader.length, this.options.evalBatches ?? 50);
+    this.announce('validating');
     this.model.eval();
     this.ema?.apply();
     try {
@@ -258,10 +263,12 @@ export class Trainer<M extends Module, B = Batch> {
     } finally {
       this.ema?.restore();
       this.model.train();
+      this.announce('training');
     }
   }
 
   private async save(): Promise<CheckpointEvent> {
+    this.announce('saving');
     const checkpoint: Checkpoint = {
       model: this.model.stateDict(),
       optimizer: this.optimizer.stateDict(),
@@ -283,6 +290,7 @@ export class Trainer<M extends Module, B = Batch> {
       config: this.options.config,
     };
     const path = await saveCheckpoint(this.options.checkpoint!, checkpoint);
+    this.announce('training');
     return { type: 'checkpoint', step: this.step, path };
   }
 
