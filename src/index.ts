@@ -107,7 +107,28 @@ export {
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { TrainCallback, TrainContext } from './train/callback.js';
-export * from './train/checkpoint.js';
+export {
+  listCheckpoints,
+  loadCheckpoint,
+  loadLatestCheckpoint,
+  saveCheckpoint,
+  type Checkpoint,
+  type CheckpointOptions,
+  type LatestCheckpoint,
+  type RunState,
+} from './train/checkpoint.js';
+export type { BestCheckpointOptions, BestEntry } from './train/best_checkpoints.js';
+export {
+  NonFiniteError,
+  NonFiniteWeightsError,
+  type NonFiniteFields,
+  type ModuleOutput,
+  type NonFiniteTensor,
+} from './train/diagnose.js';
+export type { EarlyStoppingOptions, EarlyStoppingState } from './train/early_stopping.js';
+export type { EvalInterval, MetricFunction, ValidationSets } from './train/evaluate.js';
+export { DivergenceError, type LossSpikeOptions, type LossSpikeState, type Spike } from './train/loss_spikes.js';
+export { ResumeError, type ResumeAspect, type RunDifference, type RunFacts } from './train/resume_check.js';
 export * from './train/events.js';
 export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
