@@ -79,7 +79,7 @@ export class DataLoader<B> {
   private readonly seed: number;
   private readonly dropLast: boolean;
   private epoch = 0;
-  private position = 0;
+  private batch = 0;
   private order: Uint32Array | null = null;
   private drawn: DrawnBatch | null = null;
 
@@ -109,6 +109,17 @@ export class DataLoader<B> {
     return this.dropLast ? Math.floor(length / this.batchSize) : Math.ceil(length / this.batchSize);
   }
 
+  /** Batches given since the start of the first epoch, or passed over; set it to go on from there. */
+  get position(): number {
+    return this.epoch * this.length + this.batch;
+  }
+
+  set position(position: number) {
+    checkInteger('DataLoader', 'position', position, 0);
+    if (position === this.position) return;
+    this.state = { epoch: Math.floor(position / this.length), batch: position % this.length };
+  }
+
   /** What {@link next} gave last. */
   get last(): DrawnBatch | null {
     return this.drawn;
@@ -116,7 +127,7 @@ export class DataLoader<B> {
 
   /** Where the loader stands; set it to go on from there. */
   get state(): LoaderState {
-    return { epoch: this.epoch, batch: this.position };
+    return { epoch: this.epoch, batch: this.batch };
   }
 
   /** @throws StateError if the state lies outside an epoch */
@@ -131,19 +142,19 @@ export class DataLoader<B> {
         actual: String(batch),
       });
     }
+    if (epoch !== this.epoch) this.order = null;
     this.epoch = epoch;
-    this.position = batch;
-    this.order = null;
+    this.batch = batch;
   }
 
   private peek(): DrawnBatch {
-    if (this.position >= this.length) {
+    if (this.batch >= this.length) {
       this.epoch++;
-      this.position = 0;
+      this.batch = 0;
       this.order = null;
     }
     this.order ??= permutationOf(this.dataset.length, this.shuffle ? { seed: this.seed, epoch: this.epoch } : null);
-    const start = this.position * this.batchSize;
+    const start = this.batch * this.batchSize;
     return { indices: Array.from(this.order.subarray(start, start + this.batchSize)), epoch: this.epoch };
   }
 
@@ -154,7 +165,7 @@ export class DataLoader<B> {
    */
   next(): B {
     const { indices, epoch } = (this.drawn = this.peek());
-    this.position++;
+    this.batch++;
     try {
       return this.dataset.batch(indices, epoch);
     } catch (cause) {
@@ -170,7 +181,7 @@ export class DataLoader<B> {
 
   /** The batches that are left of this epoch (all of them, at its start). */
   async *[Symbol.asyncIterator](): AsyncGenerator<B, void, undefined> {
-    if (this.position >= this.length) this.state = { epoch: this.epoch + 1, batch: 0 };
-    while (this.position < this.length) yield this.next();
+    if (this.batch >= this.length) this.state = { epoch: this.epoch + 1, batch: 0 };
+    while (this.batch < this.length) yield this.next();
   }
 }

@@ -117,10 +117,10 @@ export class BestCheckpoints {
    */
   async prune(): Promise<void> {
     const kept = new Set(this.list.map(({ step }) => path.basename(this.pathOf(step))));
-    for (const name of await readdir(this.dir).catch(() => [] as string[])) {
-      if (/^best-\d+\.safetensors$/.test(name) && !kept.has(name))
-        await unlink(path.join(this.dir, name)).catch(() => {});
-    }
+    const names = await readdir(this.dir).catch(() => [] as string[]);
+    const old = names.filter((name) => /^best-\d+\.safetensors$/.test(name) && !kept.has(name));
+    for (const name of old) await unlink(path.join(this.dir, name)).catch(() => {});
+    if (old.length > 0) await this.publish(); // a roll-back may have undone what it says
   }
 
   /** @throws StateError unless the entries are those of best checkpoints */

@@ -168,6 +168,13 @@ export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Che
   return target;
 }
 
+/** @internal Frees the tensors of a checkpoint that was read. */
+export function disposeCheckpoint({ model, optimizer, ema }: Checkpoint): void {
+  for (const tensors of [model, optimizer.tensors, ema ?? {}]) {
+    for (const value of Object.values(tensors)) value.dispose();
+  }
+}
+
 /** @internal Removes checkpoints of later steps: the run goes on from an earlier one by another way. */
 export async function removeAfter(dir: string, step: number): Promise<void> {
   for (const file of await listCheckpoints(dir)) if (stepOf(file) > step) await unlink(file).catch(() => {});

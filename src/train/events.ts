@@ -78,8 +78,11 @@ export interface RollbackEvent {
 export interface WarningEvent {
   readonly type: 'warning';
   readonly step: number;
-  /** `damaged-checkpoint`: passed over while resuming; `changed-run`: goes on although options differ from the checkpoint's. */
-  readonly code: 'damaged-checkpoint' | 'changed-run';
+  /**
+   * `damaged-checkpoint`: passed over while resuming; `changed-run`: goes on although options differ from the checkpoint's; `no-best`: there
+   * are no best weights to put back.
+   */
+  readonly code: 'damaged-checkpoint' | 'changed-run' | 'no-best';
   readonly message: string;
   /** File that it is about. */
   readonly path?: string;

@@ -111,14 +111,38 @@ function sampleHash(dataset: Dataset<unknown>): string | null {
   }
 }
 
-/** @internal Length and fingerprint: the data set's own, or a hash of a few examples. */
-export function describeDataset(dataset: Dataset<unknown>): RunFacts['dataset'] {
+/** Length and fingerprint: the data set's own, or a hash of a few examples. */
+function describeDataset(dataset: Dataset<unknown>): RunFacts['dataset'] {
   const { length, fingerprint } = dataset;
   return { length, fingerprint: typeof fingerprint === 'string' ? fingerprint : sampleHash(dataset) };
 }
 
 /** Tensors of a kind that a message names. */
 const SHOWN = 4;
+
+/** @internal What a run is made of. */
+export function factsOf(
+  options: {
+    readonly train: Dataset<unknown>;
+    readonly batchSize: number;
+    readonly seed?: number;
+    readonly scheduleTokens?: number;
+    readonly ema?: number;
+  },
+  run: { readonly optimizer: object; readonly accumulation: number; readonly steps: number },
+): RunFacts {
+  const { train, batchSize, seed = 0, scheduleTokens = null, ema = null } = options;
+  return {
+    dataset: describeDataset(train),
+    batchSize,
+    gradientAccumulation: run.accumulation,
+    seed,
+    optimizer: run.optimizer.constructor.name,
+    steps: run.steps,
+    scheduleTokens,
+    ema,
+  };
+}
 
 type Tensors = Readonly<Record<string, Tensor>>;
 

@@ -27,8 +27,9 @@ import { evalSchedule } from './evaluate.js';
 import type { CheckpointEvent, EvalEvent, RollbackEvent, StepEvent, TrainEvent } from './events.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { Spike } from './loss_spikes.js';
-import { describeDataset, type RunFacts } from './resume_check.js';
-import { placeOf, resumeFrom } from './resume.js';
+import { factsOf, type RunFacts } from './resume_check.js';
+import { resumeFrom } from './resume.js';
+import { restoreBest, restoreParts, takeSnapshot, type RunParts } from './run_state.js';
 import { StopClock } from './signals.js';
 import { optionKeys, runOptionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import { Watch } from './watch.js';
@@ -73,7 +74,7 @@ export class Trainer<M extends Module, B = Batch> {
   private evaluated = -1;
   private saved = 0;
   private lastPath: string | null = null;
-  private ownFacts: RunFacts | null = null;
+  private facts: RunFacts | null = null;
 
   /** @throws AttributeError naming the first option that cannot be */
   constructor(model: M, options: TrainerOptions<M, B>) {
@@ -148,9 +149,10 @@ export class Trainer<M extends Module, B = Batch> {
       yield* this.store(this.options.checkpoint !== undefined && this.saved !== this.step);
       if (reason === 'time' && this.watch.evaluator !== null && this.evaluated !== this.step)
         yield await this.evaluate();
-      if (reason === 'finished' || reason === 'earlyStopping') yield* this.putBestBack();
-      const signal = clock.signal === null ? {} : { signal: clock.signal };
-      clock.setExitCode();
+      if ((reason === 'finished' || reason === 'earlyStopping') && this.watch.early?.restoreBest)
+        yield await restoreBest(this.model, this.ema, this.watch.best!, this.step);
+      if (reason === 'aborted') clock.setExitCode();
+      const signal = reason !== 'aborted' || clock.signal === null ? {} : { signal: clock.signal };
       yield { type: 'done', step: this.step, reason, elapsed: clock.elapsed, ...signal };
     } finally {
       clock.close();
@@ -161,43 +163,27 @@ export class Trainer<M extends Module, B = Batch> {
   private async *begin(options: RunOptions): AsyncGenerator<TrainEvent, void, undefined> {
     const { checkpoint } = this.options;
     if (checkpoint === undefined || this.step !== 0) return;
-    const found = await resumeFrom(checkpoint.dir, options, this.model.stateDict(), this.facts);
+    const found = await resumeFrom(checkpoint.dir, options, this.model.stateDict(), this.parts.facts);
     if (found !== null) {
       this.restore(found.checkpoint);
+      files.disposeCheckpoint(found.checkpoint);
       [this.saved, this.lastPath] = [this.step, found.path];
       for (const warning of found.warnings) yield warning;
       yield { type: 'resume', step: this.step, path: found.path };
     } else if (this.watch.spikes !== null) yield* this.store(true);
   }
 
-  /** What a checkpoint is compared by. */
-  private get facts(): RunFacts {
-    const { train, batchSize, seed = 0, scheduleTokens = null, ema = null } = this.options;
-    return (this.ownFacts ??= {
-      dataset: describeDataset(train),
-      batchSize,
-      gradientAccumulation: this.accumulation,
-      seed,
-      optimizer: this.optimizer.constructor.name,
-      steps: this.total,
-      scheduleTokens,
-      ema,
-    });
-  }
-
-  /** Batches drawn or left out since the start of the run. */
-  private get drawn(): number {
-    return this.loader.state.epoch * this.loader.length + this.loader.state.batch;
-  }
-
-  private seek(batch: number): void {
-    const { length } = this.loader;
-    if (batch !== this.drawn) this.loader.state = { epoch: Math.floor(batch / length), batch: batch % length };
+  /** What is saved and restored beside the counts. */
+  private get parts(): RunParts<M> {
+    const { model, optimizer, loader, callbacks, watch } = this;
+    this.facts ??= factsOf(this.options, { optimizer, accumulation: this.accumulation, steps: this.total });
+    return { model, optimizer, ema: this.ema, loader, callbacks, watch, facts: this.facts };
   }
 
   private draw(): B {
-    if (this.watch.spikes !== null) this.seek(this.watch.spikes.next(this.drawn));
-    return this.loader.next();
+    const { loader } = this;
+    if (this.watch.spikes !== null) loader.position = this.watch.spikes.next(loader.position);
+    return loader.next();
   }
 
   /** One step; or none, but a roll-back. If it fails, the trainer is as it was before. */
@@ -209,39 +195,47 @@ export class Trainer<M extends Module, B = Batch> {
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
     this.optimizer.setRateFactor(this.schedule(...place));
     for (const callback of this.callbacks) callback.beforeStep?.(this.context);
+    let measured: { readonly loss: number; readonly gradNorm: number; readonly tokens: number };
+    let norm: Tensor | null = null;
     try {
-      const { loss, norm, tokens } = await this.enqueueGradients();
+      const { loss, tokens, ...rest } = await this.enqueueGradients();
+      norm = rest.norm;
       // Both are known before the update: what is not finite, or a spike, never reaches the weights.
       const [lossValue, normValue] = [await loss.item(), await norm.item()];
       loss.dispose();
       const spike = await this.inspect(lossValue, normValue, start);
-      if (spike !== null) return await this.rollBack(spike);
-      this.enqueueUpdate(norm);
-      this.step++;
-      this.tokens += tokens;
-      this.due.evaluation =
-        this.watch.evaluator !== null && this.isEvalDue(this.step, this.tokens - tokens, this.tokens);
-      const { checkpoint } = this.options;
-      this.due.save ||= checkpoint !== undefined && this.step % (checkpoint.every ?? 200) === 0;
-      for (const callback of this.callbacks) callback.afterStep?.(this.context);
-      return {
-        type: 'step',
-        step: this.step,
-        total: this.total,
-        epoch: this.loader.state.epoch,
-        loss: lossValue,
-        lr: this.optimizer.lr,
-        gradNorm: normValue,
-        tokens: this.tokens,
-        tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
-        elapsed: clock.elapsed,
-      };
+      if (spike !== null) {
+        norm.dispose();
+        return await this.rollBack(spike);
+      }
+      measured = { loss: lossValue, gradNorm: normValue, tokens };
     } catch (error) {
+      norm?.dispose();
       this.optimizer.zeroGrad();
       this.loader.state = start.loader;
       defaultGenerator().state = start.generator;
       throw error;
     }
+    this.enqueueUpdate(norm);
+    const { loss, gradNorm, tokens } = measured;
+    this.step++;
+    this.tokens += tokens;
+    const { checkpoint } = this.options;
+    this.due.evaluation = this.watch.evaluator !== null && this.isEvalDue(this.step, this.tokens - tokens, this.tokens);
+    this.due.save ||= checkpoint !== undefined && this.step % (checkpoint.every ?? 200) === 0;
+    for (const callback of this.callbacks) callback.afterStep?.(this.context);
+    return {
+      type: 'step',
+      step: this.step,
+      total: this.total,
+      epoch: this.loader.state.epoch,
+      loss,
+      lr: this.optimizer.lr,
+      gradNorm,
+      tokens: this.tokens,
+      tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
+      elapsed: clock.elapsed,
+    };
   }
 
   /** A spike that is to be undone; throws for what is not finite, unless that counts as a spike. */
@@ -262,7 +256,7 @@ export class Trainer<M extends Module, B = Batch> {
       });
     }
     const from = start.loader.epoch * this.loader.length + start.loader.batch;
-    return spikes?.observe(loss, gradNorm, { step: this.step + 1, from, to: this.drawn }) ?? null;
+    return spikes?.observe(loss, gradNorm, { step: this.step + 1, from, to: this.loader.position }) ?? null;
   }
 
   /** Back to the last regular checkpoint from before a spike. Which one that is depends on the run alone, not on when it was stopped. */
@@ -280,7 +274,8 @@ export class Trainer<M extends Module, B = Batch> {
     this.restore(found.checkpoint, true);
     [this.saved, this.lastPath] = [this.step, found.path];
     await files.removeAfter(dir, this.step);
-    const counts = spikes!.rewind(spike, found.checkpoint.run.lossSpikes, this.drawn, this.accumulation);
+    const counts = spikes!.rewind(spike, found.checkpoint.run.lossSpikes, this.loader.position, this.accumulation);
+    files.disposeCheckpoint(found.checkpoint);
     const { signal, value, limit } = spike;
     return { type: 'rollback', step, to: this.step, path: found.path, signal, value, limit, ...counts };
   }
@@ -374,66 +369,14 @@ export class Trainer<M extends Module, B = Batch> {
     };
   }
 
-  /** At the end of a run with `restoreBest`: the weights of the best validation. */
-  private async *putBestBack(): AsyncGenerator<TrainEvent, void, undefined> {
-    const { best, early } = this.watch;
-    const found = early?.restoreBest ? best!.find() : null;
-    if (found === null) return;
-    const { model, ema } = await files.loadCheckpoint(found.path);
-    this.model.loadStateDict(model);
-    if (this.ema !== null && ema !== undefined) this.ema.loadStateDict(ema);
-    yield { type: 'restore', step: found.step, path: found.path, metric: best!.metric, value: found.value };
-  }
-
   private snapshot(): files.Checkpoint {
-    return {
-      model: this.model.stateDict(),
-      optimizer: this.optimizer.stateDict(),
-      ...(this.ema === null ? {} : { ema: this.ema.stateDict() }),
-      run: {
-        step: this.step,
-        tokens: this.tokens,
-        loader: this.loader.state,
-        generator: defaultGenerator().state,
-        evalDue: this.due.evaluation,
-        ...this.watch.state(),
-        callbacks: Object.fromEntries(
-          this.callbacks.flatMap((callback) =>
-            callback.name === undefined || callback.stateDict === undefined
-              ? []
-              : [[callback.name, callback.stateDict()]],
-          ),
-        ),
-        facts: this.facts,
-      },
-      config: this.options.config,
-    };
+    const { step, tokens } = this;
+    return takeSnapshot(this.parts, { step, tokens, evalDue: this.due.evaluation }, this.options.config);
   }
 
   private restore(checkpoint: files.Checkpoint, isRollback = false): void {
-    const { run } = checkpoint;
-    // Options are the program's: who lowers the rate and goes on wants the new one.
-    if (run.facts === undefined || run.facts.optimizer === this.facts.optimizer)
-      this.optimizer.loadStateDict(checkpoint.optimizer, { options: false });
-    this.model.loadStateDict(checkpoint.model);
-    if (this.ema !== null) {
-      const saved = Object.keys(checkpoint.ema ?? {}).length > 0 ? checkpoint.ema : undefined;
-      this.ema.loadStateDict(
-        saved ?? Object.fromEntries(this.model.parameters().map((value, i) => [String(i), value])),
-      );
-    }
-    this.watch.restore(run, isRollback);
-    for (const callback of this.callbacks) {
-      const saved = callback.name === undefined ? undefined : run.callbacks?.[callback.name];
-      if (saved !== undefined) callback.loadStateDict?.(saved);
-    }
-    const place = placeOf(run, this.facts, this.loader.length);
-    if (place !== run.loader) this.watch.spikes?.forgetSkips();
-    this.loader.state = place;
-    defaultGenerator().state = run.generator;
-    this.step = run.step;
-    this.tokens = run.tokens;
-    this.due = { evaluation: run.evalDue === true && this.watch.evaluator !== null, save: false, best: null };
-    this.evaluated = -1;
+    const { step, tokens, evalDue } = restoreParts(this.parts, checkpoint, isRollback);
+    [this.step, this.tokens, this.evaluated] = [step, tokens, -1];
+    this.due = { evaluation: evalDue && this.watch.evaluator !== null, save: false, best: null };
   }
 }

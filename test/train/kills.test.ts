@@ -1,0 +1,97 @@
+/**
+ * Fifty runs killed at random moments, of steps, validations and half-written checkpoints alike: none loses more than the last interval,
+ * and all end as a run that was left alone.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readdir, readFile, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { after, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { build } from 'esbuild';
+import { hostRandom } from '../../src/data/permutation.js';
+import { temporaryFolders } from '../helpers/folders.js';
+import { INTERVAL, killedTrainer } from '../helpers/killed_run.js';
+import { eventsOf, ofType } from '../helpers/line_run.js';
+
+const KILLS = 50;
+const STEPS = 48;
+const folder = temporaryFolders();
+
+/** One file starts in a third of the time; it lies in the checkout, where the addon is found. */
+const program = fileURLToPath(new URL(`../../build/killed_run.${process.pid}.mjs`, import.meta.url));
+after(() => rm(program, { force: true }));
+
+interface Launch {
+  readonly resumed: number;
+  readonly lastStep: number;
+  readonly done: boolean;
+}
+
+/** Runs the program; kills it `delay` milliseconds after its first line. */
+function launch(dir: string, delay: number): Promise<Launch> {
+  return new Promise((resolve, reject) => {
+    const child = spawn(process.execPath, [program, dir, String(STEPS)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+      env: { ...process.env, OG_THREADS: '1' },
+    });
+    let out = '';
+    child.stdout.on('data', (chunk: Buffer) => {
+      if (out === '') setTimeout(() => child.kill('SIGKILL'), delay).unref();
+      out += chunk.toString();
+    });
+    child.on('error', reject);
+    child.on('close', () => {
+      const numbers = (word: string): number[] =>
+        [...out.matchAll(new RegExp(`^${word} (\\d+)$`, 'gm'))].map((match) => Number(match[1]));
+      resolve({ resumed: numbers('resume')[0] ?? 0, lastStep: numbers('step').at(-1) ?? 0, done: /^done /m.test(out) });
+    });
+  });
+}
+
+/** Bytes of all tensors, and the state, of the last checkpoint and of the best. */
+async function traceOf(dir: string): Promise<unknown> {
+  const names = (await readdir(dir)).sort();
+  const contents = names.map(
+    async (name) => [name, (await readFile(path.join(dir, name))).toString('base64')] as const,
+  );
+  return Object.fromEntries(await Promise.all(contents));
+}
+
+test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async () => {
+  await build({
+    entryPoints: [fileURLToPath(new URL('../helpers/killed_run.ts', import.meta.url))],
+    bundle: true,
+    platform: 'node',
+    format: 'esm',
+    packages: 'external',
+    outfile: program,
+  });
+  const whole = await folder();
+  await eventsOf(killedTrainer(whole, STEPS));
+  const expected = await traceOf(whole);
+
+  let kills = 0;
+  let unfinished = 0;
+  const lane = async (stream: number): Promise<void> => {
+    const random = hostRandom(20, stream);
+    while (kills < KILLS) {
+      const dir = await folder();
+      let reached = 0;
+      for (let done = false; !done && kills < KILLS;) {
+        const { resumed, lastStep, done: ended } = await launch(dir, random() * 80);
+        assert.ok(reached - resumed <= INTERVAL, `step ${reached} was done, and the next run began at ${resumed}`);
+        reached = Math.max(lastStep, resumed);
+        done = ended;
+        if (!ended) kills++;
+      }
+      if ((await readdir(dir)).some((name) => name.endsWith('.tmp'))) unfinished++;
+      const events = await eventsOf(killedTrainer(dir, STEPS));
+      const [resume] = ofType(events, 'resume');
+      assert.ok(reached - (resume?.step ?? 0) <= INTERVAL);
+      assert.deepEqual(await traceOf(dir), expected);
+    }
+  };
+  await Promise.all([lane(1), lane(2)]);
+  assert.ok(kills >= KILLS, `${kills} kills, ${unfinished} of them left an unfinished file at the end`);
+});
