@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { StateError } from '../errors.js';
+import { OmniError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { formatIndices, type DataLoader, type LoaderState } from '../data/loader.js';
+import { formatIndices, type DataLoader, type DrawnBatch, type LoaderState } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { to } from '../ops/copy.js';
 import { mean } from '../ops/reduce.js';
@@ -16,6 +16,7 @@ import { item } from '../tensor/read.js';
 import { keep, scope, tensorsIn } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import type { LossFunction } from './loss.js';
+import { DivergenceError } from './loss_spikes.js';
 
 /** A tensor with numbers that are not finite. */
 export interface NonFiniteTensor {
@@ -265,6 +266,19 @@ export async function explainNonFinite<M extends Module, B>(failed: FailedStep<M
     inputs,
     checkpoint,
   });
+}
+
+/**
+ * Says in an error at which step and examples it arose, if it is one of this library's that does not say so itself.
+ *
+ * @internal
+ */
+export function addPlace(error: unknown, step: number, drawn: DrawnBatch | null): void {
+  const says = error instanceof NonFiniteError || error instanceof DivergenceError;
+  if (!(error instanceof OmniError) || says || error.op === 'DataLoader' || drawn === null) return;
+  const { message } = error;
+  error.message = `${message} (step ${step}, examples ${formatIndices(drawn.indices)} of epoch ${drawn.epoch})`;
+  if (error.stack !== undefined) error.stack = error.stack.replace(message, () => error.message);
 }
 
 /** Weights that a checkpoint must not hold. `code` is `OG_STATE`. */

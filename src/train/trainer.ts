@@ -22,7 +22,7 @@ import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert
 import { formatValue } from '../util/format.js';
 import type { TrainCallback, TrainContext } from './callback.js';
 import * as files from './checkpoint.js';
-import { checkWeights, explainNonFinite, type StepStart } from './diagnose.js';
+import { addPlace, checkWeights, explainNonFinite, type StepStart } from './diagnose.js';
 import { evalSchedule } from './evaluate.js';
 import type { CheckpointEvent, EvalEvent, RollbackEvent, StepEvent, TrainEvent } from './events.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
@@ -211,6 +211,7 @@ export class Trainer<M extends Module, B = Batch> {
       measured = { loss: lossValue, gradNorm: normValue, tokens };
     } catch (error) {
       norm?.dispose();
+      addPlace(error, this.step + 1, this.loader.last);
       this.optimizer.zeroGrad();
       this.loader.state = start.loader;
       defaultGenerator().state = start.generator;

@@ -25,7 +25,6 @@ export function lineData(
 /** Two layers and a way to the second that has a name. */
 export class LineModel extends og.nn.Module {
   readonly first = new og.nn.Linear(1, 4, { generator: og.generator(3) });
-  readonly inner = { log: false };
   readonly second = new og.nn.Linear(4, 1, { generator: og.generator(4) });
 
   forward(x: og.Tensor): og.Tensor {

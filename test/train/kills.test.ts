@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { createHash } from 'node:crypto';
 import { readdir, readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { after, test } from 'node:test';
@@ -49,16 +50,15 @@ function launch(dir: string, delay: number): Promise<Launch> {
   });
 }
 
-/** Bytes of all tensors, and the state, of the last checkpoint and of the best. */
-async function traceOf(dir: string): Promise<unknown> {
+/** Hashes of all files: checkpoints hold weights, optimiser, averages, and whatever else there is to a run. */
+async function traceOf(dir: string): Promise<Record<string, string>> {
   const names = (await readdir(dir)).sort();
-  const contents = names.map(
-    async (name) => [name, (await readFile(path.join(dir, name))).toString('base64')] as const,
-  );
-  return Object.fromEntries(await Promise.all(contents));
+  const hash = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('hex');
+  const entries = names.map(async (name) => [name, hash(await readFile(path.join(dir, name)))] as const);
+  return Object.fromEntries(await Promise.all(entries));
 }
 
-test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async () => {
+test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async (t) => {
   await build({
     entryPoints: [fileURLToPath(new URL('../helpers/killed_run.ts', import.meta.url))],
     bundle: true,
@@ -72,7 +72,7 @@ test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async () =>
   const expected = await traceOf(whole);
 
   let kills = 0;
-  let unfinished = 0;
+  const broken: { readonly dir: string; readonly reached: number }[] = [];
   const lane = async (stream: number): Promise<void> => {
     const random = hostRandom(20, stream);
     while (kills < KILLS) {
@@ -85,13 +85,14 @@ test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async () =>
         done = ended;
         if (!ended) kills++;
       }
-      if ((await readdir(dir)).some((name) => name.endsWith('.tmp'))) unfinished++;
-      const events = await eventsOf(killedTrainer(dir, STEPS));
-      const [resume] = ofType(events, 'resume');
-      assert.ok(reached - (resume?.step ?? 0) <= INTERVAL);
-      assert.deepEqual(await traceOf(dir), expected);
+      broken.push({ dir, reached });
     }
   };
   await Promise.all([lane(1), lane(2)]);
-  assert.ok(kills >= KILLS, `${kills} kills, ${unfinished} of them left an unfinished file at the end`);
+  for (const { dir, reached } of broken) {
+    const [resume] = ofType(await eventsOf(killedTrainer(dir, STEPS)), 'resume');
+    assert.ok(reached - (resume?.step ?? 0) <= INTERVAL);
+    assert.deepEqual(await traceOf(dir), expected); // nothing half-written is left, either
+  }
+  t.diagnostic(`${kills} kills in ${broken.length} runs`);
 });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as og from '../../src/index.js';
 import { temporaryFolders } from '../helpers/folders.js';
-import { eventsOf, lineData, lineTrainer, LineModel, weightsOf, type LineBatch } from '../helpers/line_run.js';
+import { eventsOf, lineData, lineTrainer, weightsOf, type LineBatch, type LineModel } from '../helpers/line_run.js';
 
 const folder = temporaryFolders();
 
