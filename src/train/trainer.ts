@@ -4,7 +4,7 @@
  * @module
  */
 import { setImmediate } from 'node:timers/promises';
-import { AttributeError, StateError } from '../errors.js';
+import { StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { checkDataset, DataLoader } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
@@ -19,7 +19,6 @@ import { defaultGenerator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
-import { formatValue } from '../util/format.js';
 import type { TrainCallback, TrainContext } from './callback.js';
 import * as files from './checkpoint.js';
 import { addPlace, checkWeights, explainNonFinite, type StepStart } from './diagnose.js';
@@ -31,7 +30,7 @@ import { factsOf, type RunFacts } from './resume_check.js';
 import { resumeFrom } from './resume.js';
 import { restoreBest, restoreParts, takeSnapshot, type RunParts } from './run_state.js';
 import { StopClock } from './signals.js';
-import { optionKeys, runOptionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
+import { checkTrainerOptions, runOptionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import { Watch } from './watch.js';
 
 /** Elements of the batch's `x`. */
@@ -78,7 +77,7 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** @throws AttributeError naming the first option that cannot be */
   constructor(model: M, options: TrainerOptions<M, B>) {
-    checkKeys('Trainer', options, optionKeys);
+    checkTrainerOptions(options);
     this.model = model;
     this.options = options;
     this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
@@ -95,14 +94,6 @@ export class Trainer<M extends Module, B = Batch> {
     this.computeLoss = options.loss ?? defaultLoss('Trainer');
     this.countTokens = options.countTokens ?? elementsOfX;
     this.callbacks = options.callbacks ?? [];
-    if (typeof options.optimizer !== 'function') {
-      throw new AttributeError({
-        op: 'Trainer',
-        argument: 'optimizer',
-        expected: 'a function from parameters to an optimizer',
-        actual: formatValue(options.optimizer),
-      });
-    }
     this.optimizer = options.optimizer(
       model.parameters().filter((parameter) => parameter.requiresGrad),
       model,

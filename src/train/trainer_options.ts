@@ -3,12 +3,15 @@
  *
  * @module
  */
+import { AttributeError } from '../errors.js';
 import type { Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { checkKeys } from '../util/assert.js';
+import { formatValue } from '../util/format.js';
 import type { TrainCallback } from './callback.js';
 import type { CheckpointOptions } from './checkpoint.js';
 import type { EarlyStoppingOptions } from './early_stopping.js';
@@ -62,12 +65,33 @@ export interface TrainerOptions<M extends Module, B = Batch> {
   readonly config?: unknown;
 }
 
-/** @internal */
-export const optionKeys = [
+const optionKeys = [
   'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
   'precision', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
   'metrics', 'earlyStopping', 'lossSpikes',
 ]; // prettier-ignore
+
+/** @internal Throws AttributeError for options that do not exist, and for what should be functions, lists or records and is not. */
+export function checkTrainerOptions<M extends Module, B>(options: TrainerOptions<M, B>): void {
+  const op = 'Trainer';
+  checkKeys(op, options, optionKeys);
+  for (const argument of ['optimizer', 'schedule', 'loss', 'countTokens'] as const) {
+    const value: unknown = options[argument];
+    if (typeof value === 'function' || (value === undefined && argument !== 'optimizer')) continue;
+    const expected = argument === 'optimizer' ? 'a function from parameters to an optimizer' : 'a function';
+    throw new AttributeError({ op, argument, expected, actual: formatValue(value) });
+  }
+  const isCallback = (value: unknown): boolean => typeof value === 'object' && value !== null;
+  if (options.callbacks !== undefined && !(Array.isArray(options.callbacks) && options.callbacks.every(isCallback))) {
+    const actual = formatValue(options.callbacks);
+    throw new AttributeError({ op, argument: 'callbacks', expected: 'a list of callbacks', actual });
+  }
+  for (const argument of ['metrics', 'earlyStopping', 'lossSpikes'] as const) {
+    const value: unknown = options[argument];
+    if (value === undefined || (typeof value === 'object' && value !== null)) continue;
+    throw new AttributeError({ op, argument, expected: 'an object', actual: formatValue(value) });
+  }
+}
 
 /** Options of `Trainer.run`. */
 export interface RunOptions {

@@ -31,6 +31,10 @@ test('options that cannot be are refused before any work, with the nearest name'
     [{ train: { length: 3, batch: valid.batch } as never }, /at least one batch of 4, got 3 examples/],
     [{ lossSpikes: {} }, /lossSpikes: expected checkpoint/],
     [{ lossSpikes: { windw: 5 } as never, checkpoint: { dir } }, /Did you mean window/],
+    [{ optimizer: {} as never }, /optimizer: expected a function from parameters to an optimizer, got an object/],
+    [{ loss: 3 as never }, /loss: expected a function, got 3/],
+    [{ callbacks: {} as never }, /callbacks: expected a list of callbacks/],
+    [{ valid, earlyStopping: true as never }, /earlyStopping: expected an object, got true/],
     [{ evalEvry: 5 } as never, /Did you mean evalEvery/],
   ];
   for (const [options, message] of cases) {

@@ -29,20 +29,22 @@ interface Launch {
   readonly done: boolean;
 }
 
-/** Runs the program; kills it `delay` milliseconds after its first line. */
-function launch(dir: string, delay: number): Promise<Launch> {
+/** Runs the program; kills it `delay` milliseconds after so many lines, each a step, a resumption or a checkpoint. */
+function launch(dir: string, lines: number, delay: number): Promise<Launch> {
   return new Promise((resolve, reject) => {
     const child = spawn(process.execPath, [program, dir, String(STEPS)], {
       stdio: ['ignore', 'pipe', 'inherit'],
       env: { ...process.env, OG_THREADS: '1' },
     });
     let out = '';
+    let timer: NodeJS.Timeout | null = null;
     child.stdout.on('data', (chunk: Buffer) => {
-      if (out === '') setTimeout(() => child.kill('SIGKILL'), delay).unref();
       out += chunk.toString();
+      if (timer === null && out.split('\n').length > lines) timer = setTimeout(() => child.kill('SIGKILL'), delay);
     });
     child.on('error', reject);
     child.on('close', () => {
+      clearTimeout(timer ?? undefined);
       const numbers = (word: string): number[] =>
         [...out.matchAll(new RegExp(`^${word} (\\d+)$`, 'gm'))].map((match) => Number(match[1]));
       resolve({ resumed: numbers('resume')[0] ?? 0, lastStep: numbers('step').at(-1) ?? 0, done: /^done /m.test(out) });
@@ -79,7 +81,7 @@ test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async (t) =
       const dir = await folder();
       let reached = 0;
       for (let done = false; !done && kills < KILLS;) {
-        const { resumed, lastStep, done: ended } = await launch(dir, random() * 80);
+        const { resumed, lastStep, done: ended } = await launch(dir, 1 + Math.floor(random() * 14), random() * 12);
         assert.ok(reached - resumed <= INTERVAL, `step ${reached} was done, and the next run began at ${resumed}`);
         reached = Math.max(lastStep, resumed);
         done = ended;
