@@ -4,12 +4,12 @@
  *
  * @module
  */
-import { copyFile, link, mkdir, readdir, rename, unlink } from 'node:fs/promises';
-import { constants, existsSync } from 'node:fs';
+import { existsSync } from 'node:fs';
+import { mkdir, readdir, unlink } from 'node:fs/promises';
 import path from 'node:path';
 import { StateError } from '../errors.js';
 import { checkInteger, checkKeys, checkOneOf } from '../util/assert.js';
-import { writeFileAtomically } from '../util/atomic_file.js';
+import { linkAtomically, writeFileAtomically } from '../util/atomic_file.js';
 import { formatValue } from '../util/format.js';
 import { isBetter } from './early_stopping.js';
 
@@ -27,19 +27,6 @@ export interface BestCheckpointOptions {
 export interface BestEntry {
   readonly step: number;
   readonly value: number;
-}
-
-let counter = 0;
-
-/** Gives a file a second name, replacing what had it: a hard link, or a copy where the file system has none. */
-async function linkAtomically(source: string, target: string): Promise<void> {
-  const temporary = `${target}.${process.pid}.${counter++}.tmp`;
-  try {
-    await link(source, temporary).catch(() => copyFile(source, temporary, constants.COPYFILE_FICLONE));
-    await rename(temporary, target);
-  } finally {
-    await unlink(temporary).catch(() => {}); // still there if both were names of one file: rename leaves them then
-  }
 }
 
 /** @internal Keeps the best checkpoints of a folder. */
@@ -65,9 +52,14 @@ export class BestCheckpoints {
     return this.list;
   }
 
-  /** Takes note of a validation; its rank from 1 if it is among the best, else null. The earlier of two equals is the better. */
+  /**
+   * Takes note of a validation; its rank from 1 if its checkpoint is to be stored, else null. The earlier of two equals is the better.
+   * One that is known already, as when a finished run is started again, is stored once.
+   */
   observe(step: number, value: number): number | null {
     if (!Number.isFinite(value)) return null;
+    const known = this.list.some((entry) => entry.step === step && entry.value === value);
+    if (known && existsSync(this.pathOf(step))) return null;
     const others = this.list.filter((entry) => entry.step !== step);
     const behind = others.findIndex((entry) => isBetter(this.mode, value, entry.value));
     const rank = behind < 0 ? others.length : behind;
@@ -88,15 +80,14 @@ export class BestCheckpoints {
   }
 
   /**
-   * Puts the checkpoint of a step in place: a link to `source`, or what `write` writes. `best.safetensors` and `best.json` follow.
+   * Puts the checkpoint of a step in place by `write`; `best.safetensors` and `best.json` follow.
    *
    * @throws ResourceError if it cannot be written
    */
-  async store(step: number, source: string | ((target: string) => Promise<void>)): Promise<string> {
+  async store(step: number, write: (target: string) => Promise<void>): Promise<string> {
     const target = this.pathOf(step);
     await mkdir(this.dir, { recursive: true });
-    if (typeof source === 'string') await linkAtomically(source, target);
-    else await source(target);
+    await write(target);
     await this.publish();
     return target;
   }

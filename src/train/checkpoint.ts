@@ -13,6 +13,7 @@ import type { ScheduleState } from '../optim/plateau.js';
 import type { GeneratorState } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys } from '../util/assert.js';
+import { linkAtomically } from '../util/atomic_file.js';
 import { formatBytes, formatValue } from '../util/format.js';
 import type { BestCheckpointOptions, BestEntry } from './best_checkpoints.js';
 import { checksums, damagedTensor } from './checksum.js';
@@ -153,14 +154,19 @@ export async function writeCheckpoint(target: string, checkpoint: Checkpoint): P
 /**
  * Writes a checkpoint, then removes those beyond `keep`.
  *
+ * @param written - a file that holds it already: the checkpoint becomes another name of it
  * @returns the file's path
  * @throws ResourceError if it cannot be written; earlier checkpoints are untouched
  */
-export async function saveCheckpoint(options: CheckpointOptions, checkpoint: Checkpoint): Promise<string> {
+export async function saveCheckpoint(
+  options: CheckpointOptions,
+  checkpoint: Checkpoint,
+  written?: string,
+): Promise<string> {
   checkCheckpointOptions(options);
   await mkdir(options.dir, { recursive: true });
   const target = path.join(options.dir, fileName(checkpoint.run.step));
-  await writeCheckpoint(target, checkpoint);
+  await (written === undefined ? writeCheckpoint(target, checkpoint) : linkAtomically(written, target));
   const every = options.every ?? 200;
   const files = await listCheckpoints(options.dir);
   const regular = files.find((file) => stepOf(file) % every === 0); // roll-backs go to regular ones only

@@ -341,17 +341,17 @@ export class Trainer<M extends Module, B = Batch> {
     if (!regular && rank === null) return;
     await checkWeights(this.model, this.step, this.lastPath);
     const checkpoint = this.snapshot();
-    let path: string | null = null;
-    if (regular) {
-      path = this.lastPath = await files.saveCheckpoint(this.options.checkpoint!, checkpoint);
-      [this.saved, this.due.save] = [this.step, false];
-    }
+    let path: string | undefined;
     if (rank !== null) {
-      const stored = await best!.store(this.step, path ?? ((target) => files.writeCheckpoint(target, checkpoint)));
-      path ??= stored;
+      // Before the regular one: who resumes from that finds the best that it lists.
+      path = await best!.store(this.step, (target) => files.writeCheckpoint(target, checkpoint));
       this.due.best = null;
     }
-    if (regular) await best?.prune();
+    if (regular) {
+      path = this.lastPath = await files.saveCheckpoint(this.options.checkpoint!, checkpoint, path);
+      [this.saved, this.due.save] = [this.step, false];
+      await best?.prune();
+    }
     const entry = rank === null ? undefined : best!.entries[rank - 1];
     yield {
       type: 'checkpoint',

@@ -72,6 +72,8 @@ test(`${KILLS} runs killed at random moments`, { timeout: 120_000 }, async (t) =
   const whole = await folder();
   await eventsOf(killedTrainer(whole, STEPS));
   const expected = await traceOf(whole);
+  await eventsOf(killedTrainer(whole, STEPS)); // once more: nothing is left to do
+  assert.deepEqual(await traceOf(whole), expected);
 
   let kills = 0;
   const broken: { readonly dir: string; readonly reached: number }[] = [];
