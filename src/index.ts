@@ -125,7 +125,28 @@ export {
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { HiddenOptions } from './models/gpt_inputs.js';
 export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
-export * from './train/checkpoint.js';
+export {
+  listCheckpoints,
+  loadCheckpoint,
+  loadLatestCheckpoint,
+  saveCheckpoint,
+  type Checkpoint,
+  type CheckpointOptions,
+  type LatestCheckpoint,
+  type RunState,
+} from './train/checkpoint.js';
+export type { BestCheckpointOptions, BestEntry } from './train/best_checkpoints.js';
+export {
+  NonFiniteError,
+  NonFiniteWeightsError,
+  type NonFiniteFields,
+  type ModuleOutput,
+  type NonFiniteTensor,
+} from './train/diagnose.js';
+export type { EarlyStoppingOptions, EarlyStoppingState } from './train/early_stopping.js';
+export type { EvalInterval, MetricFunction, ValidationSets } from './train/evaluate.js';
+export { DivergenceError, type LossSpikeOptions, type LossSpikeState, type Spike } from './train/loss_spikes.js';
+export { ResumeError, type ResumeAspect, type RunDifference, type RunFacts } from './train/resume_check.js';
 export * from './train/events.js';
 export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
 export { formatDuration, TrainingProgress, type ProgressOptions, type ProgressStream } from './train/progress.js';

@@ -4,15 +4,14 @@
  * @module
  */
 import { setImmediate } from 'node:timers/promises';
-import { AttributeError, StateError } from '../errors.js';
+import { StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { DataLoader } from '../data/loader.js';
+import { checkDataset, DataLoader } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { clipFactor, gradNorm } from '../optim/clip.js';
 import { EMA } from '../optim/ema.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
-import { isObserving } from '../optim/plateau.js';
 import { constant, type Schedule } from '../optim/schedule.js';
 import { add, div } from '../ops/arithmetic.js';
 import { detach } from '../ops/views.js';
@@ -20,12 +19,19 @@ import { defaultGenerator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
-import { formatValue } from '../util/format.js';
-import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpoint.js';
-import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { TrainCallback, TrainContext, TrainPhase } from './callback.js';
-import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
-import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
+import * as files from './checkpoint.js';
+import { addPlace, checkWeights, explainNonFinite, type StepStart } from './diagnose.js';
+import { evalSchedule } from './evaluate.js';
+import type { CheckpointEvent, EvalEvent, RollbackEvent, StepEvent, TrainEvent } from './events.js';
+import { defaultLoss, type Batch, type LossFunction } from './loss.js';
+import type { Spike } from './loss_spikes.js';
+import { factsOf, type RunFacts } from './resume_check.js';
+import { resumeFrom } from './resume.js';
+import { restoreBest, restoreParts, takeSnapshot, type RunParts } from './run_state.js';
+import { StopClock } from './signals.js';
+import { checkTrainerOptions, runOptionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
+import { Watch } from './watch.js';
 
 /** Elements of the batch's `x`. */
 function elementsOfX(batch: unknown): number {
@@ -58,17 +64,26 @@ export class Trainer<M extends Module, B = Batch> {
   private readonly computeLoss: LossFunction<M, B>;
   private readonly countTokens: (batch: B) => number;
   private readonly callbacks: readonly TrainCallback<M>[];
+  private readonly watch: Watch<M, B>;
+  private readonly isEvalDue: (step: number, before: number, after: number) => boolean;
   private step = 0;
   private tokens = 0;
+  /** What is still to be done at this step; a validation that was cut short is done after resuming. */
+  private due = { evaluation: false, save: false, best: null as number | null };
+  private evaluated = -1;
+  private saved = 0;
+  private lastPath: string | null = null;
+  private facts: RunFacts | null = null;
 
   /** @throws AttributeError naming the first option that cannot be */
   constructor(model: M, options: TrainerOptions<M, B>) {
-    checkKeys('Trainer', options, optionKeys);
+    checkTrainerOptions(options);
     this.model = model;
     this.options = options;
     this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
     checkOneOf('Trainer', 'precision', options.precision ?? 'float32', ['float32']);
     if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
+    checkDataset('Trainer', 'train', options.train);
     this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
     this.total = checkInteger(
       'Trainer',
@@ -79,29 +94,15 @@ export class Trainer<M extends Module, B = Batch> {
     this.computeLoss = options.loss ?? defaultLoss('Trainer');
     this.countTokens = options.countTokens ?? elementsOfX;
     this.callbacks = options.callbacks ?? [];
-    if (typeof options.optimizer !== 'function') {
-      throw new AttributeError({
-        op: 'Trainer',
-        argument: 'optimizer',
-        expected: 'a function from parameters to an optimizer',
-        actual: formatValue(options.optimizer),
-      });
-    }
     this.optimizer = options.optimizer(
       model.parameters().filter((parameter) => parameter.requiresGrad),
       model,
     );
     this.schedule = options.schedule ?? constant();
     if (options.scheduleTokens !== undefined) checkInteger('Trainer', 'scheduleTokens', options.scheduleTokens, 1);
-    if (isObserving(this.schedule) && options.valid === undefined) {
-      throw new AttributeError({
-        op: 'Trainer',
-        argument: 'valid',
-        expected: 'a validation set, whose loss the schedule observes',
-        actual: 'none',
-      });
-    }
     this.ema = options.ema === undefined ? null : new EMA(model.parameters(), options.ema);
+    this.watch = new Watch(options, this.computeLoss, this.ema);
+    this.isEvalDue = evalSchedule(options.evalEvery ?? 200);
   }
 
   /** Where the run stands, for callbacks. */
@@ -122,94 +123,170 @@ export class Trainer<M extends Module, B = Batch> {
   }
 
   private async *events(options: RunOptions): AsyncGenerator<TrainEvent, void, undefined> {
-    const begun = performance.now();
-    const elapsed = (): number => (performance.now() - begun) / 1000;
-    if ((options.resume ?? true) && this.options.checkpoint !== undefined && this.step === 0) {
-      const latest = await loadLatestCheckpoint(this.options.checkpoint.dir);
-      if (latest !== null) {
-        this.restore(latest.checkpoint);
-        yield { type: 'resume', step: this.step, path: latest.path };
+    checkKeys('Trainer.run', options, runOptionKeys);
+    const clock = new StopClock(options);
+    try {
+      yield* this.begin(options);
+      this.model.train();
+      let reason: 'finished' | 'aborted' | 'time' | 'earlyStopping' = 'finished';
+      for (;;) {
+        if (this.due.evaluation) yield* this.validate(true, () => clock.reason() === 'aborted');
+        yield* this.store(this.due.save && !this.due.evaluation && !this.watch.spikes?.pending);
+        const stop = this.watch.stopped ? 'earlyStopping' : this.step >= this.total ? 'finished' : clock.reason();
+        if (stop !== null) {
+          reason = stop;
+          break;
+        }
+        yield await this.trainStep(clock);
       }
+      if (reason === 'finished' && this.watch.evaluator !== null && this.evaluated !== this.step)
+        yield* this.validate(false);
+      yield* this.store(this.options.checkpoint !== undefined && this.saved !== this.step);
+      if (reason === 'time' && this.watch.evaluator !== null && this.evaluated !== this.step)
+        yield await this.evaluate();
+      if ((reason === 'finished' || reason === 'earlyStopping') && this.watch.early?.restoreBest)
+        yield await restoreBest(this.model, this.ema, this.watch.best!, this.step);
+      if (reason === 'aborted') clock.setExitCode();
+      const signal = reason !== 'aborted' || clock.signal === null ? {} : { signal: clock.signal };
+      yield { type: 'done', step: this.step, reason, elapsed: clock.elapsed, ...signal };
+    } finally {
+      clock.close();
     }
-    this.model.train();
-    let saved = this.step;
-    let evaluated = -1;
-    const stopReason = (): 'aborted' | 'time' | null => {
-      if (options.signal?.aborted) return 'aborted';
-      return options.timeLimit !== undefined && elapsed() >= options.timeLimit ? 'time' : null;
-    };
-    let reason: 'finished' | 'aborted' | 'time' = 'finished';
-    while (this.step < this.total) {
-      const stop = stopReason();
-      if (stop !== null) {
-        reason = stop;
-        break;
-      }
-      yield await this.trainStep(elapsed);
-      if (this.step % (this.options.evalEvery ?? 200) === 0 && this.options.valid !== undefined) {
-        evaluated = this.step;
-        const event = await this.evaluate();
-        if (isObserving(this.schedule)) this.schedule.observe(event.loss);
-        yield event;
-      }
-      if (this.options.checkpoint !== undefined && this.step % (this.options.checkpoint.every ?? 200) === 0) {
-        saved = this.step;
-        yield await this.save();
-      }
-    }
-    if (this.options.checkpoint !== undefined && saved !== this.step) yield await this.save();
-    if (reason !== 'aborted' && this.options.valid !== undefined && evaluated !== this.step)
-      yield await this.evaluate();
-    yield { type: 'done', step: this.step, reason, elapsed: elapsed() };
   }
 
-  private async trainStep(elapsed: () => number): Promise<StepEvent> {
+  /** Takes up the newest checkpoint, if asked to; a run that may go back writes one to go back to. */
+  private async *begin(options: RunOptions): AsyncGenerator<TrainEvent, void, undefined> {
+    const { checkpoint } = this.options;
+    if (checkpoint === undefined || this.step !== 0) return;
+    const found = await resumeFrom(checkpoint.dir, options, this.model.stateDict(), this.parts.facts);
+    if (found !== null) {
+      this.restore(found.checkpoint);
+      files.disposeCheckpoint(found.checkpoint);
+      [this.saved, this.lastPath] = [this.step, found.path];
+      for (const warning of found.warnings) yield warning;
+      yield { type: 'resume', step: this.step, path: found.path };
+    } else if (this.watch.spikes !== null) yield* this.store(true);
+  }
+
+  /** What is saved and restored beside the counts. */
+  private get parts(): RunParts<M> {
+    const { model, optimizer, loader, callbacks, watch } = this;
+    this.facts ??= factsOf(this.options, { optimizer, accumulation: this.accumulation, steps: this.total });
+    return { model, optimizer, ema: this.ema, loader, callbacks, watch, facts: this.facts };
+  }
+
+  private draw(): B {
+    const { loader } = this;
+    if (this.watch.spikes !== null) loader.position = this.watch.spikes.next(loader.position);
+    return loader.next();
+  }
+
+  /** One step; or none, but a roll-back. If it fails, the trainer is as it was before. */
+  private async trainStep(clock: StopClock): Promise<StepEvent | RollbackEvent> {
     const begun = performance.now();
+    const start: StepStart = { loader: this.loader.state, generator: defaultGenerator().state };
     const { scheduleTokens } = this.options;
     const place =
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
     this.optimizer.setRateFactor(this.schedule(...place));
     for (const callback of this.callbacks) callback.beforeStep?.(this.context);
-    const { loss, norm, tokens } = await this.enqueueStep();
-    const [lossValue, normValue] = [await loss.item(), await norm.item()];
-    loss.dispose();
-    norm.dispose();
+    let measured: { readonly loss: number; readonly gradNorm: number; readonly tokens: number };
+    let norm: Tensor | null = null;
+    try {
+      const { loss, tokens, ...rest } = await this.enqueueGradients();
+      norm = rest.norm;
+      // Both are known before the update: what is not finite, or a spike, never reaches the weights.
+      const [lossValue, normValue] = [await loss.item(), await norm.item()];
+      loss.dispose();
+      const spike = await this.inspect(lossValue, normValue, start);
+      if (spike !== null) {
+        norm.dispose();
+        return await this.rollBack(spike);
+      }
+      measured = { loss: lossValue, gradNorm: normValue, tokens };
+    } catch (error) {
+      norm?.dispose();
+      addPlace(error, this.step + 1, this.loader.last);
+      this.optimizer.zeroGrad();
+      this.loader.state = start.loader;
+      defaultGenerator().state = start.generator;
+      throw error;
+    }
+    this.enqueueUpdate(norm);
+    const { loss, gradNorm, tokens } = measured;
     this.step++;
     this.tokens += tokens;
+    const { checkpoint } = this.options;
+    this.due.evaluation = this.watch.evaluator !== null && this.isEvalDue(this.step, this.tokens - tokens, this.tokens);
+    this.due.save ||= checkpoint !== undefined && this.step % (checkpoint.every ?? 200) === 0;
     for (const callback of this.callbacks) callback.afterStep?.(this.context);
-    if (Number.isNaN(lossValue)) {
-      throw new StateError({
-        op: 'Trainer',
-        expected: 'a finite loss',
-        actual: `NaN at step ${this.step}`,
-        hint: 'Lower the learning rate, or set clipGradNorm; the last checkpoint is intact',
-      });
-    }
     return {
       type: 'step',
       step: this.step,
       total: this.total,
       epoch: this.loader.state.epoch,
-      loss: lossValue,
+      loss,
       lr: this.optimizer.lr,
-      gradNorm: normValue,
+      gradNorm,
       tokens: this.tokens,
       tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
-      elapsed: elapsed(),
+      elapsed: clock.elapsed,
     };
   }
 
+  /** A spike that is to be undone; throws for what is not finite, unless that counts as a spike. */
+  private async inspect(loss: number, gradNorm: number, start: StepStart): Promise<Spike | null> {
+    const { spikes } = this.watch;
+    const isFinite = Number.isFinite(loss) && Number.isFinite(gradNorm);
+    if (!isFinite && spikes?.nonFinite !== 'rollback') {
+      throw await explainNonFinite({
+        model: this.model,
+        loader: this.loader,
+        accumulation: this.accumulation,
+        loss: this.computeLoss,
+        start,
+        draw: () => this.draw(),
+        step: this.step + 1,
+        values: { loss, gradNorm },
+        checkpoint: this.lastPath,
+      });
+    }
+    const from = start.loader.epoch * this.loader.length + start.loader.batch;
+    return spikes?.observe(loss, gradNorm, { step: this.step + 1, from, to: this.loader.position }) ?? null;
+  }
+
+  /** Back to the last regular checkpoint from before a spike. Which one that is depends on the run alone, not on when it was stopped. */
+  private async rollBack(spike: Spike): Promise<RollbackEvent> {
+    const { spikes } = this.watch;
+    const { dir, every = 200 } = this.options.checkpoint!;
+    const step = this.step + 1;
+    spikes!.checkLimit(spike, step);
+    const found = await files.loadLatestCheckpoint(dir, (at) => at % every === 0 && at < spike.step);
+    if (found === null) {
+      const expected = `a checkpoint in ${dir} to go back to from a spike at step ${step}`;
+      throw new StateError({ op: 'Trainer', expected, actual: 'none that is whole' });
+    }
+    this.optimizer.zeroGrad();
+    this.restore(found.checkpoint, true);
+    [this.saved, this.lastPath] = [this.step, found.path];
+    await files.removeAfter(dir, this.step);
+    const counts = spikes!.rewind(spike, found.checkpoint.run.lossSpikes, this.loader.position, this.accumulation);
+    files.disposeCheckpoint(found.checkpoint);
+    const { signal, value, limit } = spike;
+    return { type: 'rollback', step, to: this.step, path: found.path, signal, value, limit, ...counts };
+  }
+
   /**
-   * Queues forward, backward and update; nothing waits for a kernel. Each part is synchronous, so that no other code runs inside
-   * its scope, and the event loop turns between the parts.
+   * Queues forward and backward; nothing waits for a kernel. Each part is synchronous, so that no other code runs inside its scope,
+   * and the event loop turns between the parts.
    */
-  private async enqueueStep(): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
+  private async enqueueGradients(): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
     let tokens = 0;
     let total: Tensor | null = null;
     for (let i = 0; i < this.accumulation; i++) {
       const before: Tensor | null = total;
       const part = scope(() => {
-        const batch = this.loader.next();
+        const batch = this.draw();
         tokens += this.countTokens(batch);
         return div(this.computeLoss(this.model, batch), this.accumulation);
       });
@@ -223,91 +300,89 @@ export class Trainer<M extends Module, B = Batch> {
       await setImmediate();
     }
     for (const callback of this.callbacks) callback.onGradients?.(this.context);
-    const parameters = this.optimizer.parameters();
-    const { clipGradNorm: limit } = this.options;
-    const norm = gradNorm(parameters);
+    const norm = gradNorm(this.optimizer.parameters());
     await setImmediate();
-    const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
-    this.optimizer.step({ gradScale });
-    if (typeof gradScale !== 'number') gradScale.dispose();
-    this.optimizer.zeroGrad();
-    this.ema?.update();
     return { loss: total!, norm, tokens };
   }
 
-  /** Mean loss over the validation set (at most `evalBatches` batches), in evaluation mode, with the averages if kept. */
+  /** Queues the update. Frees the norm. */
+  private enqueueUpdate(norm: Tensor): void {
+    const { clipGradNorm: limit } = this.options;
+    const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
+    this.optimizer.step({ gradScale });
+    if (typeof gradScale !== 'number') gradScale.dispose();
+    norm.dispose();
+    this.optimizer.zeroGrad();
+    this.ema?.update();
+  }
+
+  /** Mean loss and metrics of the validation sets (at most `evalBatches` batches each), in evaluation mode, with the averages if kept. */
   async evaluate(): Promise<EvalEvent> {
-    const { valid } = this.options;
-    if (valid === undefined) {
-      throw new StateError({
-        op: 'Trainer.evaluate',
-        expected: 'a validation set',
-        actual: 'none',
-        hint: 'Pass { valid } to the Trainer',
-      });
-    }
-    const batchSize = Math.min(this.options.batchSize, valid.length);
-    const loader = new DataLoader(valid, { batchSize, shuffle: false });
-    const batches = Math.min(loader.length, this.options.evalBatches ?? 50);
+    if (this.watch.evaluator !== null) return (await this.measure())!;
+    throw new StateError({
+      op: 'Trainer.evaluate',
+      expected: 'a validation set',
+      actual: 'none',
+      hint: 'Pass { valid } to the Trainer',
+    });
+  }
+
+  private async measure(cut?: () => boolean): Promise<EvalEvent | null> {
     this.announce('validating');
-    this.model.eval();
-    this.ema?.apply();
     try {
-      let sum = 0;
-      for (let i = 0; i < batches; i++) {
-        const loss = scope(() => noGrad(() => this.computeLoss(this.model, loader.next())));
-        sum += await loss.item();
-        loss.dispose();
-      }
-      return { type: 'eval', step: this.step, loss: sum / batches, perplexity: Math.exp(sum / batches) };
+      return await this.watch.evaluator!.measure(this.model, this.step, cut);
     } finally {
-      this.ema?.restore();
-      this.model.train();
       this.announce('training');
     }
   }
 
-  private async save(): Promise<CheckpointEvent> {
-    this.announce('saving');
-    const checkpoint: Checkpoint = {
-      model: this.model.stateDict(),
-      optimizer: this.optimizer.stateDict(),
-      ...(this.ema === null ? {} : { ema: this.ema.stateDict() }),
-      run: {
-        step: this.step,
-        tokens: this.tokens,
-        loader: this.loader.state,
-        generator: defaultGenerator().state,
-        ...(isObserving(this.schedule) ? { schedule: this.schedule.stateDict() } : {}),
-        callbacks: Object.fromEntries(
-          this.callbacks.flatMap((callback) =>
-            callback.name === undefined || callback.stateDict === undefined
-              ? []
-              : [[callback.name, callback.stateDict()]],
-          ),
-        ),
-      },
-      config: this.options.config,
-    };
-    const path = await saveCheckpoint(this.options.checkpoint!, checkpoint);
-    this.announce('training');
-    return { type: 'checkpoint', step: this.step, path };
+  /** Measures, and tells everyone; if it was cut short, it is due again. */
+  private async *validate(regular: boolean, cut?: () => boolean): AsyncGenerator<EvalEvent, void, undefined> {
+    const event = await this.measure(cut);
+    if (event === null) return;
+    this.due.evaluation = false;
+    this.evaluated = this.step;
+    this.due.best = this.watch.observe(event, regular);
+    yield event;
   }
 
-  private restore(checkpoint: Checkpoint): void {
-    this.model.loadStateDict(checkpoint.model);
-    // Options are the program's: who lowers the rate and goes on wants the new one.
-    this.optimizer.loadStateDict(checkpoint.optimizer, { options: false });
-    const { schedule } = checkpoint.run;
-    if (schedule !== undefined && isObserving(this.schedule)) this.schedule.loadStateDict(schedule);
-    if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
-    for (const callback of this.callbacks) {
-      const saved = callback.name === undefined ? undefined : checkpoint.run.callbacks?.[callback.name];
-      if (saved !== undefined) callback.loadStateDict?.(saved);
+  /** Saves: a regular checkpoint if `regular`, and one of the best if this step is among them. */
+  private async *store(regular: boolean): AsyncGenerator<CheckpointEvent, void, undefined> {
+    const { best } = this.watch;
+    const rank = this.due.best;
+    if (!regular && rank === null) return;
+    this.announce('saving');
+    await checkWeights(this.model, this.step, this.lastPath);
+    const checkpoint = this.snapshot();
+    let path: string | undefined;
+    if (rank !== null) {
+      // Before the regular one: who resumes from that finds the best that it lists.
+      path = await best!.store(this.step, (target) => files.writeCheckpoint(target, checkpoint));
+      this.due.best = null;
     }
-    this.loader.state = checkpoint.run.loader;
-    defaultGenerator().state = checkpoint.run.generator;
-    this.step = checkpoint.run.step;
-    this.tokens = checkpoint.run.tokens;
+    if (regular) {
+      path = this.lastPath = await files.saveCheckpoint(this.options.checkpoint!, checkpoint, path);
+      [this.saved, this.due.save] = [this.step, false];
+      await best?.prune();
+    }
+    const entry = rank === null ? undefined : best!.entries[rank - 1];
+    this.announce('training');
+    yield {
+      type: 'checkpoint',
+      step: this.step,
+      path: path!,
+      ...(entry === undefined ? {} : { best: { metric: best!.metric, value: entry.value, rank: rank! } }),
+    };
+  }
+
+  private snapshot(): files.Checkpoint {
+    const { step, tokens } = this;
+    return takeSnapshot(this.parts, { step, tokens, evalDue: this.due.evaluation }, this.options.config);
+  }
+
+  private restore(checkpoint: files.Checkpoint, isRollback = false): void {
+    const { step, tokens, evalDue } = restoreParts(this.parts, checkpoint, isRollback);
+    [this.step, this.tokens, this.evaluated] = [step, tokens, -1];
+    this.due = { evaluation: evalDue && this.watch.evaluator !== null, save: false, best: null };
   }
 }

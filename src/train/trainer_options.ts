@@ -3,21 +3,30 @@
  *
  * @module
  */
+import { AttributeError } from '../errors.js';
 import type { Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { checkKeys } from '../util/assert.js';
+import { formatValue } from '../util/format.js';
 import type { TrainCallback } from './callback.js';
 import type { CheckpointOptions } from './checkpoint.js';
+import type { EarlyStoppingOptions } from './early_stopping.js';
+import type { EvalInterval, MetricFunction, ValidationSets } from './evaluate.js';
 import type { Batch, LossFunction } from './loss.js';
+import type { LossSpikeOptions } from './loss_spikes.js';
+import type { AllowedChanges } from './resume_check.js';
 
 /** Options of `Trainer`. */
 export interface TrainerOptions<M extends Module, B = Batch> {
   readonly train: Dataset<B>;
-  /** Measured every `evalEvery` steps and at the end. */
-  readonly valid?: Dataset<B>;
+  /** Measured every `evalEvery` steps and at the end: one set, or several by name, of which the first is the main one. */
+  readonly valid?: ValidationSets<B>;
+  /** Measured beside the loss, by name: the mean over the batches of each set. Computed in evaluation mode, without gradients. */
+  readonly metrics?: Readonly<Record<string, MetricFunction<M, B>>>;
   readonly batchSize: number;
   /** Batches whose gradients are added up before a step. Default 1. */
   readonly gradientAccumulation?: number;
@@ -41,29 +50,69 @@ export interface TrainerOptions<M extends Module, B = Batch> {
   readonly countTokens?: (batch: B) => number;
   /** Hooks into the loop. */
   readonly callbacks?: readonly TrainCallback<M>[];
-  /** Steps between validations. Default 200. */
-  readonly evalEvery?: number;
+  /** Steps between validations, or `{ tokens }`. Default 200 steps. */
+  readonly evalEvery?: EvalInterval;
   /** Batches of a validation, at most. Default 50. */
   readonly evalBatches?: number;
   readonly checkpoint?: CheckpointOptions;
+  /** Stop when validation no longer improves. Default: never. */
+  readonly earlyStopping?: EarlyStoppingOptions;
+  /** Go back to a checkpoint when the loss spikes, and leave out the batches around the spike. Needs `checkpoint`. Default: never. */
+  readonly lossSpikes?: LossSpikeOptions;
   /** Seed of the order of the data. Default 0. */
   readonly seed?: number;
   /** Saved with each checkpoint, for whoever loads it. */
   readonly config?: unknown;
 }
 
-/** @internal */
-export const optionKeys = [
+const optionKeys = [
   'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
   'precision', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
+  'metrics', 'earlyStopping', 'lossSpikes',
 ]; // prettier-ignore
+
+/** @internal Throws AttributeError for options that do not exist, and for what should be functions, lists or records and is not. */
+export function checkTrainerOptions<M extends Module, B>(options: TrainerOptions<M, B>): void {
+  const op = 'Trainer';
+  checkKeys(op, options, optionKeys);
+  for (const argument of ['optimizer', 'schedule', 'loss', 'countTokens'] as const) {
+    const value: unknown = options[argument];
+    if (typeof value === 'function' || (value === undefined && argument !== 'optimizer')) continue;
+    const expected = argument === 'optimizer' ? 'a function from parameters to an optimizer' : 'a function';
+    throw new AttributeError({ op, argument, expected, actual: formatValue(value) });
+  }
+  const isCallback = (value: unknown): boolean => typeof value === 'object' && value !== null;
+  if (options.callbacks !== undefined && !(Array.isArray(options.callbacks) && options.callbacks.every(isCallback))) {
+    const actual = formatValue(options.callbacks);
+    throw new AttributeError({ op, argument: 'callbacks', expected: 'a list of callbacks', actual });
+  }
+  for (const argument of ['metrics', 'earlyStopping', 'lossSpikes'] as const) {
+    const value: unknown = options[argument];
+    if (value === undefined || (typeof value === 'object' && value !== null)) continue;
+    throw new AttributeError({ op, argument, expected: 'an object', actual: formatValue(value) });
+  }
+}
 
 /** Options of `Trainer.run`. */
 export interface RunOptions {
   /** Stops after the step under way; a checkpoint is written if the run keeps any. */
   readonly signal?: AbortSignal;
-  /** Go on from the newest checkpoint, if there is one. Default true. */
-  readonly resume?: boolean;
+  /**
+   * Go on from the newest checkpoint, if there is one. `true` refuses a checkpoint of another run (model, data, batch size, accumulation,
+   * seed, optimiser, averages), and warns of another length; `strict` refuses that, too; `false` starts anew, which needs a folder without
+   * checkpoints. Default true.
+   */
+  readonly resume?: boolean | 'strict';
+  /** What may differ from the checkpoint's run, all of it with `true`; each difference is a warning event. Default: nothing. */
+  readonly allowChanges?: AllowedChanges;
+  /**
+   * Stop as `signal` does on SIGINT and SIGTERM, or the signals named; a second one ends the process at once. The exit code is then 128 +
+   * the signal's number, unless the program sets it. Default false.
+   */
+  readonly handleSignals?: boolean | readonly NodeJS.Signals[];
   /** Stop (with a checkpoint) after this long, seconds. Default: never. */
   readonly timeLimit?: number;
 }
+
+/** @internal */
+export const runOptionKeys = ['signal', 'resume', 'allowChanges', 'handleSignals', 'timeLimit'];

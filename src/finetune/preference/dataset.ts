@@ -91,7 +91,7 @@ export abstract class PairedDataset<B extends PairedBatch> implements Dataset<B>
   }
 
   /** A digest of all rows, by which a cache knows what it was computed from. */
-  fingerprint(): string {
+  get fingerprint(): string {
     const hash = createHash('sha256');
     for (const { ids, promptLength } of this.rows) {
       hash.update(Int32Array.of(ids.length, promptLength));
