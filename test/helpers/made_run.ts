@@ -21,7 +21,10 @@ export async function makeRun({ dir, name, lr = 0.001, steps = 40, floor = 1 }: 
     const loss = n === 7 ? NaN : floor + 3 / n;
     await logger.onEvent({ type: 'step', step: n, total: steps, epoch: 0, loss, lr, gradNorm: n === 9 ? Infinity : 1 / n, tokens: n * 64, tokensPerSecond: 1000 + n, elapsed: n / 10 }, context); // prettier-ignore
     if (n % 10 === 0) {
-      await logger.onEvent({ type: 'eval', step: n, loss: floor + 3 / n, perplexity: 2 }, context);
+      await logger.onEvent(
+        { type: 'eval', step: n, loss: floor + 3 / n, perplexity: 2, metrics: {}, sets: {} },
+        context,
+      );
       logger.addSample({ title: 'once <upon>', text: `text & more of ${n}` });
     }
     if (n === 25) await logger.onEvent({ type: 'rollback', step: 25, why: 'a <spike>' } as never, context);

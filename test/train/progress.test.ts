@@ -55,7 +55,7 @@ describe('a terminal', () => {
     const screen = new Screen(120);
     using progress = new og.TrainingProgress({ stream: screen });
     progress.show(step(1));
-    progress.show({ type: 'eval', step: 1, loss: 3, perplexity: 20.0855 });
+    progress.show({ type: 'eval', step: 1, loss: 3, perplexity: 20.0855, metrics: {}, sets: {} });
     for (let n = 2; n <= 20; n++) progress.show(step(n));
     progress.onPhase('validating');
     progress.show({ type: 'rollback', step: 10, why: 'a spike' } as unknown as og.TrainEvent);
@@ -106,7 +106,7 @@ describe('a pipe', () => {
     const progress = new og.TrainingProgress({ stream, interval: 4 });
     progress.show({ type: 'resume', step: 4, path: 'x/step-4' });
     for (let n = 5; n <= 20; n++) progress.show(step(n, { total: 20 }));
-    progress.show({ type: 'eval', step: 20, loss: 3, perplexity: 20.0855 });
+    progress.show({ type: 'eval', step: 20, loss: 3, perplexity: 20.0855, metrics: {}, sets: {} });
     progress.show({ type: 'done', step: 20, reason: 'earlyStopping', elapsed: 10 } as unknown as og.TrainEvent);
     assert.equal(lines[0], 'Going on from step 4 (x/step-4).');
     assert.deepEqual(
