@@ -22,6 +22,7 @@ std::atomic<bool> switched_off[kFeatureCount];
 
 bool machine_has(CpuFeature feature) {
 #if defined(__x86_64__)
+  if (feature == kBf16Dot) return __builtin_cpu_supports("avx512bf16");
   return feature == kVnni && __builtin_cpu_supports("avx512vnni");
 #elif defined(__ARM_FEATURE_DOTPROD)
   return feature == kDotProduct;

@@ -21,7 +21,8 @@ bool set_isa(Isa isa);
 enum CpuFeature {
   kVnni = 0,        // AVX512_VNNI: dot products of bytes
   kDotProduct = 1,  // the same on arm64 (FEAT_DotProd)
-  kFeatureCount = 2
+  kBf16Dot = 2,     // AVX512_BF16: dot products of bfloat16
+  kFeatureCount = 3
 };
 /** Whether the machine has it and it has not been switched off. */
 bool cpu_feature(CpuFeature feature);

@@ -405,14 +405,15 @@ inline bool multiply_few_columns(const GemmCall& call, int32_t* status) {
   return true;
 }
 
-/** The product by the way that suits its shape and layout. m, n, k > 0. */
+/** The product by the way that suits its shape and layout, of panels where it is packed. m, n, k > 0. */
+template <class Panels>
 inline int32_t multiply(const GemmCall& call) {
   int32_t status = OG_OK;
   if (call.n <= kFewRows && call.m > call.n && multiply_few_columns(call, &status)) return status;
   if (is_few_rows(call))
     return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
   if (is_direct_call(call)) return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
-  return gemm(call);
+  return gemm<Panels>(call);
 }
 
 }  // namespace
