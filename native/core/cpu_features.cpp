@@ -98,6 +98,11 @@ bool set_isa(Isa isa) {
   return true;
 }
 
+const char* cpu_feature_name(CpuFeature feature) {
+  static const char* const names[kFeatureCount] = {"vnni", "dotprod", "bf16"};
+  return names[feature];
+}
+
 bool cpu_feature(CpuFeature feature) {
   return machine_has(feature) && !switched_off[feature].load(std::memory_order_relaxed);
 }

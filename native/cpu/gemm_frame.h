@@ -1,8 +1,8 @@
 /**
  * The float GEMM frame: C = init + A·B for one matrix, any strides, float32 or 16-bit operands, float32 sums.
  *
- * What the panels hold is a Panels type: FloatPanels (below) one step of k in each 32-bit word, PairPanels (gemm_bf16.h)
- * two. Depths and k count elements, `steps` words.
+ * What the panels hold is a Panels type: FloatPanels (below) one step of k in each 32-bit word, PairPanels
+ * (gemm_bf16.h) two. Depths and k count elements, `steps` words.
  *
  * The smaller operand is packed whole, by all threads; then the larger dimension is cut into tasks, each of which packs
  * its own part and runs blocks of KC steps of k over MC × (its columns) tiles, so that an A block stays in L2 and a B
@@ -123,8 +123,8 @@ inline void pack_whole(const MatrixView& b, int64_t n, int64_t k, float* to) {
 }
 
 /**
- * Packed A panels [m rows] times packed B panels [n columns], one block of so many steps. `ends`: the block completes the
- * sums of a product with an epilogue, in which out.c lies at (row, column).
+ * Packed A panels [m rows] times packed B panels [n columns], one block of so many steps. `ends`: the block completes
+ * the sums of a product with an epilogue, in which out.c lies at (row, column).
  */
 template <class Panels>
 inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a, const float* b, const TileOut& out,
@@ -208,7 +208,8 @@ struct Round {
 
     const float* packed = columns_first ? call->packed_b : nullptr;
     ScratchFrame scratch;
-    float* own = packed ? nullptr : scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * steps_of<Panels>(kc));
+    float* own =
+        packed ? nullptr : scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * steps_of<Panels>(kc));
     const bool direct = is_direct(call->c);
     float* block =
         direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
@@ -302,7 +303,8 @@ inline int32_t gemm_through_copy(const GemmCall& call) {
 template <class Panels = FloatPanels>
 inline int32_t gemm(const GemmCall& call) {
   const int64_t shared = least(call.m, call.n), steps = steps_of<Panels>(call.k);
-  if (!is_direct(call.c) && shared > 0 && steps > kPackLimit / least(shared, 256)) return gemm_through_copy<Panels>(call);
+  if (!is_direct(call.c) && shared > 0 && steps > kPackLimit / least(shared, 256))
+    return gemm_through_copy<Panels>(call);
   return gemm_rounds<Panels>(call);
 }
 

@@ -1,14 +1,14 @@
 /**
  * Register tiles of the float GEMM: C[R × kNR] = init + A·B, with the float32 sum over k held in vector registers.
  *
- * Packed panels of 32-bit words: A `[step][kMR]`, B `[step][kNR]`, B 64-byte aligned. What a word holds is a Words type:
- *   FloatWords  one float32; summed by FMA (SSE2: multiply, then add), in the order of k
- *   PairWords   (AVX512_BF16, kBf16Dot) two bfloat16, the even k in the low half; vdpbf16ps: sum = fma(even, fma(odd, sum)),
- *               each rounded to nearest even. It takes operands below 2^-126 for zero and flushes results below that.
- * The tile sizes fill the register file:
- *   AVX-512 14×32 (28 accumulators of 32), AVX2 6×16 (12 of 16), NEON 8×12 (24 of 32), SSE2 6×8 (12 of 16).
- * The inner loop of AVX2 is assembly: it needs 20 instructions per 6 cycles, and compilers add moves to them. vdpbf16ps
- * is assembly because an intrinsic of an instruction beyond the file's own set cannot be inlined into a template.
+ * Packed panels of 32-bit words: A `[step][kMR]`, B `[step][kNR]`, B 64-byte aligned. What a word holds is a Words
+ * type: FloatWords  one float32; summed by FMA (SSE2: multiply, then add), in the order of k PairWords   (AVX512_BF16,
+ * kBf16Dot) two bfloat16, the even k in the low half; vdpbf16ps: sum = fma(even, fma(odd, sum)), each rounded to
+ * nearest even. It takes operands below 2^-126 for zero and flushes results below that. The tile sizes fill the
+ * register file: AVX-512 14×32 (28 accumulators of 32), AVX2 6×16 (12 of 16), NEON 8×12 (24 of 32), SSE2 6×8 (12 of
+ * 16). The inner loop of AVX2 is assembly: it needs 20 instructions per 6 cycles, and compilers add moves to them.
+ * vdpbf16ps is assembly because an intrinsic of an instruction beyond the file's own set cannot be inlined into a
+ * template.
  */
 #ifndef OMNIGRAD_CPU_GEMM_TILE_H
 #define OMNIGRAD_CPU_GEMM_TILE_H
@@ -137,7 +137,10 @@ OG_INLINE void accumulate_6x16(int64_t turns, const float*& a, const float*& b, 
 #endif
 
 /** Bytes of B fetched ahead, into L2, where few rows are done with a line before hardware has the next from memory. */
-constexpr int kTileAhead = 8192;
+#ifndef OG_AHEAD
+#define OG_AHEAD 8192
+#endif
+constexpr int kTileAhead = OG_AHEAD;
 
 /** One tile of R ≤ kMR rows and n ≤ kNR columns from packed panels. */
 template <class Words, int R>
@@ -160,12 +163,10 @@ void tile(int64_t steps, const float* a, const float* b, const TileOut& out, int
     Vf row[kNV];
 #pragma GCC unroll 16
     for (int j = 0; j < kNV; j++) row[j] = load(b + j * kLanes);
-#if OG_LANES == 16
     if constexpr (R <= 8) {
       __builtin_prefetch(reinterpret_cast<const char*>(b) + kTileAhead, 0, 2);
-      __builtin_prefetch(reinterpret_cast<const char*>(b) + kTileAhead + 64, 0, 2);
+      if (kNR > 16) __builtin_prefetch(reinterpret_cast<const char*>(b) + kTileAhead + 64, 0, 2);
     }
-#endif
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       const Vf v = Words::broadcast(a + i);

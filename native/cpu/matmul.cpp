@@ -15,7 +15,8 @@
  * float32, float16 and bfloat16, mixed freely: float32 sums (gemm_frame.h, gemm_small.h), rounded once to the output's
  * dtype. Error against exact arithmetic: at most that of a plain float32 loop, K·2^-24·Σ|a·b|. NaN and infinity
  * propagate: no term is skipped. Two bfloat16 operands take dot products of pairs where the machine has them
- * (gemm_bf16.h): the same bound, but operands below 2^-126 may count as zero. Integers: exact modulo the output's width (gemm_int.h). float64: `reference` only.
+ * (gemm_bf16.h): the same bound, but operands below 2^-126 may count as zero. Integers: exact modulo the output's width
+ * (gemm_int.h). float64: `reference` only.
  *
  * Parallel split: by columns or rows of one product, or by matrices of a batch; by shape only, K never split.
  * `reference` is the definition: one loop per element, in k order, sum in the element type, then the bias.
