@@ -276,7 +276,9 @@ inline int32_t gemm_rounds(const GemmCall& call) {
       if (packs)
         parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
       const int64_t total = round.columns_first ? call.n : call.m;
-      round.length = round.columns_first ? task_length(total, kNC, kNR) : task_length(total, kMC, kMR);
+      // a task that packs nothing and has a single tile of rows may be short: threads share the work more evenly
+      const int64_t wanted = call.packed_b && call.m <= kMR ? kNC / 2 : kNC;
+      round.length = round.columns_first ? task_length(total, wanted, kNR) : task_length(total, kMC, kMR);
       parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });
       if (round.failed) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for a task");
     }

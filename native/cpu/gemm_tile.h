@@ -137,10 +137,7 @@ OG_INLINE void accumulate_6x16(int64_t turns, const float*& a, const float*& b, 
 #endif
 
 /** Bytes of B fetched ahead, into L2, where few rows are done with a line before hardware has the next from memory. */
-#ifndef OG_AHEAD
-#define OG_AHEAD 8192
-#endif
-constexpr int kTileAhead = OG_AHEAD;
+constexpr int kTileAhead = 8192;
 
 /** One tile of R ≤ kMR rows and n ≤ kNR columns from packed panels. */
 template <class Words, int R>
