@@ -23,7 +23,7 @@ function matmul(
     op: 'matmul',
     args: { m, n, k, form, dtype },
     prepare: () => {
-      const values = (...shape: number[]): og.Tensor => og.to(uniform(...shape), dtype);
+      const values = (...shape: number[]): ReturnType<typeof uniform> => og.to(uniform(...shape), dtype);
       const a = form === 'TN' ? og.transpose(values(k, m), 0, 1) : values(m, k);
       const b = form === 'NT' ? og.transpose(values(n, k), 0, 1) : values(k, n);
       return () => og.matmul(a, b).dispose();
