@@ -19,7 +19,7 @@ export interface Target {
   readonly over: 'mean' | 'each';
 }
 
-const products = ['matmul ', 'linear 512'];
+const products = ['matmul NN', 'matmul NT', 'matmul TN', 'linear 512'];
 const wide = ['matmul NN 256x50257x768'];
 const any = [''];
 const torch = ['torch'];
@@ -42,6 +42,7 @@ export const targets: readonly Target[] = [
   one('float32 products', products, torch, 1.1),
   one('float32 products', products, 'ceiling', 0.85),
   one('float32 product, wide', wide, torch, 1.65),
+  one('bfloat16 products', ['matmul bfloat16', 'linear bfloat16 512'], torch, 1),
   one('8 rows, weights in cache', 'linear, weights in cache 8x', ort, 1.15),
   one('8 rows, weights in memory', 'linear, weights in memory 8x', ort, 1.4),
   one('1 row, weights in memory', 'linear, weights in memory 1x', any, 1),
