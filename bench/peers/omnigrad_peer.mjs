@@ -20,7 +20,7 @@ function training({ batch, ...geometry }) {
       optimizer.zeroGrad();
       og.scope(() => loss.backward());
       await setImmediate();
-      const norm = og.optim.gradNorm(model.parameters());
+      const norm = og.optim.gradNorm(optimizer.parameters());
       await setImmediate();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
       norm.dispose();
