@@ -12,7 +12,6 @@
  * + |ln V|; p is off by the rounding of lse, |lse|·2^-24 relative. A row with +∞ or NaN gives NaN, as in PyTorch.
  */
 #include "rows.h"
-#include "streaming.h"
 
 namespace og {
 namespace OG_ISA {
@@ -35,9 +34,9 @@ Weighted weigh(const C* x, const C* w, C shift, int64_t n) {
   }
   return out;
 }
-/** out = a·e^{x − lse} − (w·b, or b). With `ahead`: past the caches, while the elements there are fetched. */
+/** out = a·e^{x − lse} − (w·b, or b) */
 template <class C>
-void gradient_block(const C* x, const C* w, double lse, double a, double b, C* out, int64_t n, const C*) {
+void gradient_block(const C* x, const C* w, double lse, double a, double b, C* out, int64_t n) {
   for (int64_t i = 0; i < n; i++) out[i] = (C)(a * std::exp((double)x[i] - lse) - (w ? (double)w[i] * b : b));
 }
 
@@ -57,32 +56,19 @@ Weighted weigh(const float* x, const float* w, float shift, int64_t n) {
 }
 
 template <class F>
-OG_INLINE void gradient_vectors(const float* x, const float* w, float* out, int64_t n, const float* ahead, const F& f) {
+OG_INLINE void gradient_vectors(const float* x, const float* w, float* out, int64_t n, const F& f) {
   int64_t i = 0;
-  if (ahead) {
-    const int64_t head = before_line(out, n);
-    for (; i + kLanes <= head; i += kLanes) store(out + i, f(load(x + i), w ? load(w + i) : Vf{}));
-    if (i < head) {
-      const int64_t lanes = head - i;
-      store_partial(out + i, f(load_partial(x + i, lanes), w ? load_partial(w + i, lanes) : Vf{}), lanes);
-    }
-    for (i = head; i + kLanes <= n; i += kLanes) {
-      prefetch(ahead + i);
-      store_streaming(out + i, f(load(x + i), w ? load(w + i) : Vf{}));
-    }
-  }
   for (; i + kLanes <= n; i += kLanes) store(out + i, f(load(x + i), w ? load(w + i) : Vf{}));
   if (i < n) store_partial(out + i, f(load_partial(x + i, n - i), w ? load_partial(w + i, n - i) : Vf{}), n - i);
 }
-void gradient_block(const float* x, const float* w, double lse, double a, double b, float* out, int64_t n,
-                    const float* ahead) {
+void gradient_block(const float* x, const float* w, double lse, double a, double b, float* out, int64_t n) {
   const Vf shift = set1((float)lse), scale = set1((float)a), offset = set1((float)b);
   if (w)
-    gradient_vectors(x, w, out, n, ahead, [&](Vf v, Vf c) { return scale * exp_nonpositive(v - shift) - c * offset; });
+    gradient_vectors(x, w, out, n, [&](Vf v, Vf c) { return scale * exp_nonpositive(v - shift) - c * offset; });
   else if (b != 0)
-    gradient_vectors(x, nullptr, out, n, ahead, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift) - offset; });
+    gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift) - offset; });
   else
-    gradient_vectors(x, nullptr, out, n, ahead, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift); });
+    gradient_vectors(x, nullptr, out, n, [&](Vf v, Vf) { return scale * exp_nonpositive(v - shift); });
 }
 
 #endif
@@ -186,10 +172,10 @@ LossAndSum<C> forward_row(const Setup<C>& s, const Rows<C>& logits, int64_t r, C
   return {(C)loss, (C)lse};
 }
 
-/** The gradient of one row; lse and grad are not read where the target is ignored. `ahead`: as gradient_block. */
+/** The gradient of one row; lse and grad are not read where the target is ignored. */
 template <class C>
 void backward_row(const Setup<C>& s, const Rows<C>& logits, const Rows<C>& out, int64_t r, double lse, double grad,
-                  C* buffer, const C* ahead) {
+                  C* buffer) {
   const int64_t t = s.targets[r];
   const double uniform = s.smoothing / (double)s.classes;
   const double hit = t == kIgnored ? 0. : (1 - s.smoothing) * (s.weight ? (double)s.weight[t] : 1.);
@@ -204,8 +190,7 @@ void backward_row(const Setup<C>& s, const Rows<C>& logits, const Rows<C>& out, 
       const C* block = logits.read(r, at, count, buffer);
       const bool here = t >= at && t < at + count;
       const double x_t = here ? (double)block[t - at] : 0;
-      gradient_block(block, s.weight && b != 0 ? s.weight + at : nullptr, lse, a, b, target, count,
-                     ahead ? ahead + at : nullptr);
+      gradient_block(block, s.weight && b != 0 ? s.weight + at : nullptr, lse, a, b, target, count);
       if (here) target[t - at] = (C)(a * std::exp(x_t - lse) - b * (s.weight ? (double)s.weight[t] : 1.) - grad * hit);
     }
     out.commit(r, at, count, target);
@@ -237,15 +222,12 @@ int32_t backward(const og_call* call) {
   OG_TRY(prepare("cross_entropy_backward", call, frame, &s));
   const Rows<C> logits(call->inputs[0]), out(call->outputs[0]);
   const RowScalars<C> sums(call->inputs[3]), grads(call->inputs[4]);
-  const bool past_caches = streams(logits, out);
   parallel_ranges(s.rows, grain_for(s.classes * 3), [&](int64_t begin, int64_t end) {
     alignas(64) C buffer[kSumBlock];
     for (int64_t r = begin; r < end; r++) {
       const double grad = s.targets[r] == kIgnored ? 0. : (double)grads.get(r);
-      const C* ahead = past_caches ? logits.ahead(r, end) : nullptr;
-      backward_row(s, logits, out, r, (double)sums.get(r), grad, buffer, ahead);
+      backward_row(s, logits, out, r, (double)sums.get(r), grad, buffer);
     }
-    if (past_caches) end_streaming();
   });
   return OG_OK;
 }
@@ -257,17 +239,14 @@ int32_t both(const og_call* call) {
   OG_TRY(prepare("cross_entropy_fused", call, frame, &s));
   const Rows<C> logits(call->inputs[0]), out(call->outputs[1]);
   const RowScalars<C> grads(call->inputs[3]), losses(call->outputs[0]);
-  const bool past_caches = streams(logits, out);
   parallel_ranges(s.rows, grain_for(s.classes * 5), [&](int64_t begin, int64_t end) {
     alignas(64) C buffer[kSumBlock];
     for (int64_t r = begin; r < end; r++) {
       const bool counts = s.targets[r] != kIgnored;
       const LossAndSum<C> row = counts ? forward_row(s, logits, r, buffer) : LossAndSum<C>{0, 0};
       losses.set(r, row.loss);
-      const C* ahead = past_caches ? logits.ahead(r, end) : nullptr;
-      backward_row(s, logits, out, r, (double)row.lse, counts ? (double)grads.get(r) : 0., buffer, ahead);
+      backward_row(s, logits, out, r, (double)row.lse, counts ? (double)grads.get(r) : 0., buffer);
     }
-    if (past_caches) end_streaming();
   });
   return OG_OK;
 }

@@ -7,7 +7,6 @@
  * the larger of result and |x|. A row that is all -∞, or holds +∞ or NaN, gives NaN; its logsumexp -∞, +∞, NaN.
  */
 #include "rows.h"
-#include "streaming.h"
 
 namespace og {
 namespace OG_ISA {
@@ -16,12 +15,12 @@ namespace {
 #ifdef OG_IS_REFERENCE
 
 template <class C>
-void softmax_row(const C* x, C* y, int64_t n, const C*, C*) {
+void softmax_row(const C* x, C* y, int64_t n, const C*) {
   const double sum = exp_row(x, row_max(x, n), y, n);
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)y[i] / sum);
 }
 template <class C>
-void log_softmax_row(const C* x, C* y, int64_t n, const C*, C*) {
+void log_softmax_row(const C* x, C* y, int64_t n, const C*) {
   const C m = row_max(x, n);
   const double log_sum = std::log(exp_sum(x, m, n));
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)x[i] - (double)m - log_sum);
@@ -53,27 +52,14 @@ OG_INLINE void write2(const float* a, const float* b, float* out, int64_t n, con
   if (i < n) store_partial(out + i, f(load_partial(a + i, n - i), load_partial(b + i, n - i)), n - i);
 }
 
-/** write1 past the caches. */
-template <class F>
-OG_INLINE void stream1(const float* a, float* out, int64_t n, const F& f) {
-  int64_t i = before_line(out, n);
-  write1(a, out, i, f);
-  for (; i + kLanes <= n; i += kLanes) store_streaming(out + i, f(load(a + i)));
-  if (i < n) store_partial(out + i, f(load_partial(a + i, n - i)), n - i);
+void softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
+  const Vf scale = set1((float)(1. / exp_row(x, row_max(x, n), y, n, ahead)));
+  write1(y, y, n, [&](Vf e) { return e * scale; });
 }
-
-// `buffer`, n elements, where y is streamed; else null.
-void softmax_row(const float* x, float* y, int64_t n, const float* ahead, float* buffer) {
-  float* powers = buffer ? buffer : y;
-  const Vf scale = set1((float)(1. / exp_row(x, row_max(x, n), powers, n, ahead)));
-  const auto scaled = [&](Vf e) { return e * scale; };
-  buffer ? stream1(buffer, y, n, scaled) : write1(y, y, n, scaled);
-}
-void log_softmax_row(const float* x, float* y, int64_t n, const float* ahead, float* buffer) {
+void log_softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
   const float m = row_max(x, n);
   const Vf shift = set1(m), log_sum = set1((float)std::log(exp_sum(x, m, n, ahead)));
-  const auto shifted = [&](Vf v) { return (v - shift) - log_sum; };
-  buffer ? stream1(x, y, n, shifted) : write1(x, y, n, shifted);
+  write1(x, y, n, [&](Vf v) { return (v - shift) - log_sum; });
 }
 void softmax_backward_row(const float* y, const float* grad, float* dx, int64_t n) {
   const Vf dot = set1((float)dot_row(y, grad, n));
@@ -110,17 +96,15 @@ int32_t rows1(const char* name, const og_call* call, const Row& row_function) {
   return with_float_compute(x.dtype, [&](auto type) {
     typedef decltype(type) C;
     const Rows<C> from(x), to(y);
-    const bool past_caches = streams(from, to);
-    const int64_t scratch = from.direct && to.direct && !past_caches ? 0 : padded(n);
-    return parallel_rows<C>(
-        leading_count(y), grain_for(n * kExpWork), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
-          for (int64_t r = begin; r < end; r++) {
-            C* target = to.target(r, 0, buffer);
-            row_function(from.read(r, 0, n, buffer), target, n, from.ahead(r, end), past_caches ? buffer : nullptr);
-            to.commit(r, 0, n, target);
-          }
-          if (past_caches) end_streaming();
-        });
+    const int64_t scratch = from.direct && to.direct ? 0 : padded(n);
+    return parallel_rows<C>(leading_count(y), grain_for(n * kExpWork), scratch, name,
+                            [&](int64_t begin, int64_t end, C* buffer) {
+                              for (int64_t r = begin; r < end; r++) {
+                                C* target = to.target(r, 0, buffer);
+                                row_function(from.read(r, 0, n, buffer), target, n, from.ahead(r, end));
+                                to.commit(r, 0, n, target);
+                              }
+                            });
   });
 }
 
@@ -148,12 +132,10 @@ int32_t rows2(const char* name, const og_call* call, const Row& row_function) {
 }  // namespace
 
 int32_t kernel_softmax(const og_call* call) {
-  return rows1("softmax", call,
-               [](auto x, auto y, int64_t n, auto ahead, auto buffer) { softmax_row(x, y, n, ahead, buffer); });
+  return rows1("softmax", call, [](auto x, auto y, int64_t n, auto ahead) { softmax_row(x, y, n, ahead); });
 }
 int32_t kernel_log_softmax(const og_call* call) {
-  return rows1("log_softmax", call,
-               [](auto x, auto y, int64_t n, auto ahead, auto buffer) { log_softmax_row(x, y, n, ahead, buffer); });
+  return rows1("log_softmax", call, [](auto x, auto y, int64_t n, auto ahead) { log_softmax_row(x, y, n, ahead); });
 }
 int32_t kernel_softmax_backward(const og_call* call) {
   return rows2("softmax_backward", call,

@@ -183,33 +183,6 @@ void threads() {
   });
 }
 
-/** Gradients so large that they are written past the caches, in rows that begin anywhere: the bits of those in place.
- */
-void large() {
-  Random random(6);
-  const int64_t rows = 2099, classes = 2003;
-  Tensor x(OG_F32, {rows, classes}), target(OG_I32, {rows}), weight(OG_F32, {classes}), none, grad(OG_F32, {rows}),
-      loss(OG_F32, {rows}), lse(OG_F32, {rows});
-  x.normal(random, 3);
-  target.integers(random, 0, classes);
-  target.set(7, -100);
-  weight.uniform(random, 0.5, 2);
-  grad.normal(random);
-  for_each_isa([&](og::Isa isa) {
-    if (isa == og::kReference) return;
-    for (Tensor* w : {&none, &weight})
-      for (const double smoothing : {0., 0.1}) {
-        Tensor dx(OG_F32, {rows, classes}), again = dx, same = x;
-        CHECK_OK(run(isa, "cross_entropy_fused", {&x, &target, w, &grad}, {&loss, &dx}, {-100, smoothing}));
-        CHECK_OK(run(isa, "cross_entropy_fused", {&same, &target, w, &grad}, {&loss, &same}, {-100, smoothing}));
-        CHECK(dx.bytes() == same.bytes(), "gradients of much have other bits");
-        CHECK_OK(run(isa, "cross_entropy", {&x, &target, w}, {&loss, &lse}, {-100, smoothing}));
-        CHECK_OK(run(isa, "cross_entropy_backward", {&x, &target, w, &lse, &grad}, {&again}, {-100, smoothing}));
-        CHECK(again.bytes() == dx.bytes(), "gradients of much have other bits in a call of their own");
-      }
-  });
-}
-
 void refusals() {
   for_each_isa([&](og::Isa isa) {
     Tensor x(OG_F32, {3, 4}), flat(OG_F32, {4}), target(OG_I64, {3}), bad(OG_I64, {4}), real(OG_F32, {3}), none,
@@ -235,8 +208,6 @@ int main() {
   specials();
   context() = "threads";
   threads();
-  context() = "large";
-  large();
   context() = "refusals";
   refusals();
   return finish("cross_entropy");
