@@ -32,16 +32,6 @@ constexpr int64_t kSpinNanoseconds = 50000;  // longer than the pause between tw
 
 thread_local const std::atomic<bool>* cancel_flag = nullptr;
 thread_local bool inside_job = false;  // nested parallelism runs in line
-thread_local BusyFn neighbour_is_busy = nullptr;
-thread_local void* neighbour = nullptr;
-
-bool has_busy_neighbour() { return neighbour_is_busy && neighbour_is_busy(neighbour); }
-
-/** Cores of this process, asked for once: every job wants to know. */
-int cores() {
-  static const int count = hardware_threads();
-  return count;
-}
 
 int64_t now_ns() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
@@ -63,23 +53,15 @@ class Pool {
  public:
   void run(const Job& job) {
     std::unique_lock<std::mutex> submit(submit_, std::try_to_lock);
-    int helpers = wanted_.load(std::memory_order_relaxed) - 1;
-    int64_t begin = 0;
+    const int helpers = wanted_.load(std::memory_order_relaxed) - 1;
     if (!submit.owns_lock() || helpers < 1) {  // another environment has the pool: same chunks, on this thread alone
       run_inline(job);
       return;
     }
-    const int spare = cores() - 2;  // without this thread's and the neighbour's
-    if (helpers > spare && has_busy_neighbour()) {
-      if (spare < 1) begin = run_while_busy(job);
-      if (begin >= job.chunks) return;
-      if (spare >= 1) helpers = spare;
-    }
     ensure_helpers(helpers);
     job_ = job;
-    next_.store(begin, std::memory_order_relaxed);
-    const int64_t others = job.chunks - begin - 1;
-    allowed_.store(helpers < others ? helpers : (int)others, std::memory_order_relaxed);
+    next_.store(0, std::memory_order_relaxed);
+    allowed_.store(helpers < job.chunks - 1 ? helpers : (int)(job.chunks - 1), std::memory_order_relaxed);
     // Opening the gate publishes job_; a helper enters only while the gate is open and has a place left.
     gate_.store(kOpen, std::memory_order_seq_cst);
     epoch_.fetch_add(1, std::memory_order_seq_cst);
@@ -110,22 +92,6 @@ class Pool {
       if (job.cancel && job.cancel->load(std::memory_order_relaxed)) return;
       job.fn(job.context, i);
     }
-  }
-
-  /** Chunks on this thread alone until the neighbour rests; how many. */
-  static int64_t run_while_busy(const Job& job) {
-    const bool before = inside_job;
-    inside_job = true;
-    int64_t chunk = 0;
-    do {
-      if (job.cancel && job.cancel->load(std::memory_order_relaxed)) {
-        chunk = job.chunks;
-        break;
-      }
-      job.fn(job.context, chunk++);
-    } while (chunk < job.chunks && has_busy_neighbour());
-    inside_job = before;
-    return chunk;
   }
 
   void work(const Job& job) {
@@ -238,11 +204,6 @@ const std::atomic<bool>* set_cancel_flag(const std::atomic<bool>* flag) {
   const std::atomic<bool>* before = cancel_flag;
   cancel_flag = flag;
   return before;
-}
-
-void set_neighbour(BusyFn is_busy, void* context) {
-  neighbour_is_busy = is_busy;
-  neighbour = context;
 }
 
 bool cancelled() { return cancel_flag && cancel_flag->load(std::memory_order_relaxed); }

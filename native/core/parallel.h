@@ -26,14 +26,6 @@ int hardware_threads();
 const std::atomic<bool>* set_cancel_flag(const std::atomic<bool>* flag);
 bool cancelled();
 
-/**
- * Tells this thread's jobs of a thread that submits work to it and wants a core as well: while it is busy, they use one
- * core less than there are. On a machine whose cores are all spoken for, a helper would only push it (or its own
- * caller) aside. Asked before a job, and between the chunks of one that had to do without helpers.
- */
-typedef bool (*BusyFn)(void* context);
-void set_neighbour(BusyFn is_busy, void* context);
-
 /** One busy-wait iteration. */
 void cpu_relax();
 

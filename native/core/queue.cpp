@@ -15,8 +15,6 @@ typedef std::chrono::steady_clock Clock;
 // A sleeping thread takes 50-140 µs to wake on a virtual machine, so short gaps are waited out awake.
 constexpr auto kExecutorSpin = std::chrono::microseconds(50);
 constexpr auto kWaitSpin = std::chrono::microseconds(50);
-// A thread that submitted a frame so recently is at work on the next one. Calls of small kernels come every 5-20 µs.
-constexpr int64_t kBusyNanoseconds = 100000;
 
 bool reached(int32_t tail, int32_t sequence) { return (int32_t)((uint32_t)tail - (uint32_t)sequence) >= 0; }
 
@@ -86,18 +84,6 @@ void Queue::finish(int32_t sequence) {
   }
 }
 
-/** Whether the JavaScript thread is submitting work, rather than waiting for it or elsewhere. */
-bool Queue::submitter_is_busy() {
-  if (word(kArmed).load(std::memory_order_relaxed) || waiters_.load(std::memory_order_relaxed)) return false;
-  const int32_t head = word(kHead).load(std::memory_order_relaxed);
-  const int64_t now = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch()).count();
-  if (head != seen_head_) {
-    seen_head_ = head;
-    head_changed_ = now;
-  }
-  return now - head_changed_ < kBusyNanoseconds;
-}
-
 bool Queue::park(int32_t tail) {
   std::unique_lock<std::mutex> lock(park_);
   word(kParked).store(1);
@@ -114,7 +100,6 @@ bool Queue::park(int32_t tail) {
 void Queue::loop() {
   run_below_event_loop();
   set_cancel_flag(&cancel_);
-  set_neighbour([](void* queue) { return static_cast<Queue*>(queue)->submitter_is_busy(); }, this);
   word(kParked).store(0);
   int32_t tail = word(kTail).load();
   for (;;) {

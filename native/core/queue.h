@@ -61,7 +61,6 @@ class Queue {
   void loop();
   void run_next(int32_t sequence);
   void finish(int32_t sequence);
-  bool submitter_is_busy();
   bool park(int32_t tail);
 
   double* const ring_;
@@ -74,8 +73,6 @@ class Queue {
   DecodedFrame frame_;   // executor's
   DecodedFrame inline_;  // JavaScript thread's
   int64_t read_ = 0;
-  int32_t seen_head_ = 0;  // executor's: what submitter_is_busy saw last, and when it had changed
-  int64_t head_changed_ = 0;
   std::atomic<bool> cancel_{false};
   std::mutex park_;
   std::condition_variable unpark_;
