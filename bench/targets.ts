@@ -98,6 +98,7 @@ export const targets: readonly Target[] = [
   one('a call of two elements', 'add, whole call', torch, 2.2),
   two('1 row, weights in memory', 'linear, weights in memory 1x', torch, 2.3),
   two('1 row, weights in cache', 'linear, weights in cache 1x', torch, 3.5),
+  two('a large product on two threads', 'product on all threads', ['omnigrad one thread'], 1.75),
   two('training, 0.1 million parameters', 'training step 2 layers', torch, 2),
   two('training, 0.8 million parameters', 'training step 4 layers', torch, 1.3),
   two('training, 10.8 million parameters', 'training step 6 layers', torch, 1.05),

@@ -145,8 +145,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   /** State of a parameter, zeros at first. */
   protected state(param: Tensor, name: string): Tensor {
     const { tensors } = this.slots.get(param)!;
-    const dtype = this.stateDType(param, name);
-    return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype })));
+    return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype: this.stateDType(param, name) })));
   }
 
   /**
