@@ -118,6 +118,9 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export { LossScaler, type LossScaleOptions, type LossScaleState } from './train/loss_scale.js';
+export { MixedPrecision, type HalfPrecision, type Precision } from './train/precision.js';
+export type { ProfileOptions, StepProfile } from './train/profile.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
 export { writeFileAtomically } from './util/atomic_file.js';

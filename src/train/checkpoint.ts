@@ -8,6 +8,7 @@ import path from 'node:path';
 import { FormatError, OmniError } from '../errors.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import type { LoaderState } from '../data/loader.js';
+import type { LossScaleState } from './loss_scale.js';
 import type { OptimizerState, SavedGroup } from '../optim/optimizer.js';
 import type { ScheduleState } from '../optim/plateau.js';
 import type { GeneratorState } from '../tensor/random.js';
@@ -26,6 +27,8 @@ export interface RunState {
   readonly generator: GeneratorState;
   /** Of a schedule that observes the loss. */
   readonly schedule?: ScheduleState;
+  /** Of the scale of the loss, in float16. */
+  readonly lossScale?: LossScaleState;
   /** Of callbacks, by their names. */
   readonly callbacks?: Readonly<Record<string, unknown>>;
 }

@@ -15,7 +15,9 @@ import type { Optimizer } from '../optim/optimizer.js';
 import { isObserving } from '../optim/plateau.js';
 import { constant, type Schedule } from '../optim/schedule.js';
 import { add, div } from '../ops/arithmetic.js';
+import { to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
+import { full } from '../tensor/create.js';
 import { defaultGenerator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -24,7 +26,10 @@ import { formatValue } from '../util/format.js';
 import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpoint.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { TrainCallback, TrainContext } from './callback.js';
-import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
+import { LossScaler } from './loss_scale.js';
+import { MixedPrecision } from './precision.js';
+import { checkProfile, idleWatch, productRate, profilingWatch, type StepWatch } from './profile.js';
+import { optionKeys, precisions, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
 
 /** Elements of the batch's `x`. */
@@ -58,6 +63,8 @@ export class Trainer<M extends Module, B = Batch> {
   private readonly computeLoss: LossFunction<M, B>;
   private readonly countTokens: (batch: B) => number;
   private readonly callbacks: readonly TrainCallback<M>[];
+  private readonly mixed: MixedPrecision | null;
+  private readonly scaler: LossScaler | null;
   private step = 0;
   private tokens = 0;
 
@@ -67,7 +74,7 @@ export class Trainer<M extends Module, B = Batch> {
     this.model = model;
     this.options = options;
     this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
-    checkOneOf('Trainer', 'precision', options.precision ?? 'float32', ['float32']);
+    const precision = checkOneOf('Trainer', 'precision', options.precision ?? 'float32', precisions);
     if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
     this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
     this.total = checkInteger(
@@ -91,6 +98,13 @@ export class Trainer<M extends Module, B = Batch> {
       model.parameters().filter((parameter) => parameter.requiresGrad),
       model,
     );
+    this.mixed = precision === 'float32' ? null : new MixedPrecision(model, precision);
+    this.scaler = precision === 'float16' ? new LossScaler(options.lossScale) : null;
+    if (options.lossScale !== undefined && this.scaler === null) {
+      const expected = "none without precision: 'float16'";
+      throw new AttributeError({ op: 'Trainer', argument: 'lossScale', expected, actual: 'one' });
+    }
+    checkProfile(options.profile);
     this.schedule = options.schedule ?? constant();
     if (options.scheduleTokens !== undefined) checkInteger('Trainer', 'scheduleTokens', options.scheduleTokens, 1);
     if (isObserving(this.schedule) && options.valid === undefined) {
@@ -111,9 +125,13 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Events of the run, from where it stands to its end. */
   async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, undefined> {
-    for await (const event of this.events(options)) {
-      for (const callback of this.callbacks) await callback.onEvent?.(event, this.context);
-      yield event;
+    try {
+      for await (const event of this.events(options)) {
+        for (const callback of this.callbacks) await callback.onEvent?.(event, this.context);
+        yield event;
+      }
+    } finally {
+      this.mixed?.dispose();
     }
   }
 
@@ -161,19 +179,21 @@ export class Trainer<M extends Module, B = Batch> {
 
   private async trainStep(elapsed: () => number): Promise<StepEvent> {
     const begun = performance.now();
+    const lossScale = this.scaler?.scale ?? 1;
     const { scheduleTokens } = this.options;
     const place =
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
     this.optimizer.setRateFactor(this.schedule(...place));
     for (const callback of this.callbacks) callback.beforeStep?.(this.context);
-    const { loss, norm, tokens } = await this.enqueueStep();
+    const watch = await this.watchStep();
+    const { loss, norm, tokens, skipped } = await this.enqueueStep(watch);
     const [lossValue, normValue] = [await loss.item(), await norm.item()];
     loss.dispose();
     norm.dispose();
     this.step++;
     this.tokens += tokens;
     for (const callback of this.callbacks) callback.afterStep?.(this.context);
-    if (Number.isNaN(lossValue)) {
+    if (Number.isNaN(lossValue) && !skipped) {
       throw new StateError({
         op: 'Trainer',
         expected: 'a finite loss',
@@ -192,43 +212,81 @@ export class Trainer<M extends Module, B = Batch> {
       tokens: this.tokens,
       tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
       elapsed: elapsed(),
+      ...(this.scaler === null ? {} : { lossScale, skipped }),
+      ...watch.report(),
     };
   }
 
+  /** The loss of one batch as the run computes it, a part of the step's. */
+  private lossPart(batch: B): Tensor {
+    const loss = this.forward(batch);
+    return div(this.mixed === null ? loss : to(loss, 'float32'), this.accumulation);
+  }
+
+  private forward(batch: B): Tensor {
+    const compute = (): Tensor => this.computeLoss(this.model, batch);
+    return this.mixed === null ? compute() : this.mixed.run(compute);
+  }
+
+  private backward(part: Tensor): void {
+    if (this.mixed === null) {
+      part.backward();
+      return;
+    }
+    const scale = this.scaler?.scale ?? 1;
+    this.mixed.run(() => part.backward(full(part.shape, scale, { dtype: part.dtype })));
+    this.mixed.collect(scale);
+  }
+
   /**
-   * Queues forward, backward and update; nothing waits for a kernel. Each part is synchronous, so that no other code runs inside
-   * its scope, and the event loop turns between the parts.
+   * Queues forward, backward and update; nothing waits for a kernel, unless the step is profiled or may have to be skipped. Each part
+   * is synchronous, so that no other code runs inside its scope, and the event loop turns between the parts.
    */
-  private async enqueueStep(): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
+  private async enqueueStep(
+    watch: StepWatch,
+  ): Promise<{ loss: Tensor; norm: Tensor; tokens: number; skipped: boolean }> {
     let tokens = 0;
     let total: Tensor | null = null;
+    this.mixed?.refresh();
     for (let i = 0; i < this.accumulation; i++) {
       const before: Tensor | null = total;
       const part = scope(() => {
-        const batch = this.loader.next();
+        const batch = watch.data(() => this.loader.next());
         tokens += this.countTokens(batch);
-        return div(this.computeLoss(this.model, batch), this.accumulation);
+        return watch.part(() => this.lossPart(batch));
       });
-      await setImmediate();
+      await watch.border('forward');
       total = scope(() => {
-        part.backward();
+        watch.part(() => this.backward(part));
         return noGrad(() => (before === null ? detach(part) : add(before, part)));
       });
       before?.dispose();
       part.dispose();
-      await setImmediate();
+      await watch.border('backward');
     }
     for (const callback of this.callbacks) callback.onGradients?.(this.context);
     const parameters = this.optimizer.parameters();
     const { clipGradNorm: limit } = this.options;
     const norm = gradNorm(parameters);
     await setImmediate();
-    const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
-    this.optimizer.step({ gradScale });
-    if (typeof gradScale !== 'number') gradScale.dispose();
+    const skipped = this.scaler !== null && !Number.isFinite(await norm.item());
+    this.scaler?.update(skipped);
+    if (!skipped) {
+      const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
+      watch.part(() => this.optimizer.step({ gradScale }));
+      if (typeof gradScale !== 'number') gradScale.dispose();
+      this.ema?.update();
+    }
     this.optimizer.zeroGrad();
-    this.ema?.update();
-    return { loss: total!, norm, tokens };
+    await watch.border('optimizer');
+    return { loss: total!, norm, tokens, skipped };
+  }
+
+  /** The watch of the next step. */
+  private async watchStep(): Promise<StepWatch> {
+    const { profile } = this.options;
+    if (profile === undefined || profile === false) return idleWatch;
+    return profilingWatch((profile === true ? undefined : profile.ceiling) ?? (await productRate()));
   }
 
   /** Mean loss over the validation set (at most `evalBatches` batches), in evaluation mode, with the averages if kept. */
@@ -247,10 +305,11 @@ export class Trainer<M extends Module, B = Batch> {
     const batches = Math.min(loader.length, this.options.evalBatches ?? 50);
     this.model.eval();
     this.ema?.apply();
+    this.mixed?.refresh();
     try {
       let sum = 0;
       for (let i = 0; i < batches; i++) {
-        const loss = scope(() => noGrad(() => this.computeLoss(this.model, loader.next())));
+        const loss = scope(() => noGrad(() => this.forward(loader.next())));
         sum += await loss.item();
         loss.dispose();
       }
@@ -271,6 +330,7 @@ export class Trainer<M extends Module, B = Batch> {
         tokens: this.tokens,
         loader: this.loader.state,
         generator: defaultGenerator().state,
+        ...(this.scaler === null ? {} : { lossScale: this.scaler.stateDict() }),
         ...(isObserving(this.schedule) ? { schedule: this.schedule.stateDict() } : {}),
         callbacks: Object.fromEntries(
           this.callbacks.flatMap((callback) =>
@@ -290,7 +350,8 @@ export class Trainer<M extends Module, B = Batch> {
     this.model.loadStateDict(checkpoint.model);
     // Options are the program's: who lowers the rate and goes on wants the new one.
     this.optimizer.loadStateDict(checkpoint.optimizer, { options: false });
-    const { schedule } = checkpoint.run;
+    const { schedule, lossScale } = checkpoint.run;
+    if (lossScale !== undefined) this.scaler?.loadStateDict(lossScale);
     if (schedule !== undefined && isObserving(this.schedule)) this.schedule.loadStateDict(schedule);
     if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
     for (const callback of this.callbacks) {

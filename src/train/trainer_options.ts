@@ -12,6 +12,9 @@ import type { Tensor } from '../tensor/tensor.js';
 import type { TrainCallback } from './callback.js';
 import type { CheckpointOptions } from './checkpoint.js';
 import type { Batch, LossFunction } from './loss.js';
+import type { LossScaleOptions } from './loss_scale.js';
+import type { Precision } from './precision.js';
+import type { ProfileOptions } from './profile.js';
 
 /** Options of `Trainer`. */
 export interface TrainerOptions<M extends Module, B = Batch> {
@@ -33,8 +36,15 @@ export interface TrainerOptions<M extends Module, B = Batch> {
   readonly clipGradNorm?: number;
   /** Decay of a moving average of the parameters, used for validation. Default: none. */
   readonly ema?: number;
-  /** Arithmetic of the run. */
-  readonly precision?: 'float32';
+  /**
+   * Arithmetic of forward and backward. With 16 bits they run on copies of the weights in that dtype, while the model, its
+   * `stateDict`, the optimiser and the averages keep the float32 (master) weights; gradients are added up in float32. Default float32.
+   */
+  readonly precision?: Precision;
+  /** Dynamic scaling of the loss with `precision: 'float16'`. Default: torch.amp.GradScaler's. */
+  readonly lossScale?: LossScaleOptions;
+  /** Whether step events carry a `profile`; the queue is waited for between the parts of a step then. Default false. */
+  readonly profile?: boolean | ProfileOptions;
   /** Default: model.loss(x, y). */
   readonly loss?: LossFunction<M, B>;
   /** Tokens (or examples) of a batch, for rates and schedules. Default: the elements of `x`, or 0 where there is no `x`. */
@@ -53,9 +63,12 @@ export interface TrainerOptions<M extends Module, B = Batch> {
 }
 
 /** @internal */
+export const precisions: readonly Precision[] = ['float32', 'bfloat16', 'float16'];
+
+/** @internal */
 export const optionKeys = [
   'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
-  'precision', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
+  'precision', 'lossScale', 'profile', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
 ]; // prettier-ignore
 
 /** Options of `Trainer.run`. */
