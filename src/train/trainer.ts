@@ -15,21 +15,18 @@ import type { Optimizer } from '../optim/optimizer.js';
 import { isObserving } from '../optim/plateau.js';
 import { constant, type Schedule } from '../optim/schedule.js';
 import { add, div } from '../ops/arithmetic.js';
-import { to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
-import { full } from '../tensor/create.js';
 import { defaultGenerator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
+import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpoint.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { TrainCallback, TrainContext } from './callback.js';
-import { LossScaler } from './loss_scale.js';
-import { MixedPrecision } from './precision.js';
+import { Arithmetic } from './arithmetic.js';
 import { checkProfile, idleWatch, productRate, profilingWatch, type StepWatch } from './profile.js';
-import { optionKeys, precisions, type RunOptions, type TrainerOptions } from './trainer_options.js';
+import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
 
 /** Elements of the batch's `x`. */
@@ -63,8 +60,7 @@ export class Trainer<M extends Module, B = Batch> {
   private readonly computeLoss: LossFunction<M, B>;
   private readonly countTokens: (batch: B) => number;
   private readonly callbacks: readonly TrainCallback<M>[];
-  private readonly mixed: MixedPrecision | null;
-  private readonly scaler: LossScaler | null;
+  private readonly arithmetic: Arithmetic;
   private step = 0;
   private tokens = 0;
 
@@ -74,7 +70,6 @@ export class Trainer<M extends Module, B = Batch> {
     this.model = model;
     this.options = options;
     this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
-    const precision = checkOneOf('Trainer', 'precision', options.precision ?? 'float32', precisions);
     if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
     this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
     this.total = checkInteger(
@@ -98,12 +93,7 @@ export class Trainer<M extends Module, B = Batch> {
       model.parameters().filter((parameter) => parameter.requiresGrad),
       model,
     );
-    this.mixed = precision === 'float32' ? null : new MixedPrecision(model, precision);
-    this.scaler = precision === 'float16' ? new LossScaler(options.lossScale) : null;
-    if (options.lossScale !== undefined && this.scaler === null) {
-      const expected = "none without precision: 'float16'";
-      throw new AttributeError({ op: 'Trainer', argument: 'lossScale', expected, actual: 'one' });
-    }
+    this.arithmetic = new Arithmetic(model, options);
     checkProfile(options.profile);
     this.schedule = options.schedule ?? constant();
     if (options.scheduleTokens !== undefined) checkInteger('Trainer', 'scheduleTokens', options.scheduleTokens, 1);
@@ -131,7 +121,7 @@ export class Trainer<M extends Module, B = Batch> {
         yield event;
       }
     } finally {
-      this.mixed?.dispose();
+      this.arithmetic.dispose();
     }
   }
 
@@ -179,7 +169,6 @@ export class Trainer<M extends Module, B = Batch> {
 
   private async trainStep(elapsed: () => number): Promise<StepEvent> {
     const begun = performance.now();
-    const lossScale = this.scaler?.scale ?? 1;
     const { scheduleTokens } = this.options;
     const place =
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
@@ -212,30 +201,14 @@ export class Trainer<M extends Module, B = Batch> {
       tokens: this.tokens,
       tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
       elapsed: elapsed(),
-      ...(this.scaler === null ? {} : { lossScale, skipped }),
+      ...this.arithmetic.report(),
       ...watch.report(),
     };
   }
 
-  /** The loss of one batch as the run computes it, a part of the step's. */
-  private lossPart(batch: B): Tensor {
-    const loss = this.forward(batch);
-    return div(this.mixed === null ? loss : to(loss, 'float32'), this.accumulation);
-  }
-
-  private forward(batch: B): Tensor {
-    const compute = (): Tensor => this.computeLoss(this.model, batch);
-    return this.mixed === null ? compute() : this.mixed.run(compute);
-  }
-
-  private backward(part: Tensor): void {
-    if (this.mixed === null) {
-      part.backward();
-      return;
-    }
-    const scale = this.scaler?.scale ?? 1;
-    this.mixed.run(() => part.backward(full(part.shape, scale, { dtype: part.dtype })));
-    this.mixed.collect(scale);
+  /** The loss of one batch, as the run computes it. */
+  private lossOf(batch: B): Tensor {
+    return this.arithmetic.forward(() => this.computeLoss(this.model, batch));
   }
 
   /**
@@ -247,17 +220,17 @@ export class Trainer<M extends Module, B = Batch> {
   ): Promise<{ loss: Tensor; norm: Tensor; tokens: number; skipped: boolean }> {
     let tokens = 0;
     let total: Tensor | null = null;
-    this.mixed?.refresh();
+    this.arithmetic.refresh();
     for (let i = 0; i < this.accumulation; i++) {
       const before: Tensor | null = total;
       const part = scope(() => {
         const batch = watch.data(() => this.loader.next());
         tokens += this.countTokens(batch);
-        return watch.part(() => this.lossPart(batch));
+        return watch.part(() => div(this.lossOf(batch), this.accumulation));
       });
       await watch.border('forward');
       total = scope(() => {
-        watch.part(() => this.backward(part));
+        watch.part(() => this.arithmetic.backward(part));
         return noGrad(() => (before === null ? detach(part) : add(before, part)));
       });
       before?.dispose();
@@ -269,8 +242,7 @@ export class Trainer<M extends Module, B = Batch> {
     const { clipGradNorm: limit } = this.options;
     const norm = gradNorm(parameters);
     await setImmediate();
-    const skipped = this.scaler !== null && !Number.isFinite(await norm.item());
-    this.scaler?.update(skipped);
+    const skipped = await this.arithmetic.mustSkip(norm);
     if (!skipped) {
       const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
       watch.part(() => this.optimizer.step({ gradScale }));
@@ -305,11 +277,11 @@ export class Trainer<M extends Module, B = Batch> {
     const batches = Math.min(loader.length, this.options.evalBatches ?? 50);
     this.model.eval();
     this.ema?.apply();
-    this.mixed?.refresh();
+    this.arithmetic.refresh();
     try {
       let sum = 0;
       for (let i = 0; i < batches; i++) {
-        const loss = scope(() => noGrad(() => this.forward(loader.next())));
+        const loss = scope(() => noGrad(() => this.lossOf(loader.next())));
         sum += await loss.item();
         loss.dispose();
       }
@@ -330,7 +302,7 @@ export class Trainer<M extends Module, B = Batch> {
         tokens: this.tokens,
         loader: this.loader.state,
         generator: defaultGenerator().state,
-        ...(this.scaler === null ? {} : { lossScale: this.scaler.stateDict() }),
+        ...this.arithmetic.state,
         ...(isObserving(this.schedule) ? { schedule: this.schedule.stateDict() } : {}),
         callbacks: Object.fromEntries(
           this.callbacks.flatMap((callback) =>
@@ -350,8 +322,8 @@ export class Trainer<M extends Module, B = Batch> {
     this.model.loadStateDict(checkpoint.model);
     // Options are the program's: who lowers the rate and goes on wants the new one.
     this.optimizer.loadStateDict(checkpoint.optimizer, { options: false });
-    const { schedule, lossScale } = checkpoint.run;
-    if (lossScale !== undefined) this.scaler?.loadStateDict(lossScale);
+    const { schedule } = checkpoint.run;
+    this.arithmetic.state = checkpoint.run;
     if (schedule !== undefined && isObserving(this.schedule)) this.schedule.loadStateDict(schedule);
     if (this.ema !== null) this.ema.loadStateDict(checkpoint.ema ?? {});
     for (const callback of this.callbacks) {

@@ -15,6 +15,7 @@ import type { Batch, LossFunction } from './loss.js';
 import type { LossScaleOptions } from './loss_scale.js';
 import type { Precision } from './precision.js';
 import type { ProfileOptions } from './profile.js';
+import type { RecomputationOptions } from './recomputation.js';
 
 /** Options of `Trainer`. */
 export interface TrainerOptions<M extends Module, B = Batch> {
@@ -43,6 +44,13 @@ export interface TrainerOptions<M extends Module, B = Batch> {
   readonly precision?: Precision;
   /** Dynamic scaling of the loss with `precision: 'float16'`. Default: torch.amp.GradScaler's. */
   readonly lossScale?: LossScaleOptions;
+  /**
+   * Blocks whose activations are computed again in the backward pass instead of kept: all of them, or as few as a budget in bytes (or
+   * a share of what they take without) allows. The budget counts what a step holds at its largest beside weights, gradients and
+   * optimiser state; it is found by running one and two examples before the first step. The bits of the run do not change. Default
+   * false.
+   */
+  readonly activationCheckpointing?: boolean | RecomputationOptions;
   /** Whether step events carry a `profile`; the queue is waited for between the parts of a step then. Default false. */
   readonly profile?: boolean | ProfileOptions;
   /** Default: model.loss(x, y). */
@@ -63,12 +71,9 @@ export interface TrainerOptions<M extends Module, B = Batch> {
 }
 
 /** @internal */
-export const precisions: readonly Precision[] = ['float32', 'bfloat16', 'float16'];
-
-/** @internal */
 export const optionKeys = [
   'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
-  'precision', 'lossScale', 'profile', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
+  'precision', 'lossScale', 'activationCheckpointing', 'profile', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
 ]; // prettier-ignore
 
 /** Options of `Trainer.run`. */
