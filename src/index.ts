@@ -120,6 +120,8 @@ export {
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
 export { LossScaler, type LossScaleOptions, type LossScaleState } from './train/loss_scale.js';
 export { MixedPrecision, type HalfPrecision, type Precision } from './train/precision.js';
+export type { PlanFlops, PlanMemory, PlanOptions, TrainingPlan } from './train/plan.js';
+export type { RecomputationOptions } from './train/recomputation.js';
 export type { ProfileOptions, StepProfile } from './train/profile.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';

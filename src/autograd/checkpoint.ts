@@ -71,16 +71,23 @@ function recompute<A extends readonly Tensor[]>(
     leaf.requiresGrad = node.needs(i);
     return leaf;
   });
-  const partSince = nextNodeId();
-  setRecording(true);
-  let again: readonly Tensor[];
   try {
-    again = listOf(scope(() => replayDraws(draws, () => f(...(leaves as unknown as A)))));
+    const partSince = nextNodeId();
+    const again = listOf(recorded(() => scope(() => replayDraws(draws, () => f(...(leaves as unknown as A))))));
+    const wanted = leaves.filter((_, i) => node.needs(i));
+    const found = gradients('checkpoint', again, wanted, grads, { partSince });
+    let next = 0;
+    return leaves.map((_, i) => (node.needs(i) ? found[next++]! : null));
+  } finally {
+    for (const leaf of leaves) leaf.dispose(); // no scope frees what asks for a gradient
+  }
+}
+
+function recorded<T>(body: () => T): T {
+  setRecording(true);
+  try {
+    return body();
   } finally {
     setRecording(false);
   }
-  const wanted = leaves.filter((_, i) => node.needs(i));
-  const found = gradients('checkpoint', again, wanted, grads, { partSince });
-  let next = 0;
-  return leaves.map((_, i) => (node.needs(i) ? found[next++]! : null));
 }

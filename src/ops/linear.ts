@@ -7,7 +7,7 @@ import { DTypeError, ShapeError } from '../errors.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { sameShape, type Shape } from '../tensor/shape.js';
-import { needsRecord } from '../tensor/tape.js';
+import { needsRecord, willRecord } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -147,7 +147,7 @@ const [FEW_ROWS, MANY_ROWS] = [8, 512];
 /** The weight as the kernel would pack it for this call, if it was packed before or is worth it. */
 function packedFor(x: Tensor, weight: Tensor, others: readonly (Tensor | null)[]): Tensor | null {
   if (x.dtype !== 'float32' || weight.dtype !== 'float32') return null;
-  if (needsRecord([x, weight, ...others])) {
+  if (willRecord([x, weight, ...others])) {
     packedFloats.drop(weight); // it is being trained
     return null;
   }

@@ -149,6 +149,11 @@ export function needsRecord(inputs: readonly (Tensor | null)[]): boolean {
   return false;
 }
 
+/** Whether a call on these inputs is recorded now, or will be when a part that runs without recording is computed again. */
+export function willRecord(inputs: readonly (Tensor | null)[]): boolean {
+  return needsRecord(inputs) || (noticing !== null && inputs.some((input) => input?.requiresGrad));
+}
+
 /** Runs `body` without recording, and tells whether any call in it would have been recorded. */
 export function withoutRecording<T>(body: () => T): [result: T, needed: boolean] {
   const outer = noticing;

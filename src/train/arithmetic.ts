@@ -10,6 +10,7 @@ import { full } from '../tensor/create.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { LossScaler, type LossScaleOptions, type LossScaleState } from './loss_scale.js';
+import { probeBatch, type ProbeSubject } from './memory_probe.js';
 import { MixedPrecision, type Precision } from './precision.js';
 import { Recomputation, type RecomputationOptions } from './recomputation.js';
 
@@ -41,6 +42,11 @@ export class Arithmetic {
     this.scaler = precision === 'float16' ? new LossScaler(options.lossScale) : null;
     const { activationCheckpointing = false } = options;
     this.recomputation = activationCheckpointing === false ? null : new Recomputation(model, activationCheckpointing);
+  }
+
+  /** Finds out how many blocks have to be computed again, where that is not known yet. */
+  settle<B>(subject: ProbeSubject<B>): void {
+    this.recomputation?.settle(() => probeBatch(subject).activationBytes);
   }
 
   /** Takes up the weights as they are now. */

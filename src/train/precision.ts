@@ -155,7 +155,7 @@ export class MixedPrecision {
 
   /** Bytes of the copies. */
   get bytes(): number {
-    return [...this.copies.values()].reduce((total, { tensor }) => total + tensor.bytes, 0);
+    return [...this.copies.values()].reduce((total, { tensor }) => total + tensor.storage.bytes, 0);
   }
 
   /** Frees the copies; {@link refresh} makes them again. */

@@ -64,13 +64,15 @@ export function snapshotRun<B>({ model, optimizer, ema, loader, arithmetic }: Ru
     Object.entries(state.tensors).map(([name, tensor]) => [name, keep(clone(tensor))] as const),
   );
   for (const tensor of Object.values(state.tensors)) tensor.dispose();
-  const restoreAverages = ema === null ? null : snapshotValues(Object.values(ema.stateDict()));
+  const averages = Object.values(ema?.stateDict() ?? {});
+  const restoreAverages = snapshotValues(averages);
   const [place, scale] = [loader.state, arithmetic.state];
   return () => {
     restoreModel();
     optimizer.loadStateDict({ ...state, tensors: Object.fromEntries(saved) });
     for (const [, tensor] of saved) tensor.dispose();
-    restoreAverages?.();
+    restoreAverages();
+    for (const tensor of averages) tensor.dispose();
     loader.state = place;
     arithmetic.state = scale;
   };

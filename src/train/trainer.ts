@@ -25,6 +25,8 @@ import { loadLatestCheckpoint, saveCheckpoint, type Checkpoint } from './checkpo
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import type { TrainCallback, TrainContext } from './callback.js';
 import { Arithmetic } from './arithmetic.js';
+import type { ProbeSubject } from './memory_probe.js';
+import { planRun, type PlanOptions, type TrainingPlan } from './plan.js';
 import { checkProfile, idleWatch, productRate, profilingWatch, type StepWatch } from './profile.js';
 import { optionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
 import type { CheckpointEvent, EvalEvent, StepEvent, TrainEvent } from './events.js';
@@ -52,15 +54,15 @@ export class Trainer<M extends Module, B = Batch> {
   readonly optimizer: Optimizer<OptimizerOptions>;
   /** Steps of the whole run. */
   readonly total: number;
-  private readonly options: TrainerOptions<M, B>;
-  private readonly loader: DataLoader<B>;
-  private readonly accumulation: number;
+  /** @internal */ readonly options: TrainerOptions<M, B>;
+  /** @internal */ readonly loader: DataLoader<B>;
+  /** @internal */ readonly accumulation: number;
   private readonly schedule: Schedule;
-  private readonly ema: EMA | null;
+  /** @internal */ readonly ema: EMA | null;
   private readonly computeLoss: LossFunction<M, B>;
   private readonly countTokens: (batch: B) => number;
   private readonly callbacks: readonly TrainCallback<M>[];
-  private readonly arithmetic: Arithmetic;
+  /** @internal */ readonly arithmetic: Arithmetic;
   private step = 0;
   private tokens = 0;
 
@@ -113,6 +115,23 @@ export class Trainer<M extends Module, B = Batch> {
     return { model: this.model, optimizer: this.optimizer, step: this.step, total: this.total };
   }
 
+  /**
+   * What the run will take: parameters, memory, floating-point operations, and with `probe` or `flopsPerSecond` its time and cost. One
+   * and two examples are run forward and backward to find out; the run does not change by it.
+   *
+   * @throws AttributeError for options that are unknown or cannot be
+   * @throws ResourceError if the budget of `activationCheckpointing` is too small
+   */
+  plan(options: PlanOptions = {}): Promise<TrainingPlan> {
+    return planRun({ ...this.subject, run: this, takeStep: () => this.enqueueStep(idleWatch, []) }, options);
+  }
+
+  /** The run as probes see it. */
+  private get subject(): ProbeSubject<B, Arithmetic> {
+    const { model, arithmetic, options, countTokens } = this;
+    return { model, arithmetic, options, countTokens, lossOf: (batch) => this.lossOf(batch) };
+  }
+
   /** Events of the run, from where it stands to its end. */
   async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, undefined> {
     try {
@@ -135,6 +154,7 @@ export class Trainer<M extends Module, B = Batch> {
         yield { type: 'resume', step: this.step, path: latest.path };
       }
     }
+    this.arithmetic.settle(this.subject);
     this.model.train();
     let saved = this.step;
     let evaluated = -1;
@@ -217,6 +237,7 @@ export class Trainer<M extends Module, B = Batch> {
    */
   private async enqueueStep(
     watch: StepWatch,
+    callbacks = this.callbacks,
   ): Promise<{ loss: Tensor; norm: Tensor; tokens: number; skipped: boolean }> {
     let tokens = 0;
     let total: Tensor | null = null;
@@ -237,7 +258,7 @@ export class Trainer<M extends Module, B = Batch> {
       part.dispose();
       await watch.border('backward');
     }
-    for (const callback of this.callbacks) callback.onGradients?.(this.context);
+    for (const callback of callbacks) callback.onGradients?.(this.context);
     const parameters = this.optimizer.parameters();
     const { clipGradNorm: limit } = this.options;
     const norm = gradNorm(parameters);

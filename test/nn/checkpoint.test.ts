@@ -170,3 +170,19 @@ test('eight blocks keep less than two of them', async () => {
   const [all, none] = [await peak(blocks), await peak([])];
   assert.ok(all < 0.3 * none, `${og.formatBytes(all)} of ${og.formatBytes(none)}`);
 });
+
+test('nothing is left of a checkpoint that was walked, or never was', () => {
+  const model = tinyModel(0.1);
+  const [x, y] = batch(model);
+  const step = (walk: boolean): void =>
+    og.scope(() => {
+      const loss = nn.checkpointed(model.blocks, () => model.loss(x, y));
+      if (walk) loss.backward();
+      model.zeroGrad();
+    });
+  step(true);
+  const { tensors, bytes } = og.memory();
+  step(true);
+  step(false);
+  assert.deepEqual([og.memory().tensors, og.memory().bytes], [tensors, bytes]);
+});
