@@ -19,6 +19,7 @@ function takeTensors(value: unknown, found: Tensor[]): ((tensors: Iterator<Tenso
     return (tensors) => tensors.next().value as Tensor;
   }
   if (typeof value !== 'object' || value === null) return typeof value === 'function' ? null : () => value;
+  if (ArrayBuffer.isView(value)) return () => value;
   const isList = Array.isArray(value);
   if (!isList && Object.getPrototypeOf(value) !== Object.prototype) return null;
   const parts = Object.entries(value).map(([key, part]) => [key, takeTensors(part, found)] as const);

@@ -309,6 +309,7 @@ export class Trainer<M extends Module, B = Batch> {
       return { type: 'eval', step: this.step, loss: sum / batches, perplexity: Math.exp(sum / batches) };
     } finally {
       this.ema?.restore();
+      this.arithmetic.dispose();
       this.model.train();
     }
   }
