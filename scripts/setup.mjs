@@ -247,7 +247,13 @@ function failureLines(log) {
 }
 
 /** What users import or run; everything else in dist/ is a piece that these share. */
-const entries = ['src/index.ts', 'src/finetune/index.ts', 'src/cli/main.ts'];
+const entries = [
+  'src/index.ts',
+  'src/finetune/index.ts',
+  'src/compress/index.ts',
+  'src/cost/index.ts',
+  'src/cli/main.ts',
+];
 
 /**
  * esbuild turns a class that names itself into `var Linear = class _Linear`; its name is part of what users see. (Its own

@@ -106,6 +106,14 @@ export {
   type SafetensorsOptions,
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
+export {
+  cloneModel,
+  load,
+  saveModel,
+  type LoadedModel,
+  type SavableModel,
+  type SaveModelOptions,
+} from './models/saved_model.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { TrainCallback, TrainContext } from './train/callback.js';
 export * from './train/checkpoint.js';

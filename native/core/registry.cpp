@@ -67,6 +67,7 @@ constexpr struct {
     {"block_linear", 1u << 4 | 1u << 5},                             // scale, bias
     {"semi_structured_linear", 1u << 3 | 1u << 4},                   // scale, bias
     {"quantize", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5 | 1u << 6},   // given scale, zero; found scale, zero, errors
+    {"obs_block", 7u << 2 | 1u << 7},                                // keep, scale, zero; codes
     {"dequantize", 1u << 2},                                         // zero points
     {"fake_quantize", 1u << 2},                                      // zero points
     {"linear_weight_only", 7u << 3},                                 // zero points, bias, packed weight
@@ -91,7 +92,14 @@ constexpr bool is_elementwise(const char* file, const char* name, int inputs, in
 
 constexpr KernelInfo kInfo[] = {
 #define OG_KERNEL(file, entry, inputs, outputs, attrs) \
-  {#entry, #file, inputs, outputs, attrs, optional_operands(#entry), is_elementwise(#file, #entry, inputs, outputs)},
+  {#entry,                                             \
+   #file,                                              \
+   inputs,                                             \
+   outputs,                                            \
+   attrs,                                              \
+   optional_operands(#entry),                          \
+   is_elementwise(#file, #entry, inputs, outputs),     \
+   same_name(#file, "linalg")},
 #include "kernels.def"
 #undef OG_KERNEL
 };
@@ -146,7 +154,7 @@ int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call) {
     OG_REQUIRE(operand.dtype >= 0 || (info.optional >> i & 1), "%s: operand %d is absent", info.name, i);
   }
   OG_SUPPORTED(isa_available(isa), "instruction set %s is not available", isa_name(isa));
-  return table_of(has_float64(call) ? kReference : isa)[id](&call);
+  return table_of(has_float64(call) && !info.wide ? kReference : isa)[id](&call);
 }
 
 int32_t run_kernel(int32_t id, const og_call& call) { return run_kernel_on(current_isa(), id, call); }

@@ -17,6 +17,7 @@ struct KernelInfo {
   int32_t attrs;
   uint32_t optional;  // bit i: operand i may be absent, inputs first
   bool elementwise;   // one output, of its operands' shape, element by element: may be a step of a chain
+  bool wide;          // computes in double by design: float64 operands run on every set, not on `reference` alone
 };
 
 int32_t kernel_count();
@@ -25,7 +26,7 @@ const KernelInfo& kernel_info(int32_t id);
 int32_t kernel_id(const char* name);
 
 /** Checks the operand counts and runs the kernel on the instruction set in use; any float64 operand selects
- * `reference`. */
+ * `reference`, unless the kernel is `wide`. */
 int32_t run_kernel(int32_t id, const og_call& call);
 /** The same on a given set. */
 int32_t run_kernel_on(Isa isa, int32_t id, const og_call& call);

@@ -6,7 +6,7 @@ import type { Module } from '../nn/module.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
-import { matcher, type Target } from './layers.js';
+import { matcher, type Target } from '../nn/surgery.js';
 
 /** Parameters that a target means, by path. @throws AttributeError if there is none, with the names there are */
 function chosen(op: string, model: Module, target: Target | undefined): [string, Tensor][] {

@@ -8,7 +8,8 @@ import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
-import { chosenSites, matcher, place, sitesOf, type Target } from './layers.js';
+import { matcher, place, type Target } from '../nn/surgery.js';
+import { chosenSites, sitesOf } from './layers.js';
 import {
   adapterDType,
   checkAdapterName,

@@ -62,6 +62,7 @@ export function uniform_(tensor: Tensor, low = 0, high = 1, generator?: Generato
 /** Uniform within ±gain·√(6 / (fanIn + fanOut)) (Glorot and Bengio 2010). */
 export function xavierUniform_(tensor: Tensor, gain = 1, generator?: Generator): Tensor {
   const { fanIn, fanOut } = fans('xavierUniform_', tensor);
+  if (tensor.size === 0) return tensor;
   const bound = gain * Math.sqrt(6 / (fanIn + fanOut));
   return uniform_(tensor, -bound, bound, generator);
 }
@@ -69,16 +70,21 @@ export function xavierUniform_(tensor: Tensor, gain = 1, generator?: Generator):
 /** Normal with std gain·√(2 / (fanIn + fanOut)) (Glorot and Bengio 2010). */
 export function xavierNormal_(tensor: Tensor, gain = 1, generator?: Generator): Tensor {
   const { fanIn, fanOut } = fans('xavierNormal_', tensor);
+  if (tensor.size === 0) return tensor;
   return normal_(tensor, 0, gain * Math.sqrt(2 / (fanIn + fanOut)), generator);
 }
 
 /** Uniform within ±√(6 / ((1 + a²)·fanIn)) (He et al. 2015); `a` is the slope of a leaky ReLU, default √5 as in PyTorch's layers. */
 export function kaimingUniform_(tensor: Tensor, a = Math.sqrt(5), generator?: Generator): Tensor {
-  const bound = Math.sqrt(6 / ((1 + a * a) * fans('kaimingUniform_', tensor).fanIn));
+  const { fanIn } = fans('kaimingUniform_', tensor);
+  if (tensor.size === 0) return tensor;
+  const bound = Math.sqrt(6 / ((1 + a * a) * fanIn));
   return uniform_(tensor, -bound, bound, generator);
 }
 
 /** Normal with std √(2 / ((1 + a²)·fanIn)) (He et al. 2015). */
 export function kaimingNormal_(tensor: Tensor, a = 0, generator?: Generator): Tensor {
-  return normal_(tensor, 0, Math.sqrt(2 / ((1 + a * a) * fans('kaimingNormal_', tensor).fanIn)), generator);
+  const { fanIn } = fans('kaimingNormal_', tensor);
+  if (tensor.size === 0) return tensor;
+  return normal_(tensor, 0, Math.sqrt(2 / ((1 + a * a) * fanIn)), generator);
 }

@@ -11,9 +11,10 @@ export type Activation = 'gelu' | 'geluTanh' | 'swiglu';
 /** Every {@link Activation}. */
 export const activations: readonly Activation[] = ['gelu', 'geluTanh', 'swiglu'];
 
-/** Whatever took a Linear's place (quantised, sparse) is called as it is. */
+/** Whatever took a Linear's place and has no end of its own (weight-only, sparse) is called as it is. */
 function withEnd(layer: Linear, x: Tensor, end: LinearEnd): Tensor {
-  return layer instanceof Linear ? layer.endForward(x, end) : applyEnd((layer as Linear).forward(x), end);
+  const fused = (layer as Partial<Linear>).endForward;
+  return fused === undefined ? applyEnd(layer.forward(x), end) : fused.call(layer, x, end);
 }
 
 /**

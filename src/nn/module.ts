@@ -51,6 +51,10 @@ export type ForwardHook = (module: Module, inputs: readonly unknown[], output: u
 interface Hooks {
   readonly before: Set<ForwardPreHook>;
   readonly after: Set<ForwardHook>;
+  /** The function over `forward` that calls them. */
+  wrapped?: unknown;
+  /** This instance's own `forward` before, if it had one. */
+  readonly replaced: PropertyDescriptor | undefined;
 }
 
 const hooksOf = new WeakMap<Module, Hooks>();
@@ -255,21 +259,38 @@ export abstract class Module {
   registerForwardPreHook(hook: ForwardPreHook): () => void {
     const { before } = this.hooks();
     before.add(hook);
-    return () => before.delete(hook);
+    return () => {
+      before.delete(hook);
+      this.dropIdleHooks();
+    };
   }
 
   /** Calls `hook` after `forward`; what it returns, if not undefined, takes the output's place. Returns its remover. */
   registerForwardHook(hook: ForwardHook): () => void {
     const { after } = this.hooks();
     after.add(hook);
-    return () => after.delete(hook);
+    return () => {
+      after.delete(hook);
+      this.dropIdleHooks();
+    };
+  }
+
+  /** Without hooks, `forward` is what it was: callers that fuse around a plain `forward` do so again. */
+  private dropIdleHooks(): void {
+    const hooks = hooksOf.get(this);
+    if (hooks === undefined || hooks.before.size + hooks.after.size > 0) return;
+    if (Object.getOwnPropertyDescriptor(this, 'forward')?.value !== hooks.wrapped) return;
+    hooksOf.delete(this);
+    delete (this as Partial<this>).forward;
+    if (hooks.replaced !== undefined) Object.defineProperty(this, 'forward', hooks.replaced);
   }
 
   /** The first hook puts a wrapper over this instance's `forward`, so that modules without hooks pay nothing. */
   private hooks(): Hooks {
     const existing = hooksOf.get(this);
     if (existing !== undefined) return existing;
-    const made: Hooks = { before: new Set(), after: new Set() };
+    const replaced = Object.getOwnPropertyDescriptor(this, 'forward');
+    const made: Hooks = { before: new Set(), after: new Set(), replaced };
     hooksOf.set(this, made);
     const original = this.forward.bind(this) as (...inputs: unknown[]) => unknown;
     const wrapped = (...given: unknown[]): unknown => {
@@ -282,6 +303,7 @@ export abstract class Module {
       }
       return output;
     };
+    made.wrapped = wrapped;
     Object.defineProperty(this, 'forward', { value: wrapped, enumerable: false, configurable: true });
     return made;
   }

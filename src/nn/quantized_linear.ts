@@ -1,5 +1,6 @@
 import { noGrad } from '../autograd/grad.js';
-import { clone } from '../ops/copy.js';
+import { mul } from '../ops/arithmetic.js';
+import { clone, to } from '../ops/copy.js';
 import {
   quantize,
   schemeOf,
@@ -67,6 +68,8 @@ export class QuantizedLinear extends Module {
   scale: Tensor;
   zeroPoint: Tensor | null;
   bias: Tensor | null;
+  /** Multiplied into the inputs first, `[in]`: what a calibrated method moved from them to the weight (AWQ). Null: nothing. */
+  inputFactor: Tensor | null = null;
 
   /** A layer of zeros, for `loadStateDict`. {@link QuantizedLinear.from} makes one of a Linear. */
   constructor(inFeatures: number, outFeatures: number, options: QuantizedLinearModuleOptions = {}) {
@@ -123,7 +126,7 @@ export class QuantizedLinear extends Module {
     layer.codes = keep(codes);
     layer.scale = keep(scale);
     layer.zeroPoint = zeroPoint === null ? null : keep(zeroPoint);
-    layer.bias = bias === null ? null : parameter(noGrad(() => clone(detach(bias))));
+    layer.bias = bias === null ? null : parameter(scope(() => noGrad(() => clone(detach(bias)))));
     if (layer.bias !== null) layer.bias.requiresGrad = bias!.requiresGrad;
     return layer;
   }
@@ -137,6 +140,8 @@ export class QuantizedLinear extends Module {
 
   /** `[…, in]` → `[…, out]`. */
   forward(x: Tensor): Tensor {
-    return quantizedLinear(x, this.weight, this.bias, { activations: this.activations });
+    const { inputFactor, activations } = this;
+    if (inputFactor === null) return quantizedLinear(x, this.weight, this.bias, { activations });
+    return scope(() => quantizedLinear(to(mul(x, inputFactor), x.dtype), this.weight, this.bias, { activations }));
   }
 }

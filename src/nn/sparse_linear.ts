@@ -19,7 +19,7 @@ import { chooseLayout } from '../ops/sparse_choice.js';
 import { toSparse, type ToSparseOptions } from '../ops/sparse_convert.js';
 import { sparseLinear } from '../ops/sparse_linear.js';
 import { detach } from '../ops/views.js';
-import { keep } from '../tensor/scope.js';
+import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -103,7 +103,7 @@ export class SparseLinear extends Module {
    */
   static async fromLinear(linear: Linear, options: SparseLinearOptions = {}): Promise<SparseLinear> {
     const weight = await toSparse(detach(linear.weight), options);
-    return new SparseLinear(weight, linear.bias === null ? null : noGrad(() => clone(linear.bias!)));
+    return new SparseLinear(weight, linear.bias === null ? null : scope(() => noGrad(() => clone(linear.bias!))));
   }
 
   /**

@@ -50,7 +50,9 @@ export { scaledDotProductAttention, type AttentionOptions } from './attention.js
 export { crossEntropy, type CrossEntropyOptions, type Reduction } from './cross_entropy.js';
 export { dropout, type DropoutOptions } from './dropout.js';
 export * from './einsum.js';
+export * from './fake_quantize.js';
 export * as fft from './fft.js';
+export * as linalg from './linalg.js';
 export { type Operand } from './elementwise.js';
 export * from './embedding.js';
 export * from './linear_cross_entropy.js';
@@ -58,6 +60,7 @@ export * from './losses.js';
 export { linear, type LinearActivation, type LinearEnd } from './linear.js';
 export { matmul } from './matmul.js';
 export * from './norm.js';
+export * from './obs_block.js';
 export * from './rope.js';
 export * from './softmax.js';
 export * from './at.js';
@@ -82,9 +85,7 @@ export {
 export * from './blockwise.js';
 export {
   dequantize,
-  fakeQuantize,
   quantize,
-  type FakeQuantizeOptions,
   type QuantizationErrors,
   type QuantizationRounding,
   type QuantizationScheme,

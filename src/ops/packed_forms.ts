@@ -46,6 +46,7 @@ export class PackedForms {
       const made = make();
       const packed = made.alias(true); // of no scope, and not the caller's to free
       made.dispose();
+      weight.attached = [...(weight.attached ?? []).filter((form) => !form.isDisposed), packed];
       this.#forms.set(weight, { packed, sources, versions, isa, kind });
       return packed;
     } finally {

@@ -5,21 +5,19 @@
  * @module
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
-import { full } from '../tensor/create.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { defaultGenerator, Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import { checkAxis, sameShape, sizeOf, type Shape } from '../tensor/shape.js';
 import { setRecording } from '../tensor/tape.js';
-import { Tensor, checkTensor } from '../tensor/tensor.js';
-import { checkBoolean, checkInteger, checkNumber, checkOneOf } from '../util/assert.js';
+import { checkTensor, type Tensor } from '../tensor/tensor.js';
+import { checkBoolean, checkInteger, checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { div, mul } from './arithmetic.js';
 import { contiguous, to } from './copy.js';
 import { defineOp } from './define.js';
 import { log } from './unary.js';
-import { detach, reshape, select } from './views.js';
-import { where } from './where.js';
+import { reshape, select } from './views.js';
 
 const schemes: readonly QuantizationScheme[] = ['symmetric', 'affine', 'nf4'];
 /**
@@ -46,6 +44,13 @@ export interface QuantizeOptions {
   readonly packed?: boolean;
   /** Default float32. Codes fit the scale as it is stored. */
   readonly scaleDType?: 'float32' | 'float16';
+  /**
+   * Use this scale, shaped as one that would be found, instead of the tensor's own range: what was calibrated before. Values beyond
+   * its reach are clamped. The scale is not copied.
+   */
+  readonly scale?: Tensor;
+  /** int32 or uint8, shaped like `scale`, for the affine scheme, which needs it with a scale. */
+  readonly zeroPoint?: Tensor;
   /** Default `nearest`. */
   readonly rounding?: QuantizationRounding;
   /** Stream of stochastic rounding. Default: the shared one. */
@@ -104,12 +109,12 @@ const quantizeOp = defineOp<QuantizeAttrs>({
   ],
   outputCount: 4,
   attrCount: 7,
-  output: ([x], { scheme, packed, scaleDType, errors }) => [
+  output: ([x, given], { scheme, packed, scaleDType, errors }) => [
     packed
       ? { shape: [x!.size / 2], dtype: 'uint8' }
       : { shape: x!.shape, dtype: scheme === 'symmetric' ? 'int8' : 'uint8' },
-    { shape: [x!.shape[1]!], dtype: scaleDType },
-    scheme === 'affine' ? { shape: [x!.shape[1]!], dtype: 'int32' } : null,
+    given ? null : { shape: [x!.shape[1]!], dtype: scaleDType },
+    !given && scheme === 'affine' ? { shape: [x!.shape[1]!], dtype: 'int32' } : null,
     errors ? { shape: [3], dtype: 'float32' } : null,
   ],
   encode: ({ scheme, bits, stream }) => [
@@ -141,8 +146,8 @@ const dequantizeOp = defineOp<DequantizeAttrs>({
   cost: ([codes], [y]) => ({ flops: 2 * y!.size, bytes: codes!.bytes + y!.bytes }),
 });
 
-/** Runs `body` without recording; what it makes on the way is freed. */
-function unrecorded<T>(body: () => T): T {
+/** @internal Runs `body` without recording; what it makes on the way is freed. */
+export function unrecorded<T>(body: () => T): T {
   const before = setRecording(false);
   try {
     return scope(body);
@@ -151,8 +156,8 @@ function unrecorded<T>(body: () => T): T {
   }
 }
 
-/** How scales lie over a shape: [outer, channels, inner] with one a channel, and the scales' own shape. */
-function layout(
+/** @internal How scales lie over a shape: [outer, channels, inner] with one a channel, and the scales' own shape. */
+export function layout(
   op: string,
   shape: Shape,
   axis: number | null,
@@ -182,7 +187,8 @@ function unpackedShape({ codes, packed }: Quantized): Shape {
   return packed ? [...codes.shape.slice(0, -1), 2 * codes.shape.at(-1)!] : codes.shape;
 }
 
-function checkFloat(op: string, x: Tensor): void {
+/** @internal */
+export function checkFloat(op: string, x: Tensor): void {
   checkTensor(op, 'x', x);
   if (!isFloating(x.dtype))
     throw new DTypeError({ op, argument: 'x', expected: 'a floating-point tensor', actual: x.dtype });
@@ -221,6 +227,31 @@ function errorsOf(sums: Tensor, size: number): QuantizationErrors {
   };
 }
 
+/** A scale that was given, with its zero point. @throws ShapeError unless they are shaped as ones that would be found */
+function givenScale(
+  { scale, zeroPoint = undefined }: QuantizeOptions,
+  scheme: QuantizationScheme,
+  shape: Shape,
+): { scale: Tensor; zeroPoint: Tensor | null } | null {
+  const op = 'quantize';
+  if (scale === undefined) {
+    if (zeroPoint !== undefined) refuse('zeroPoint', 'none without a scale', 'one');
+    return null;
+  }
+  if ((zeroPoint !== undefined) !== (scheme === 'affine'))
+    refuse('zeroPoint', `${scheme === 'affine' ? 'one' : 'none'} for ${scheme}`, zeroPoint ? 'one' : 'none');
+  for (const [argument, value] of [
+    ['scale', scale],
+    ['zeroPoint', zeroPoint],
+  ] as const) {
+    if (value === undefined) continue;
+    checkTensor(op, argument, value);
+    if (!sameShape(value.shape, shape))
+      throw new ShapeError({ op, argument, expected: formatShape(shape), actual: formatShape(value.shape) });
+  }
+  return { scale, zeroPoint: zeroPoint ?? null };
+}
+
 /**
  * A tensor as integer codes. Scales come from the largest magnitude (symmetric, nf4) or from the smallest and the largest
  * element with 0 between them (affine). A row or group of up to 8192 elements is read once: its range is found and applied
@@ -250,13 +281,16 @@ export function quantize(x: Tensor, options: QuantizeOptions = {}): Quantized {
     });
   }
   const stream = attrs.stream === null ? null : takeWords(x.size, options.generator);
+  const given = givenScale(options, scheme, scaleShape);
   return unrecorded(() => {
-    const outputs = quantizeOp.callAll([reshape(contiguous(x), extent), null, null], { ...attrs, stream });
-    const [codes, scale, zero, sums] = outputs;
+    const flat = (value: Tensor | null): Tensor | null =>
+      value === null ? null : reshape(contiguous(value), [extent[1]!]);
+    const inputs = [reshape(contiguous(x), extent), flat(given?.scale ?? null), flat(given?.zeroPoint ?? null)];
+    const [codes, scale, zero, sums] = quantizeOp.callAll(inputs, { ...attrs, stream });
     return {
       codes: reshape(codes!, packed ? [...x.shape.slice(0, -1), x.shape.at(-1)! / 2] : x.shape),
-      scale: reshape(scale!, scaleShape),
-      zeroPoint: zero === null ? null : reshape(zero!, scaleShape),
+      scale: given?.scale ?? reshape(scale!, scaleShape),
+      zeroPoint: given ? given.zeroPoint : zero === null ? null : reshape(zero!, scaleShape),
       bits,
       axis,
       groupSize,
@@ -297,83 +331,4 @@ export function dequantize(quantized: Quantized, dtype: DType = 'float32'): Tens
     const y = dequantizeOp.call(inputs, { scheme, bits, shape: extent, dtype: direct });
     return to(reshape(y, shape), dtype);
   });
-}
-
-/** Options of {@link fakeQuantize}. */
-export interface FakeQuantizeOptions {
-  /** Smallest code. Default -128. */
-  readonly qmin?: number;
-  /** Largest code. Default 127. */
-  readonly qmax?: number;
-  /** Axis that `scale` and `zeroPoint` run along, if they have one. Default 0. */
-  readonly axis?: number;
-}
-
-interface FakeQuantizeAttrs {
-  readonly qmin: number;
-  readonly qmax: number;
-}
-
-/** Over [outer, channels, inner]; also says which codes were not clamped, which is all that the gradient needs. */
-const fakeQuantizeOp = defineOp<FakeQuantizeAttrs>({
-  name: 'fake_quantize',
-  inputs: [
-    { name: 'x', kind: 'float' },
-    { name: 'scale', kind: 'float' },
-    { name: 'zeroPoint', kind: 'any' },
-  ],
-  outputCount: 2,
-  attrCount: 2,
-  output: ([x]) => [
-    { shape: x!.shape, dtype: x!.dtype },
-    { shape: x!.shape, dtype: 'bool' },
-  ],
-  encode: ({ qmin, qmax }) => [qmin, qmax],
-  saves: (_inputs, outputs) => [outputs[1]!],
-  backward: ({ grad, saved: [inside] }) => [where(inside!, grad, 0), null, null],
-  cost: ([x], [y]) => ({ flops: 6 * x!.size, bytes: x!.bytes + y!.bytes + x!.size }),
-});
-
-/** A number, or a tensor of one axis laid along `axis` of `x`, as one number for each channel. */
-function alongAxis(op: string, argument: string, value: Tensor | number, length: number, dtype: DType): Tensor {
-  if (typeof value === 'number') return full([length], checkNumber(op, argument, value), { dtype });
-  if (!(value instanceof Tensor))
-    throw new DTypeError({ op, argument, expected: 'a tensor or a number', actual: formatValue(value) });
-  checkTensor(op, argument, value);
-  if (value.rank !== 0 && (value.rank !== 1 || value.size !== length)) {
-    throw new ShapeError({ op, argument, expected: `shape [${length}]`, actual: formatShape(value.shape) });
-  }
-  const numbers = to(detach(value), dtype);
-  return contiguous(value.rank === 0 ? numbers.view(numbers.offset, [length], [length === 1 ? 1 : 0]) : numbers);
-}
-
-/**
- * What quantising and dequantising make of `x`, for training that is aware of it. The gradient passes straight through where
- * the code lies within [qmin, qmax], and is 0 where it was clamped. Scales and zero points get none.
- *
- * @throws ShapeError if `scale` or `zeroPoint` is neither a number, a scalar, nor as long as the axis
- * @source Jacob et al., arXiv 1712.05877; Bengio et al., arXiv 1308.3432
- */
-export function fakeQuantize(
-  x: Tensor,
-  scale: Tensor | number,
-  zeroPoint: Tensor | number = 0,
-  options: FakeQuantizeOptions = {},
-): Tensor {
-  const op = 'fakeQuantize';
-  checkFloat(op, x);
-  const qmin = checkInteger(op, 'qmin', options.qmin ?? -128, -(2 ** 31), 2 ** 31);
-  const qmax = checkInteger(op, 'qmax', options.qmax ?? 127, qmin + 1, 2 ** 31);
-  const axis = x.rank === 0 ? 0 : checkAxis(op, options.axis ?? 0, x.rank);
-  if (typeof scale === 'number' && !(scale > 0)) {
-    throw new AttributeError({ op, argument: 'scale', expected: 'a number above 0', actual: formatValue(scale) });
-  }
-  const isVector = [scale, zeroPoint].some((value) => value instanceof Tensor && value.rank > 0);
-  const { extent } = layout(op, x.shape, isVector && x.rank > 0 ? axis : null, null);
-  const dtype = x.dtype === 'float64' ? 'float64' : 'float32';
-  const [step, zero] = unrecorded(() => [
-    alongAxis(op, 'scale', scale, extent[1]!, dtype),
-    alongAxis(op, 'zeroPoint', zeroPoint, extent[1]!, dtype),
-  ]) as [Tensor, Tensor];
-  return reshape(fakeQuantizeOp.call([reshape(contiguous(x), extent), step, zero], { qmin, qmax }), x.shape);
 }

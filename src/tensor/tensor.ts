@@ -78,6 +78,8 @@ export class Tensor implements View {
   /** @internal A saved operand refers to its node without holding it: the node that saved it does. */
   borrowsNode = false;
   /** @internal */ owner: Scope | null = null;
+  /** @internal Other forms of the same data, as kernels want them: freed with this one. */
+  attached: Tensor[] | null = null;
   /** @internal */ scopeIndex = 0;
   private disposed = false;
 
@@ -149,6 +151,9 @@ export class Tensor implements View {
     this.node = null;
     this.grad?.dispose();
     this.grad = null;
+    if (this.attached === null) return;
+    for (const form of this.attached) form.dispose();
+    this.attached = null;
   }
 
   /** {@link dispose}, for `using`. */

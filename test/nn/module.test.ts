@@ -135,7 +135,14 @@ test('hooks see and replace inputs and outputs, until they are removed', () => {
   removeAfter();
   removeSecond();
   assert.deepEqual(numbersOf(model.forward(x)), plain);
+  assert.ok(!Object.hasOwn(layer, 'forward'), 'without hooks, callers may fuse around a plain forward again');
   assert.deepEqual(names(model.namedParameters()), ['layers.0.bias', 'layers.0.weight']);
+});
+
+test('a layer without inputs has no weights to draw', () => {
+  assert.deepEqual([...numbersOf(new nn.Linear(0, 2).forward(og.zeros([1, 0])))].map(Math.abs), [0, 0]);
+  for (const init of [nn.init.xavierUniform_, nn.init.xavierNormal_, nn.init.kaimingNormal_])
+    assert.equal((init as (tensor: og.Tensor) => og.Tensor)(og.zeros([2, 0])).size, 0);
 });
 
 test('disposal frees all parameters', () => {

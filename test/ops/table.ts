@@ -7,6 +7,7 @@ import { fourierRows } from './rows/fourier.js';
 import { fusedRows } from './rows/fused.js';
 import { imageRows } from './rows/images.js';
 import { indexingRows } from './rows/indexing.js';
+import { linalgRows } from './rows/linalg.js';
 import { lossRows } from './rows/losses.js';
 import { otherRows } from './rows/others.js';
 import { positionRows } from './rows/positions.js';
@@ -25,6 +26,7 @@ export const table: readonly Row[] = [
   ...imageRows,
   ...attentionRows,
   ...positionRows,
+  ...linalgRows,
   ...lossRows,
   ...quantizationRows,
   ...quantizedRows,

@@ -1,0 +1,23 @@
+/**
+ * Making trained models smaller and faster: `omnigrad/compress`.
+ *
+ * @module
+ */
+export { blocksOf } from './block_walk.js';
+export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
+export {
+  globalMagnitudeMasks,
+  magnitudeMask,
+  nOfMMask,
+  structuredMask,
+  wandaMask,
+  type StructuredMaskOptions,
+} from './prune/masks.js';
+export {
+  quantize,
+  type QuantizationOverride,
+  type QuantizedLayerReport,
+  type QuantizeModelOptions,
+} from './quantize/quantize_model.js';
+export { type LayerQuantization, type QuantizationMethod, type WeightScheme } from './quantize/scheme.js';
+export { type Target } from '../nn/surgery.js';

@@ -1,0 +1,95 @@
+/**
+ * What a quantised layer is to be: bits of weights and activations, groups, and the method that chooses the codes.
+ *
+ * @module
+ */
+import { AttributeError } from '../../errors.js';
+import type { QuantizationScheme } from '../../ops/quantization.js';
+import { checkInteger, checkKeys, checkNumber, checkOneOf, checkBoolean } from '../../util/assert.js';
+
+/**
+ * Bits of weights (w) and activations (a): `w8a8` integers on both sides; `w8a16` and `w4a16` float activations; `w4a8` 4-bit
+ * weights by activations rounded to int8 in blocks of 32; `nf4` the 4-bit quantiles of QLoRA with float activations.
+ */
+export type WeightScheme = 'w8a8' | 'w8a16' | 'w4a16' | 'w4a8' | 'nf4';
+/** Every {@link WeightScheme}. */
+export const weightSchemes: readonly WeightScheme[] = ['w8a8', 'w8a16', 'w4a16', 'w4a8', 'nf4'];
+
+/** How codes are chosen: the nearest (`rtn`), GPTQ, AWQ, or SmoothQuant (w8a8). */
+export type QuantizationMethod = 'rtn' | 'gptq' | 'awq' | 'smoothquant';
+/** Every {@link QuantizationMethod}. */
+export const quantizationMethods: readonly QuantizationMethod[] = ['rtn', 'gptq', 'awq', 'smoothquant'];
+
+/** How layers are quantised. */
+export interface LayerQuantization {
+  readonly scheme: WeightScheme;
+  /** Default `rtn`. */
+  readonly method?: QuantizationMethod;
+  /** Inputs that share a scale; null: one scale an output. Default 32 for 4 bits (64 for nf4), null for 8. */
+  readonly groupSize?: number | null;
+  /** Zero points beside scales. Default false. */
+  readonly affine?: boolean;
+  /** Of the scales. Default float16 for groups, float32 without. */
+  readonly scaleDType?: 'float32' | 'float16';
+  /** Scales of the activations of w8a8: found at each call and row, or calibrated, one a layer. Default `dynamic`. */
+  readonly activations?: 'dynamic' | 'static';
+  /** GPTQ: round the most sensitive inputs first. Default true. */
+  readonly actOrder?: boolean;
+  /** GPTQ: share of the mean diagonal that is added to the Hessian. Default 0.01. */
+  readonly damping?: number;
+  /** SmoothQuant: how much of the difficulty goes from activations to weights, 0 to 1. Default 0.5. */
+  readonly smoothing?: number;
+}
+
+/** @internal Keys of {@link LayerQuantization}. */
+export const layerQuantizationKeys = [
+  'scheme', 'method', 'groupSize', 'affine', 'scaleDType', 'activations', 'actOrder', 'damping', 'smoothing',
+] as const; // prettier-ignore
+
+/** A {@link LayerQuantization} with its defaults, and what it means for the codes. */
+export interface ResolvedQuantization extends Required<LayerQuantization> {
+  readonly bits: 8 | 4;
+  readonly codes: QuantizationScheme;
+}
+
+/** @internal Whether a method looks at activations. */
+export function needsCalibration({ method, activations }: ResolvedQuantization): boolean {
+  return method !== 'rtn' || activations === 'static';
+}
+
+/** @internal @throws AttributeError naming what contradicts what */
+export function resolveQuantization(op: string, given: LayerQuantization): ResolvedQuantization {
+  checkKeys(op, given, layerQuantizationKeys);
+  const scheme = checkOneOf(op, 'scheme', given.scheme, weightSchemes);
+  const method = checkOneOf(op, 'method', given.method ?? 'rtn', quantizationMethods);
+  const bits = scheme === 'w8a8' || scheme === 'w8a16' ? 8 : 4;
+  const defaultGroup = scheme === 'nf4' ? 64 : bits === 4 ? 32 : null;
+  const groupSize = given.groupSize === undefined ? defaultGroup : given.groupSize;
+  if (groupSize !== null) checkInteger(op, 'groupSize', groupSize, 2);
+  const affine = checkBoolean(op, 'affine', given.affine ?? false);
+  const activations = checkOneOf(op, 'activations', given.activations ?? 'dynamic', ['dynamic', 'static']);
+  const refuse = (argument: string, expected: string, actual: string): never => {
+    throw new AttributeError({ op, argument, expected, actual });
+  };
+  if (scheme === 'w8a8' && groupSize !== null)
+    refuse('groupSize', 'null for w8a8: one scale an output', `${groupSize}`);
+  if (scheme === 'w8a8' && affine) refuse('affine', 'false for w8a8', 'true');
+  if (scheme !== 'w8a8' && activations === 'static') refuse('activations', 'dynamic unless w8a8', 'static');
+  if (scheme === 'nf4' && affine) refuse('affine', 'false for nf4', 'true');
+  if (scheme === 'nf4' && method === 'gptq') refuse('method', 'rtn or awq for nf4', 'gptq');
+  if (scheme !== 'w8a8' && method === 'smoothquant') refuse('method', 'rtn, gptq or awq unless w8a8', 'smoothquant');
+  const scaleDType = given.scaleDType ?? (groupSize === null ? 'float32' : 'float16');
+  return {
+    scheme,
+    method,
+    groupSize,
+    affine,
+    activations,
+    bits,
+    codes: scheme === 'nf4' ? 'nf4' : affine ? 'affine' : 'symmetric',
+    scaleDType: checkOneOf(op, 'scaleDType', scaleDType, ['float32', 'float16']),
+    actOrder: checkBoolean(op, 'actOrder', given.actOrder ?? true),
+    damping: checkNumber(op, 'damping', given.damping ?? 0.01, 0, 1),
+    smoothing: checkNumber(op, 'smoothing', given.smoothing ?? 0.5, 0, 1),
+  };
+}

@@ -1,0 +1,35 @@
+/**
+ * Small services of this folder: copies of tensors that live on, and models that are in evaluation mode for a while.
+ */
+import { noGrad } from '../autograd/grad.js';
+import type { Module, StateDict } from '../nn/module.js';
+import { clone } from '../ops/copy.js';
+import { detach } from '../ops/views.js';
+import { keep, scope } from '../tensor/scope.js';
+import type { Tensor } from '../tensor/tensor.js';
+
+/** @internal A copy that no scope frees. */
+export function copyOf(tensor: Tensor): Tensor {
+  return keep(scope(() => noGrad(() => clone(detach(tensor)))));
+}
+
+/** @internal Copies by name, which no scope frees. */
+export function copyState(entries: Iterable<readonly [string, Tensor]>): StateDict {
+  return Object.fromEntries(Array.from(entries, ([name, tensor]) => [name, copyOf(tensor)]));
+}
+
+/** @internal */
+export function disposeState(state: Readonly<StateDict>): void {
+  for (const tensor of Object.values(state)) tensor.dispose();
+}
+
+/** @internal Runs `body` with a model in evaluation mode, and puts each module's mode back. */
+export function inEvaluation<T>(model: Module, body: () => T): T {
+  const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
+  model.eval();
+  try {
+    return body();
+  } finally {
+    for (const [module, training] of modes) module.training = training;
+  }
+}
