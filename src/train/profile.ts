@@ -122,8 +122,8 @@ export function productRate(): Promise<number> {
 
 async function measureProduct(size = 1024, times = 6): Promise<number> {
   const stream = generator(0);
-  using a = rand([size, size], { generator: stream });
-  using b = rand([size, size], { generator: stream });
+  const a = rand([size, size], { generator: stream });
+  const b = rand([size, size], { generator: stream });
   let best = 0;
   for (let i = 0; i < times; i++) {
     await whenDone();
@@ -132,5 +132,7 @@ async function measureProduct(size = 1024, times = 6): Promise<number> {
     await whenDone();
     best = Math.max(best, (2000 * size ** 3) / (performance.now() - begun));
   }
+  a.dispose();
+  b.dispose();
   return best;
 }
