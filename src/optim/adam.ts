@@ -69,6 +69,10 @@ function endOfRun(due: readonly Due[], begin: number): number {
 abstract class AdamBase extends Optimizer<AdamOptions> {
   protected abstract readonly decoupled: boolean;
 
+  protected override stateNames(_param: Tensor, options: AdamOptions): readonly string[] {
+    return ['expAvg', 'expAvgSq', ...(options.amsgrad ? ['maxExpAvgSq'] : [])];
+  }
+
   protected override updateAll(due: readonly Due[], options: AdamOptions, gradScale: GradScale): void {
     if (options.amsgrad) {
       super.updateAll(due, options, gradScale);
