@@ -12,7 +12,7 @@ import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { add } from './arithmetic.js';
 import { to } from './copy.js';
-import { defineOp } from './define.js';
+import { defineOp, type Op } from './define.js';
 import { pad } from './pad.js';
 import { sum } from './reduce.js';
 import { checkFits, checkPair, positions, type Pair, type Window } from './unfold.js';
@@ -38,7 +38,7 @@ const encode = ({ window: { kernel, stride, padding, dilation }, groups }: Geome
 /** Operations of a convolution whose result has `size` elements. */
 const flops = (size: number, { shape }: Geometry): number => 2 * size * shape[1]! * shape[2]! * shape[3]!;
 
-const convOp = defineOp<Geometry>({
+const convOp: Op<Geometry> = defineOp<Geometry>({
   name: 'conv2d',
   inputs: [
     { name: 'x', kind: 'float' },
@@ -61,7 +61,7 @@ const convOp = defineOp<Geometry>({
 });
 
 /** The adjoint of a convolution in x: also what a transposed convolution computes. */
-const inputGradientOp = defineOp<Geometry>({
+const inputGradientOp: Op<Geometry> = defineOp<Geometry>({
   name: 'conv2d_input_gradient',
   inputs: [
     { name: 'grad', kind: 'float' },
@@ -85,7 +85,7 @@ const inputGradientOp = defineOp<Geometry>({
 });
 
 /** The adjoint in the weight. */
-const weightGradientOp = defineOp<Geometry>({
+const weightGradientOp: Op<Geometry> = defineOp<Geometry>({
   name: 'conv2d_weight_gradient',
   inputs: [
     { name: 'x', kind: 'float' },
