@@ -168,8 +168,18 @@ bool forward_reading(const Conv& c, ScratchFrame& frame, Reading* out) {
     col_at[s] = w.at(1, s, 0);
     w.inside(1, s, first + s, end + s);
   }
-  *out = {planes_of(c.x), c.inputs, w.kernel[0], w.kernel[1], row_at, col_at, first, end,
-          {w.size[0], w.size[1]}, {w.stride[0], w.stride[1]}, {w.count[0], w.count[1]}, w.dilation[1] == 1};
+  *out = {planes_of(c.x),
+          c.inputs,
+          w.kernel[0],
+          w.kernel[1],
+          row_at,
+          col_at,
+          first,
+          end,
+          {w.size[0], w.size[1]},
+          {w.stride[0], w.stride[1]},
+          {w.count[0], w.count[1]},
+          w.dilation[1] == 1};
   return true;
 }
 
@@ -218,8 +228,7 @@ void fill_planes(const og_view& x) {
     const float zero = 0;
     for (int64_t line = begin; line < end; line++) {
       char* to = data_of<char>(x) + offset_of(x, line, 3) * dtype_size(x.dtype);
-      for (int64_t i = 0; i < x.shape[3]; i++)
-        emit(&zero, 1, 1, 1, {to, x.dtype, 0, x.strides[3]}, 0, i);
+      for (int64_t i = 0; i < x.shape[3]; i++) emit(&zero, 1, 1, 1, {to, x.dtype, 0, x.strides[3]}, 0, i);
     }
   });
 }
@@ -282,8 +291,18 @@ int32_t phase_of_gradient(const Conv& c, const Phase& rows, const Phase& cols, i
   call.to = to.at(row * to.row + col * to.column);
   call.to.row *= w.stride[0];
   call.to.column *= w.stride[1];
-  call.reading = {planes_of(c.y), c.outputs, rows.taps, cols.taps, rows.at, cols.at, cols.first, cols.end,
-                  {w.count[0], w.count[1]}, {1, 1}, {rows.count, cols.count}, false};
+  call.reading = {planes_of(c.y),
+                  c.outputs,
+                  rows.taps,
+                  cols.taps,
+                  rows.at,
+                  cols.at,
+                  cols.first,
+                  cols.end,
+                  {w.count[0], w.count[1]},
+                  {1, 1},
+                  {rows.count, cols.count},
+                  false};
   const int64_t taps = call.reading.taps();
   ScratchFrame frame;
   float* weights = frame.take<float>(w.channels * taps + 1);
@@ -316,8 +335,9 @@ int32_t spread_gradient(const Conv& c) {
   OG_SCRATCH(at, "the taps of a convolution");
   at[0] = at[1] = at[2] = 0;
   at[3] = w.count[1];
-  call.reading = {planes_of(c.y), c.outputs, 1, 1, at, at + 1, at + 2, at + 3,
-                  {w.count[0], w.count[1]}, {1, 1}, {w.count[0], w.count[1]}, true};
+  call.reading = {
+      planes_of(c.y),           c.outputs, 1, 1, at, at + 1, at + 2, at + 3, {w.count[0], w.count[1]}, {1, 1},
+      {w.count[0], w.count[1]}, true};
   if (is_contiguous_tail(c.weight, 3)) {
     call.weights = {c.weight.data, c.weight.dtype, 1, c.weight.strides[0]};
     call.weights_group = c.outputs * c.weight.strides[0];
@@ -353,7 +373,8 @@ int32_t input_gradient(const Conv& c) {
 int32_t weight_gradient(const Conv& c) {
   ScratchFrame frame;
   CorrelateCall call{};
-  if (!forward_reading(c, frame, &call.reading)) return fail(OG_OUT_OF_MEMORY, "no memory for the taps of a convolution");
+  if (!forward_reading(c, frame, &call.reading))
+    return fail(OG_OUT_OF_MEMORY, "no memory for the taps of a convolution");
   call.images = c.w.batch;
   call.groups = c.groups;
   call.outputs = c.outputs;

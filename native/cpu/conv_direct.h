@@ -147,13 +147,14 @@ inline int32_t sum_directly(const SumCall& call) {
   OG_SCRATCH(at, "the taps of a convolution");
   tap_offsets(r, s, at);
   int failed = 0;
-  parallel_ranges(call.images * planes * strips, grain_for(s.rows * s.width * r.taps()), [&](int64_t begin, int64_t end) {
-    ScratchFrame inner;
-    float *strip = inner.take<float>(s.floats()), *sums = inner.take<float>(s.rows * s.width);
-    if (!strip || !sums) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
-    for (int64_t task = begin; task < end; task++)
-      sum_strip(call, s, at, task / strips / planes, task / strips % planes, task % strips * s.rows, strip, sums);
-  });
+  parallel_ranges(
+      call.images * planes * strips, grain_for(s.rows * s.width * r.taps()), [&](int64_t begin, int64_t end) {
+        ScratchFrame inner;
+        float *strip = inner.take<float>(s.floats()), *sums = inner.take<float>(s.rows * s.width);
+        if (!strip || !sums) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+        for (int64_t task = begin; task < end; task++)
+          sum_strip(call, s, at, task / strips / planes, task / strips % planes, task % strips * s.rows, strip, sums);
+      });
   return failed ? fail(OG_OUT_OF_MEMORY, "no memory for a strip of a convolution") : (int32_t)OG_OK;
 }
 
@@ -194,7 +195,8 @@ inline void correlate_pair(const CorrelateCall& call, const Strip& s, const int6
   const int64_t taps = r.rows * r.cols;
   for (int64_t t = 0; t < taps; t++) sums[t] = 0.f;
   for (int64_t image = 0; image < call.images; image++) {
-    const Planes from = r.from.at(image * r.from.image + (plane / call.outputs * r.channels + channel) * r.from.channel);
+    const Planes from =
+        r.from.at(image * r.from.image + (plane / call.outputs * r.channels + channel) * r.from.channel);
     const Planes grads = call.with.at(image * call.with.image + plane * call.with.channel);
     for (int64_t row = 0; row < r.count[0]; row += s.rows) {
       const int64_t rows = least(s.rows, r.count[0] - row);

@@ -2,8 +2,8 @@
  * Convolution as a matrix product whose second operand is never stored: what packing asks for is read from the image.
  *
  * A Reading says where a sum of shifted planes reads: position (i, j) of a grid takes, for tap (r, s) of channel c,
- * element (i·step + row_at[r], j·step + col_at[s]) of plane c, 0 outside. A tap's place among all, (c·rows + r)·cols + s,
- * is the k of the product; positions are numbered image after image, row after row.
+ * element (i·step + row_at[r], j·step + col_at[s]) of plane c, 0 outside. A tap's place among all, (c·rows + r)·cols +
+ * s, is the k of the product; positions are numbered image after image, row after row.
  */
 #ifndef OMNIGRAD_CPU_CONV_LINES_H
 #define OMNIGRAD_CPU_CONV_LINES_H
@@ -32,11 +32,11 @@ struct Planes {
 
 struct Reading {
   Planes from;
-  int64_t channels, rows, cols;           // taps of a channel
-  const int64_t *row_at, *col_at;         // where tap r (s) of position (0, 0) reads
-  const int64_t *first, *end;             // positions [first, end) of a row for which tap s lies inside
-  int64_t size[2], step[2], count[2];     // of a plane, between positions, positions of an image
-  bool runs;                              // col_at counts up by one
+  int64_t channels, rows, cols;        // taps of a channel
+  const int64_t *row_at, *col_at;      // where tap r (s) of position (0, 0) reads
+  const int64_t *first, *end;          // positions [first, end) of a row for which tap s lies inside
+  int64_t size[2], step[2], count[2];  // of a plane, between positions, positions of an image
+  bool runs;                           // col_at counts up by one
 
   int64_t taps() const { return channels * rows * cols; }
   int64_t positions() const { return count[0] * count[1]; }
@@ -139,7 +139,12 @@ struct PositionLines : LineSource {
       if (h < 0 || h >= r.size[0]) {
         zero_run(to, length);
       } else {
-        const int64_t from = low < s ? s : low < stop ? low : stop, end = high > stop ? stop : high > from ? high : from;
+        const int64_t from = low < s      ? s
+                             : low < stop ? low
+                                          : stop,
+                      end = high > stop   ? stop
+                            : high > from ? high
+                                          : from;
         zero_run(to, from - s);
         copy_run(base + c * p.channel + h * p.row + from * p.column, p.column, end - from, to + (from - s));
         zero_run(to + (end - s), stop - end);

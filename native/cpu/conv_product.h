@@ -38,7 +38,8 @@ inline bool is_line(const Planes& p, const int64_t (&count)[2], int64_t* stride)
 inline bool is_plain(const Reading& r, int64_t images, MatrixView* view) {
   int64_t stride;
   if (images != 1 || r.rows != 1 || r.cols != 1 || r.step[0] != 1 || r.step[1] != 1) return false;
-  if (r.first[0] != 0 || r.end[0] != r.count[1] || r.row_at[0] < 0 || r.row_at[0] + r.count[0] > r.size[0]) return false;
+  if (r.first[0] != 0 || r.end[0] != r.count[1] || r.row_at[0] < 0 || r.row_at[0] + r.count[0] > r.size[0])
+    return false;
   if (!is_line(r.from, r.count, &stride)) return false;
   const Planes from = r.from.at(r.row_at[0] * r.from.row + r.col_at[0] * r.from.column);
   *view = {from.memory(), from.dtype, r.from.channel, stride};
@@ -72,8 +73,15 @@ inline int32_t multiply_planes(const SumCall& call, int64_t image, int64_t image
   const SumEnd end{&call, image, group, stores};
   GemmCall product{m, n, k, w, plain, c, nullptr, 0, 1};
   if (turned) {
-    product = GemmCall{n, m, k, {plain.data, plain.dtype, plain.column, plain.row}, {w.data, w.dtype, w.column, w.row},
-                       {c.data, c.dtype, c.column, c.row}, call.bias ? call.bias + group * m : nullptr, 0, 1};
+    product = GemmCall{n,
+                       m,
+                       k,
+                       {plain.data, plain.dtype, plain.column, plain.row},
+                       {w.data, w.dtype, w.column, w.row},
+                       {c.data, c.dtype, c.column, c.row},
+                       call.bias ? call.bias + group * m : nullptr,
+                       0,
+                       1};
   } else if (stores || call.bias) {
     product.epilogue = {SumEnd::run, &end};
   }
@@ -173,8 +181,15 @@ inline int32_t correlate_group(const CorrelateCall& call, int64_t group) {
     if (!stage_rows(call, image, images, group, frame, &rows))
       return fail(OG_OUT_OF_MEMORY, "no memory for the gradient of a convolution's weights");
     const bool is_plain_call = is_plain(r, images, &plain);
-    GemmCall product{call.outputs, taps, images * positions, rows, {plain.data, plain.dtype, plain.column, plain.row},
-                     {to, OG_F32, taps, 1}, image == 0 ? nullptr : to, taps, 1};
+    GemmCall product{call.outputs,
+                     taps,
+                     images * positions,
+                     rows,
+                     {plain.data, plain.dtype, plain.column, plain.row},
+                     {to, OG_F32, taps, 1},
+                     image == 0 ? nullptr : to,
+                     taps,
+                     1};
     if (is_plain_call) {
       OG_TRY(image == 0 ? multiply(product) : gemm(product));
       continue;

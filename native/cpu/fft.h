@@ -1,7 +1,7 @@
 /**
  * Complex discrete Fourier transforms of any length, of one signal or of one in each lane of a vector: mixed radix in
- * Stockham's form (no bit reversal, two buffers; butterflies of 2, 3, 4, 5 and 8, other primes up to kLargestPrime by the
- * definition), and Bluestein's chirp transform (1970) where a larger prime divides the length. Roots of unity are
+ * Stockham's form (no bit reversal, two buffers; butterflies of 2, 3, 4, 5 and 8, other primes up to kLargestPrime by
+ * the definition), and Bluestein's chirp transform (1970) where a larger prime divides the length. Roots of unity are
  * computed in double and rounded once. Error: about ε·log2(n) of the largest output, ε that of the type.
  */
 #ifndef OMNIGRAD_CPU_FFT_H

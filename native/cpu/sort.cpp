@@ -5,9 +5,10 @@
  * Keys: each element becomes an unsigned integer whose order is the wanted one (floats: the sign-magnitude trick;
  * descending: complement), 32 bits wide, or 64 for int64 and float64. sort: insertion for up to 48 elements, beyond
  * that a least-significant-digit radix sort with 8-bit digits, one counting pass for all digits, and digits that are
- * equal everywhere skipped. topk: a heap of the k best, whose root rejects most elements with one comparison (dense floats of
- * up to 32 bits: vectors of them), ties to the smaller index; for k above length / 8 the row is sorted. Results are always ordered, whether asked for or not.
- * Any strides. Parallel split: by rows. Scratch: two pairs of key and index a row element.
+ * equal everywhere skipped. topk: a heap of the k best, whose root rejects most elements with one comparison (dense
+ * floats of up to 32 bits: vectors of them), ties to the smaller index; for k above length / 8 the row is sorted.
+ * Results are always ordered, whether asked for or not. Any strides. Parallel split: by rows. Scratch: two pairs of key
+ * and index a row element.
  */
 #include "../core/scratch.h"
 #include "elementwise.h"
@@ -121,7 +122,8 @@ OG_INLINE uint64_t may_precede(Vf x, Vf bound) {
 #elif OG_LANES == 8
   return (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, D ? _CMP_NLE_UQ : _CMP_NGE_UQ));
 #elif defined(__x86_64__)
-  return (uint64_t)_mm_movemask_ps(D ? _mm_cmpnle_ps((__m128)x, (__m128)bound) : _mm_cmpnge_ps((__m128)x, (__m128)bound));
+  return (uint64_t)_mm_movemask_ps(D ? _mm_cmpnle_ps((__m128)x, (__m128)bound)
+                                     : _mm_cmpnge_ps((__m128)x, (__m128)bound));
 #else
   const Vi not_after = D ? (x <= bound) : (x >= bound);
   uint64_t mask = 0;

@@ -1,5 +1,5 @@
-// conv2d and its gradients: against the definition in double over windows, groups, layouts, dtypes; NaN and infinity stay
-// where they belong; any number of threads.
+// conv2d and its gradients: against the definition in double over windows, groups, layouts, dtypes; NaN and infinity
+// stay where they belong; any number of threads.
 #include "check.h"
 
 using namespace og_test;
