@@ -178,6 +178,18 @@ void backward_row(const Real& real, const Spectra<C>& from, const Rows<C>& to, i
 
 #ifndef OG_IS_REFERENCE
 
+/** The j-th of real and imaginary parts in turn. Branches: UBSan of GCC 12 goes wrong with `(odd ? im : re)[…]`. */
+OG_FFT void put_part(const Signal<Vf>& z, int64_t j, Vf v) {
+  if (j % 2)
+    z.im[j / 2] = v;
+  else
+    z.re[j / 2] = v;
+}
+OG_FFT Vf part_of(const Signal<Vf>& z, int64_t j) {
+  if (j % 2) return z.im[j / 2];
+  return z.re[j / 2];
+}
+
 /** put(j, v) with the j-th numbers of `count` rows in the lanes of v, for j < n; further lanes hold zeros. */
 template <class F>
 OG_FFT void load_lanes(const float* const* rows, int count, int64_t n, const F& put) {
@@ -224,7 +236,7 @@ void forward_lanes(const Real& real, const Rows<float>& from, const Spectra<floa
   float* y[kLanes];
   for (int r = 0; r < count; r++) x[r] = from.read(begin + r, 0, real.n, staging + r * room);
   if (real.half)
-    load_lanes(x, count, real.n, [&](int64_t j, Vf v) { (j % 2 ? at.first.im : at.first.re)[j / 2] = v; });
+    load_lanes(x, count, real.n, [&](int64_t j, Vf v) { put_part(at.first, j, v); });
   else
     load_lanes(x, count, real.n, [&](int64_t j, Vf v) { at.first.set(j, {v, Vf{}}); });
   const Signal<Vf> z = transform(real.plan, at.first, at.second);
@@ -246,11 +258,11 @@ void backward_lanes(const Real& real, const Spectra<float>& from, const Rows<flo
   const float* y[kLanes];
   float* x[kLanes];
   for (int r = 0; r < count; r++) y[r] = from.read(begin + r, staging + r * room);
-  load_lanes(y, count, 2 * real.bins, [&](int64_t j, Vf v) { (j % 2 ? at.bins.im : at.bins.re)[j / 2] = v; });
+  load_lanes(y, count, 2 * real.bins, [&](int64_t j, Vf v) { put_part(at.bins, j, v); });
   const Signal<Vf> samples = backward_group(real, at);
   for (int r = 0; r < count; r++) x[r] = to.target(begin + r, 0, staging + r * room);
   if (real.half)
-    store_lanes(x, count, real.n, [&](int64_t j) { return (j % 2 ? samples.im : samples.re)[j / 2]; });
+    store_lanes(x, count, real.n, [&](int64_t j) { return part_of(samples, j); });
   else
     store_lanes(x, count, real.n, [&](int64_t j) { return samples.re[j]; });
   for (int r = 0; r < count; r++) to.commit(begin + r, 0, real.n, x[r]);
