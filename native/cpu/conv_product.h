@@ -85,7 +85,7 @@ inline int32_t multiply_planes(const SumCall& call, int64_t image, int64_t image
   } else if (stores || call.bias) {
     product.epilogue = {SumEnd::run, &end};
   }
-  if (is_plain_call) return multiply(product);
+  if (is_plain_call) return multiply<FloatPanels>(product);
   return with_lines(r, [&](auto lines, bool by_position) {
     const MatrixView flags{nullptr, OG_F32, by_position ? 0 : 1, by_position ? 1 : 0};
     if (turned) {
@@ -95,7 +95,7 @@ inline int32_t multiply_planes(const SumCall& call, int64_t image, int64_t image
       product.b = {nullptr, OG_F32, flags.column, flags.row};
       product.b_lines = &lines;
     }
-    return gemm(product);
+    return gemm<FloatPanels>(product);
   });
 }
 
@@ -191,13 +191,13 @@ inline int32_t correlate_group(const CorrelateCall& call, int64_t group) {
                      taps,
                      1};
     if (is_plain_call) {
-      OG_TRY(image == 0 ? multiply(product) : gemm(product));
+      OG_TRY(image == 0 ? multiply<FloatPanels>(product) : gemm<FloatPanels>(product));
       continue;
     }
     OG_TRY(with_lines(r, [&](auto lines, bool by_position) {
       product.b = by_position ? MatrixView{nullptr, OG_F32, 0, 1} : MatrixView{nullptr, OG_F32, 1, 0};
       product.b_lines = &lines;
-      return gemm(product);
+      return gemm<FloatPanels>(product);
     }));
   }
   return OG_OK;
