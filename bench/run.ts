@@ -126,7 +126,8 @@ const ofModels = (measuring: MeasureOptions): MeasureOptions => ({
 export async function modelRows(model: ModelCase, context: RunContext): Promise<Row[]> {
   const { threads, measuring } = context;
   globalThis.gc?.(); // what the rows before left must not be swept up while a model runs
-  const started = [startOurs(), startTorch({ forKernels: false })].filter((worker) => worker !== null);
+  const compiled = model.compiled ? startTorch({ forKernels: false, compiled: true }) : null;
+  const started = [startOurs(), startTorch({ forKernels: false }), compiled].filter((worker) => worker !== null);
   try {
     const subjects: Subject[] = [];
     const workers: Worker[] = [];
