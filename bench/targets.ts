@@ -19,7 +19,7 @@ export interface Target {
   readonly over: 'mean' | 'each';
 }
 
-const products = ['matmul ', 'linear 512'];
+const products = ['matmul NN', 'matmul NT', 'matmul TN', 'linear 512'];
 const wide = ['matmul NN 256x50257x768'];
 const any = [''];
 const torch = ['torch'];
@@ -42,6 +42,7 @@ export const targets: readonly Target[] = [
   one('float32 products', products, torch, 1.1),
   one('float32 products', products, 'ceiling', 0.85),
   one('float32 product, wide', wide, torch, 1.65),
+  one('bfloat16 products', ['matmul bfloat16', 'linear bfloat16 512'], torch, 1),
   one('8 rows, weights in cache', 'linear, weights in cache 8x', ort, 1.15),
   one('8 rows, weights in memory', 'linear, weights in memory 8x', ort, 1.4),
   one('1 row, weights in memory', 'linear, weights in memory 1x', any, 1),
@@ -97,10 +98,12 @@ export const targets: readonly Target[] = [
   one('a call of two elements', 'add, whole call', torch, 2.2),
   two('1 row, weights in memory', 'linear, weights in memory 1x', torch, 2.3),
   two('1 row, weights in cache', 'linear, weights in cache 1x', torch, 3.5),
+  two('a large product on two threads', 'product on all threads', ['omnigrad one thread'], 1.75),
   two('training, 0.1 million parameters', 'training step 2 layers', torch, 2),
   two('training, 0.8 million parameters', 'training step 4 layers', torch, 1.3),
-  two('training, 10.8 million parameters', 'training step 6 layers', torch, 1.05),
-  two('training, 124 million parameters', 'training step 12 layers', torch, 1.05),
+  two('training, 10.8 million parameters', 'training step 6 layers', torch, 1.1),
+  two('training, 124 million parameters', 'training step 12 layers', torch, 1.1),
+  two('training adapters, 124 million parameters', 'LoRA step 12 layers', torch, 1.2),
   two('reading a prompt, 124 million parameters', 'prefill 12 layers', torch, 1.4),
   two('generating, 124 million parameters', 'decode 12 layers', torch, 1.6),
 ];

@@ -8,6 +8,7 @@ import './methods.js';
 export * from './errors.js';
 export * from './ops/index.js';
 export { backward, type BackwardOptions } from './autograd/backward.js';
+export { checkpoint, type CheckpointResult } from './autograd/checkpoint.js';
 export * from './autograd/custom.js';
 export * from './autograd/grad.js';
 export * from './autograd/gradcheck.js';
@@ -60,7 +61,10 @@ export { type Shape } from './tensor/shape.js';
 export { isGradEnabled } from './tensor/tape.js';
 export { Tensor, type Device } from './tensor/tensor.js';
 export {
+  applyChatTemplate,
   BpeTokenizer,
+  ChatTemplate,
+  chatTemplateNames,
   GPT2_PATTERN,
   PipelineTokenizer,
   SentencePieceTokenizer,
@@ -68,14 +72,19 @@ export {
   loadTokenizer,
   translatePattern,
   type AllowedSpecial,
+  type ApplyChatTemplateOptions,
   type BpeTrainOptions,
   type BpeTrainProgress,
+  type ChatMessage,
+  type ChatTemplateName,
+  type ChatTemplateOptions,
   type DecodeOptions,
   type EncodeOptions,
   type Encoding,
   type Gpt2Options,
   type OffsetOptions,
   type RegexDialect,
+  type RenderedChat,
   type SentencePieceOptions,
   type TiktokenOptions,
   type TokenDecoder,
@@ -86,6 +95,7 @@ export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
 export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
+export { packFirstFit } from './data/packing.js';
 export { openTokens, saveTokens } from './data/tokens_file.js';
 export {
   generateTokens,
@@ -114,10 +124,33 @@ export {
   type SaveModelOptions,
 } from './models/saved_model.js';
 export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
-export type { TrainCallback, TrainContext } from './train/callback.js';
-export * from './train/checkpoint.js';
+export type { HiddenOptions } from './models/gpt_inputs.js';
+export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
+export {
+  listCheckpoints,
+  loadCheckpoint,
+  loadLatestCheckpoint,
+  saveCheckpoint,
+  type Checkpoint,
+  type CheckpointOptions,
+  type LatestCheckpoint,
+  type RunState,
+} from './train/checkpoint.js';
+export type { BestCheckpointOptions, BestEntry } from './train/best_checkpoints.js';
+export {
+  NonFiniteError,
+  NonFiniteWeightsError,
+  type NonFiniteFields,
+  type ModuleOutput,
+  type NonFiniteTensor,
+} from './train/diagnose.js';
+export type { EarlyStoppingOptions, EarlyStoppingState } from './train/early_stopping.js';
+export type { EvalInterval, MetricFunction, ValidationSets } from './train/evaluate.js';
+export { DivergenceError, type LossSpikeOptions, type LossSpikeState, type Spike } from './train/loss_spikes.js';
+export { ResumeError, type ResumeAspect, type RunDifference, type RunFacts } from './train/resume_check.js';
 export * from './train/events.js';
-export { formatDuration, TrainingProgress, type ProgressOptions } from './train/progress.js';
+export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
+export { formatDuration, TrainingProgress, type ProgressOptions, type ProgressStream } from './train/progress.js';
 export { renderReport, writeReport, type ReportContent, type ReportRow } from './train/report.js';
 export {
   findLearningRate,
@@ -125,6 +158,32 @@ export {
   type LearningRateSearchOptions,
 } from './train/find_learning_rate.js';
 export type { Batch, LossFunction, TrainableModel } from './train/loss.js';
+export type {
+  HardwareUse,
+  LoggedEval,
+  LoggedEvent,
+  LoggedStep,
+  RunMachine,
+  RunSample,
+  StartLine,
+} from './train/run_lines.js';
+export { RunLogger, type RunLoggerOptions, type SampleOptions } from './train/run_logger.js';
+export {
+  findRun,
+  listRuns,
+  readRun,
+  summarizeRun,
+  type RunRecord,
+  type RunStatus,
+  type RunSummary,
+} from './train/run_reader.js';
+export { renderRunReport, writeRunReport, type RunReportOptions } from './train/run_report.js';
+export { TensorBoardWriter, type HparamValue, type TensorBoardOptions } from './train/tensorboard/writer.js';
+export { LossScaler, type LossScaleOptions, type LossScaleState } from './train/loss_scale.js';
+export { MixedPrecision, type HalfPrecision, type Precision } from './train/precision.js';
+export type { PlanFlops, PlanMemory, PlanOptions, TrainingPlan } from './train/plan.js';
+export type { RecomputationOptions } from './train/recomputation.js';
+export type { ProfileOptions, StepProfile } from './train/profile.js';
 export { Trainer } from './train/trainer.js';
 export type { RunOptions, TrainerOptions } from './train/trainer_options.js';
 export { writeFileAtomically } from './util/atomic_file.js';

@@ -2,25 +2,63 @@
 import { og } from '../library.js';
 import { copiesInMemory, inTurn, uniform, type KernelCase } from './case.js';
 
+type FloatDType = 'float32' | 'bfloat16' | 'float16';
+
 /** `NN`: a [M, K] · b [K, N]. `NT`: b is stored [N, K], as weights of linear layers. `TN`: a is stored [K, M], as in their gradient. */
-function matmul(m: number, n: number, k: number, form: 'NN' | 'NT' | 'TN' = 'NN'): KernelCase {
+function matmul(
+  m: number,
+  n: number,
+  k: number,
+  form: 'NN' | 'NT' | 'TN' = 'NN',
+  dtype: FloatDType = 'float32',
+): KernelCase {
   return {
-    name: `matmul ${form}`,
+    name: `matmul ${dtype === 'float32' ? '' : `${dtype} `}${form}`,
     shape: `${m}x${n}x${k}`,
+    dtype,
     unit: 'GFLOP/s',
     amount: 2 * m * n * k,
-    other: 4 * (m * k + k * n + m * n),
+    other: (dtype === 'float32' ? 4 : 2) * (m * k + k * n + m * n),
+    ...(dtype === 'bfloat16' ? { limit: null } : {}), // beyond that of float32 where pairs are multiplied at once
     op: 'matmul',
-    args: { m, n, k, form },
+    args: { m, n, k, form, dtype },
     prepare: () => {
-      const a = form === 'TN' ? og.transpose(uniform(k, m), 0, 1) : uniform(m, k);
-      const b = form === 'NT' ? og.transpose(uniform(n, k), 0, 1) : uniform(k, n);
+      const values = (...shape: number[]): ReturnType<typeof uniform> => og.to(uniform(...shape), dtype);
+      const a = form === 'TN' ? og.transpose(values(k, m), 0, 1) : values(m, k);
+      const b = form === 'NT' ? og.transpose(values(n, k), 0, 1) : values(k, n);
       return () => og.matmul(a, b).dispose();
     },
   };
 }
 
-type FloatDType = 'float32' | 'bfloat16' | 'float16';
+/** One large product on all threads of the run, beside the same on one: what a second core is worth. */
+function scaling(m: number, n: number, k: number): KernelCase {
+  const prepare = (): (() => void) => {
+    const [a, b] = [uniform(m, k), uniform(k, n)];
+    return () => og.matmul(a, b).dispose();
+  };
+  return {
+    name: 'product on all threads',
+    shape: `${m}x${n}x${k}`,
+    unit: 'GFLOP/s',
+    amount: 2 * m * n * k,
+    other: 4 * (m * k + k * n + m * n),
+    op: 'scaling',
+    args: { m, n, k },
+    also: {
+      'omnigrad one thread': () => {
+        const once = prepare();
+        return () => {
+          const threads = og.getThreads();
+          og.setThreads(1); // waits for what was queued before
+          once();
+          og.setThreads(threads);
+        };
+      },
+    },
+    prepare,
+  };
+}
 
 /**
  * A linear layer whose weights stay the same from call to call, so that a peer may lay them out once. Up to 16 rows are told apart
@@ -42,7 +80,7 @@ function linear(
   const measure: Pick<KernelCase, 'unit' | 'amount' | 'other' | 'limit'> =
     m === 1
       ? { unit: 'GB/s', amount: bytes, other: operations, limit: place === 'memory' ? 'read' : null }
-      : { unit: 'GFLOP/s', amount: operations, other: moved };
+      : { unit: 'GFLOP/s', amount: operations, other: moved, ...(dtype === 'bfloat16' ? { limit: null } : {}) };
   return {
     ...measure,
     name,
@@ -70,15 +108,22 @@ export const matmulCases: readonly KernelCase[] = [
   matmul(3072, 1536, 384, 'NT'),
   matmul(3072, 1536, 384, 'TN'),
   matmul(256, 50257, 768),
+  scaling(1024, 1024, 1024),
   linear(512, 2304, 768),
   linear(512, 3072, 768),
   linear(8, 2304, 768, 'cache'),
   linear(8, 3072, 768, 'memory'),
   linear(8, 50257, 768, 'memory'),
+  linear(4, 3072, 768, 'memory'),
   linear(1, 2304, 768, 'cache'),
   linear(1, 3072, 768, 'memory'),
   linear(1, 50257, 768, 'memory'),
   linear(512, 2304, 768, undefined, 'bfloat16'),
+  linear(512, 768, 3072, undefined, 'bfloat16'),
+  linear(8, 3072, 768, 'memory', 'bfloat16'),
+  matmul(3072, 1536, 384, 'NN', 'bfloat16'),
+  matmul(3072, 1536, 384, 'NT', 'bfloat16'),
+  matmul(3072, 1536, 384, 'TN', 'bfloat16'),
   linear(1, 3072, 768, 'memory', 'bfloat16'),
   linear(512, 2304, 768, undefined, 'float16'),
   linear(1, 3072, 768, 'memory', 'float16'),

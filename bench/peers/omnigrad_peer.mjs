@@ -1,6 +1,7 @@
 // omnigrad in a process of its own, as the peers are, so that peak memory and event-loop gaps compare. Plain JavaScript on
 // dist/: a TypeScript loader would count as our memory.
 import { setImmediate } from 'node:timers/promises';
+import { lora } from '../../dist/finetune/index.js';
 import * as og from '../../dist/index.js';
 import { serve } from './serve.mjs';
 
@@ -8,9 +9,32 @@ const ids = (vocab, ...shape) => og.randint(0, vocab, shape, { dtype: 'int32' })
 const modelOf = ({ layers, heads, width, context, vocab }) =>
   new og.GPT({ layers, heads, width, context, vocabSize: vocab });
 
-function training({ batch, ...geometry }) {
+const training = ({ batch, ...geometry }) => stepsOf(modelOf(geometry), batch, geometry);
+
+/** Adapters of q and v, over float32 or (`scheme`) quantised layers. */
+function adapting({ batch, rank, scheme, ...geometry }) {
   const model = modelOf(geometry);
-  const optimizer = new og.optim.AdamW(model.parameters(), { lr: 1e-3 });
+  if (scheme !== undefined) {
+    for (const block of model.blocks) {
+      for (const [parent, names] of [
+        [block.attention, ['q', 'k', 'v', 'o']],
+        [block.mlp, ['up', 'down']],
+      ]) {
+        for (const name of names) {
+          const dense = parent[name];
+          parent[name] = og.nn.QuantizedLinear.from(dense, { scheme, groupSize: 64 });
+          dense.weight.dispose();
+        }
+      }
+    }
+    og.emptyCache();
+  }
+  return stepsOf(lora(model, { rank, target: /attention\.(q|v)$/ }), batch, geometry);
+}
+
+function stepsOf(model, batch, geometry) {
+  const trained = model.parameters().filter((tensor) => tensor.requiresGrad);
+  const optimizer = new og.optim.AdamW(trained, { lr: 1e-3 });
   const [x, y] = [ids(geometry.vocab, batch, geometry.context), ids(geometry.vocab, batch, geometry.context)];
   return {
     // As og.Trainer does it: the event loop turns between the parts of a step.
@@ -20,7 +44,7 @@ function training({ batch, ...geometry }) {
       optimizer.zeroGrad();
       og.scope(() => loss.backward());
       await setImmediate();
-      const norm = og.optim.gradNorm(model.parameters());
+      const norm = og.optim.gradNorm(optimizer.parameters());
       await setImmediate();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
       norm.dispose();
@@ -94,7 +118,7 @@ function withGap(work) {
   };
 }
 
-const works = { train: training, prefill, decode };
+const works = { train: training, adapt: adapting, prefill, decode };
 
 await serve(async (op, args, threads) => {
   if (!(op in works)) return undefined;

@@ -139,7 +139,8 @@ function quantize({ what, rows, width }) {
 
 /** @type {Readonly<Record<string, (args: any) => { node: object, operands: () => (object | null)[], results: object[], copies?: number } | undefined>>} */
 export const works = {
-  matmul: ({ m, n, k, form }) => {
+  matmul: ({ m, n, k, form, dtype }) => {
+    if (dtype !== 'float32') return undefined;
     const a = form === 'TN' ? floats(k, m) : floats(m, k);
     const b = form === 'NT' ? floats(n, k) : floats(k, n);
     const attributes = { transA: Number(form === 'TN'), transB: Number(form === 'NT') };

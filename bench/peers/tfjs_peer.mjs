@@ -10,7 +10,8 @@ wasm.setWasmPaths(join(dirname(require.resolve('@tensorflow/tfjs-backend-wasm/pa
 
 const uniform = (...shape) => tf.randomUniform(shape, -1, 1);
 const works = {
-  matmul: ({ m, n, k, form }) => {
+  matmul: ({ m, n, k, form, dtype }) => {
+    if (dtype !== 'float32') return undefined;
     if (form !== 'NN') return undefined; // transposed operands leave its fast kernel: 0.5 GFLOP/s, a minute a row
     if (2 * m * n * k > 1e10) return undefined; // its place is clear from the smaller ones
     const [a, b] = [uniform(m, k), uniform(k, n)];

@@ -1,4 +1,7 @@
-"""The model of og.GPT in PyTorch eager mode: pre-norm blocks, exact GELU, learnt positions, tied embeddings, SDPA."""
+"""The model of og.GPT in PyTorch: pre-norm blocks, exact GELU, learnt positions, tied embeddings, SDPA. Eager; training goes through
+torch.compile where OG_TORCH_COMPILE is set."""
+import os
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -46,19 +49,56 @@ class GPT(nn.Module):
 
 
 def training_step(layers, heads, width, context, batch, vocab):
-    model = GPT(layers, heads, width, context, vocab)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return steps(GPT(layers, heads, width, context, vocab), batch, context, vocab)
+
+
+def steps(model, batch, context, vocab):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3)
     x, y = torch.randint(0, vocab, (batch, context)), torch.randint(0, vocab, (batch, context))
 
+    def loss_of(x, y):
+        return F.cross_entropy(model(x).view(-1, vocab), y.view(-1))
+
+    if os.environ.get("OG_TORCH_COMPILE"):
+        loss_of = torch.compile(loss_of)
+
     def once():
-        loss = F.cross_entropy(model(x).view(-1, vocab), y.view(-1))
+        loss = loss_of(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         loss.item()
 
     return once
+
+
+class Apart(nn.Module):
+    """q, k and v out of three layers, so that adapters can stand on two of them."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(width, width) for _ in range(3))
+
+    def forward(self, x):
+        return torch.cat((self.q(x), self.k(x), self.v(x)), 2)
+
+
+def adapting_step(batch, rank, scheme=None, **geometry):
+    """A training step of PEFT's LoRA on q and v."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        return None
+    if scheme is not None:
+        return None
+
+    model = GPT(**geometry)
+    for block in model.blocks:
+        block.qkv = Apart(geometry["width"])
+    model = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=["q", "v"]))
+    return steps(model, batch, geometry["context"], geometry["vocab"])
 
 
 def prefill(layers, heads, width, context, vocab, prompt):

@@ -17,6 +17,7 @@ WORK = {
     **torch_work.WORK,
     **torch_quantized.WORK,
     "train": torch_gpt.training_step,
+    "adapt": torch_gpt.adapting_step,
     "prefill": torch_gpt.prefill,
     "decode": torch_gpt.decode,
 }
@@ -50,7 +51,7 @@ def main():
                 if once is None:
                     reply = {"ok": False, "reason": "unknown"}
                 else:
-                    grad = request["op"] == "train" or bool(request["args"].get("backward"))
+                    grad = request["op"] in ("train", "adapt") or bool(request["args"].get("backward"))
                     slots[request["slot"]] = (once, grad)
                 del once  # or the last work would never be freed
             elif request["do"] == "run":

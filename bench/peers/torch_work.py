@@ -21,9 +21,10 @@ def way_back(y, inputs):
     return lambda: torch.autograd.grad(y, inputs, gradient, retain_graph=True)
 
 
-def matmul(m, n, k, form):
-    a = uniform(k, m).t() if form == "TN" else uniform(m, k)
-    b = uniform(n, k).t() if form == "NT" else uniform(k, n)
+def matmul(m, n, k, form, dtype):
+    dtype = getattr(torch, dtype)
+    a = uniform(k, m).to(dtype).t() if form == "TN" else uniform(m, k).to(dtype)
+    b = uniform(n, k).to(dtype).t() if form == "NT" else uniform(k, n).to(dtype)
     return lambda: torch.mm(a, b)
 
 

@@ -6,7 +6,6 @@
  */
 import { existsSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
-import { cpus } from 'node:os';
 import path from 'node:path';
 import { Command } from 'commander';
 import ts from 'typescript';
@@ -22,6 +21,7 @@ const SHAPE = { context: CONTEXT, layers: 4, heads: 4, width: 256 };
 const VOCABULARY = 2048;
 const SEED = 1337;
 const PROMPT = 'interface HTML';
+const OPTIMIZER = { lr: 2e-3, betas: [0.9, 0.95], weightDecay: 0.1 } as const;
 
 const command = new Command('npm start --')
   .option('--text <file>', 'train on this text instead of the TypeScript declaration files')
@@ -70,13 +70,19 @@ function makeModel(vocabSize: number): og.GPT {
   return new og.GPT({ ...SHAPE, vocabSize }, { generator: og.generator(SEED) });
 }
 
-function makeTrainer(model: og.GPT, train: og.TextDataset, valid: og.TextDataset, steps: number): og.Trainer<og.GPT> {
+function makeTrainer(
+  model: og.GPT,
+  train: og.TextDataset,
+  valid: og.TextDataset,
+  steps: number,
+  callbacks: og.TrainCallback<og.GPT>[],
+): og.Trainer<og.GPT> {
   return new og.Trainer(model, {
     train,
     valid,
     batchSize: BATCH,
     steps,
-    optimizer: (parameters) => new optim.AdamW(parameters, { lr: 2e-3, betas: [0.9, 0.95], weightDecay: 0.1 }),
+    optimizer: (parameters) => new optim.AdamW(parameters, OPTIMIZER),
     schedule: schedules.cosine({ warmup: Math.min(50, steps >> 3), end: 0.05 }),
     clipGradNorm: 1,
     evalEvery: Math.max(50, Math.ceil(steps / 8)),
@@ -84,6 +90,23 @@ function makeTrainer(model: og.GPT, train: og.TextDataset, valid: og.TextDataset
     checkpoint: { dir: file('checkpoints'), every: 200, keep: 2 },
     seed: SEED,
     config: model.config,
+    callbacks,
+  });
+}
+
+/** What is written down about the run: `report.html` is made of it, and `tensorboard --logdir` shows it while it goes on. */
+function makeLogger(model: og.GPT, plan: Plan): og.RunLogger<og.GPT> {
+  return new og.RunLogger<og.GPT>({
+    dir: options.out,
+    config: {
+      model: model.config,
+      optimizer: OPTIMIZER,
+      steps: plan.steps,
+      batchSize: BATCH,
+      clipGradNorm: 1,
+      seed: SEED,
+    },
+    card: { text: plan.text ?? 'the declaration files of TypeScript' },
   });
 }
 
@@ -153,22 +176,16 @@ async function main(): Promise<void> {
   say(
     `Model: ${(model.parameterCount() / 1e6).toFixed(1)} million parameters; ${plan.steps} steps of ${BATCH * CONTEXT} tokens; ${threads} threads, ${isa}.`,
   );
-  const trainer = makeTrainer(model, train, valid, plan.steps);
-  const progress = new og.TrainingProgress();
-  const steps: og.StepEvent[] = [];
-  const evals: og.EvalEvent[] = [];
-  const begun = performance.now();
+  const progress = new og.TrainingProgress<og.GPT>();
+  const logger = makeLogger(model, plan);
+  const trainer = makeTrainer(model, train, valid, plan.steps, [progress, logger]);
   // Should the machine become slower than planned, training ends early rather than late.
   for await (const event of trainer.run({ signal: interrupt.signal, timeLimit: minutes * 75 })) {
-    progress.show(event);
-    if (event.type === 'step') steps.push(event);
-    if (event.type === 'eval') evals.push(event);
     if (event.type === 'done' && event.reason === 'aborted') {
       say('Saved. Run the same command again to go on.');
       return;
     }
   }
-  const trainingSeconds = (performance.now() - begun) / 1000;
   await og.saveSafetensors(file('model.safetensors'), model.stateDict(), { config: JSON.stringify(model.config) });
 
   const variants: Variant[] = [{ name: 'float32', model }];
@@ -180,33 +197,26 @@ async function main(): Promise<void> {
     options.text === undefined
       ? [PROMPT, 'declare function ', '/**\n * Returns']
       : [(await loadCorpus(options.text)).valid.slice(0, 40)];
-  const samples: { title: string; text: string }[] = [];
+  const samples: string[] = [];
   for (const [i, prompt] of prompts.entries()) {
     const text = await sampleText(model, tokenizer, prompt, SEED + i);
     const title =
       options.text === undefined
         ? `${JSON.stringify(prompt)} (${syntaxErrors(text)} syntax errors)`
         : JSON.stringify(prompt);
-    samples.push({ title, text });
+    samples.push(text);
+    logger.addSample({ title, text });
   }
-  say(`\nWhat it writes after ${JSON.stringify(prompts[0])}:\n\n${samples[0]!.text}\n`);
+  say(`\nWhat it writes after ${JSON.stringify(prompts[0])}:\n\n${samples[0]}\n`);
 
-  const rates = steps.map((event) => event.tokensPerSecond);
-  await og.writeReport(file('report.html'), {
+  logger.addResults({
+    rows: rows.map((row) => ({ name: row.name, cells: columns(row) })),
+    facts: { 'peak tensor memory': og.formatBytes(og.memory().peakBytes) },
+  });
+  const run = await og.readRun(options.out);
+  await og.writeRunReport(file('report.html'), [run], {
     title: 'A GPT trained in TypeScript',
     summary: `${(model.parameterCount() / 1e6).toFixed(1)} million parameters, ${plan.steps} steps on ${options.text ?? 'the declaration files of TypeScript'}; validation perplexity ${rows[0]!.perplexity.toFixed(2)}.`,
-    steps,
-    evals,
-    rows: rows.map((row) => ({ name: row.name, cells: columns(row) })),
-    samples,
-    facts: {
-      processor: `${cpus()[0]?.model ?? 'unknown'}, ${threads} threads, ${isa}`,
-      'training time': og.formatDuration(trainingSeconds),
-      'median training tokens/s': rates.length > 0 ? Math.round(median(rates)).toLocaleString('en') : '–',
-      'peak tensor memory': og.formatBytes(og.memory().peakBytes),
-      model: JSON.stringify(model.config),
-      node: process.version,
-    },
   });
   say(`Report: ${file('report.html')}`);
 }

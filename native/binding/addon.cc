@@ -283,13 +283,18 @@ napi_value configure(napi_env env, napi_callback_info info) {
         if (std::strcmp(name, isa_name((Isa)i)) == 0) set_isa((Isa)i);
     }
   }
-  napi_value object, isas;
+  napi_value object, isas, features;
   napi_create_object(env, &object);
   napi_create_array(env, &isas);
-  uint32_t n = 0;
+  napi_create_array(env, &features);
+  uint32_t n = 0, count = 0;
   for (int i = 0; i < kIsaCount; i++)
     if (isa_available((Isa)i)) napi_set_element(env, isas, n++, text(env, isa_name((Isa)i)));
+  for (int i = 0; i < kFeatureCount; i++)
+    if (cpu_feature((CpuFeature)i))
+      napi_set_element(env, features, count++, text(env, cpu_feature_name((CpuFeature)i)));
   set(env, object, "isas", isas);
+  set(env, object, "features", features);
   set(env, object, "isa", text(env, isa_name(current_isa())));
   set(env, object, "threads", number(env, threads()));
   set(env, object, "hardwareThreads", number(env, hardware_threads()));

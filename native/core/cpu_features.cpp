@@ -22,6 +22,7 @@ std::atomic<bool> switched_off[kFeatureCount];
 
 bool machine_has(CpuFeature feature) {
 #if defined(__x86_64__)
+  if (feature == kBf16Dot) return __builtin_cpu_supports("avx512bf16");
   return feature == kVnni && __builtin_cpu_supports("avx512vnni");
 #elif defined(__ARM_FEATURE_DOTPROD)
   return feature == kDotProduct;
@@ -95,6 +96,11 @@ bool set_isa(Isa isa) {
   if (!isa_available(isa)) return false;
   chosen.store(isa, std::memory_order_relaxed);
   return true;
+}
+
+const char* cpu_feature_name(CpuFeature feature) {
+  static const char* const names[kFeatureCount] = {"vnni", "dotprod", "bf16"};
+  return names[feature];
 }
 
 bool cpu_feature(CpuFeature feature) {

@@ -21,8 +21,11 @@ bool set_isa(Isa isa);
 enum CpuFeature {
   kVnni = 0,        // AVX512_VNNI: dot products of bytes
   kDotProduct = 1,  // the same on arm64 (FEAT_DotProd)
-  kFeatureCount = 2
+  kBf16Dot = 2,     // AVX512_BF16: dot products of bfloat16
+  kFeatureCount = 3
 };
+/** Its name, as in the addon's configuration: vnni, dotprod, bf16. */
+const char* cpu_feature_name(CpuFeature feature);
 /** Whether the machine has it and it has not been switched off. */
 bool cpu_feature(CpuFeature feature);
 /** Switches a feature off, or on again where the machine has it: for tests and comparisons of the other path. */

@@ -1,6 +1,9 @@
 /**
  * The float GEMM frame: C = init + A·B for one matrix, any strides, float32 or 16-bit operands, float32 sums.
  *
+ * What the panels hold is a Panels type: FloatPanels (below) one step of k in each 32-bit word, PairPanels
+ * (gemm_bf16.h) two. Depths and k count elements, `steps` words.
+ *
  * The smaller operand is packed whole, by all threads; then the larger dimension is cut into tasks, each of which packs
  * its own part and runs blocks of KC steps of k over MC × (its columns) tiles, so that an A block stays in L2 and a B
  * panel in L1 (Goto and van de Geijn 2008). K is never split between threads and every border depends on the shape
@@ -32,14 +35,14 @@ struct MatrixView {
 
 /** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
  * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else
- * b.column. `epilogue` is told that this is matrix `batch`.
+ * b.column. `a_lines` likewise; a.column = 1 where a line holds a row. `epilogue` is told that this is matrix `batch`.
  */
 struct GemmCall {
   int64_t m, n, k;
   MatrixView a, b, c;
   const float* init;
   int64_t init_row, init_column;
-  const LineSource* b_lines = nullptr;
+  const LineSource *b_lines = nullptr, *a_lines = nullptr;
   Epilogue epilogue = {};
   int64_t batch = 0;
   const float* packed_b = nullptr;  // B as pack_whole leaves it; read instead of b where the packed way is taken
@@ -66,9 +69,24 @@ constexpr int64_t kMinTasks = 8;
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-/** Length of the k blocks: K cut evenly into pieces of at most kKC, each a multiple of 16. */
+/** Panels of float32, whatever the operands are stored in. */
+struct FloatPanels : FloatWords {
+  template <int P>
+  static void pack(const Operand& from, int64_t rows, int64_t depth, float* to) {
+    og::pack<P>(from, rows, depth, to);
+  }
+};
+
+/** Words of a panel row that hold `depth` steps of k. */
+template <class Panels>
+inline int64_t steps_of(int64_t depth) {
+  return ceil_div(depth, Panels::kGroup);
+}
+
+/** Length of the k blocks: K cut evenly into pieces of at most kKC words, each a multiple of 16. */
+template <class Panels>
 inline int64_t block_k(int64_t k) {
-  const int64_t blocks = ceil_div(k, kKC);
+  const int64_t blocks = ceil_div(k, kKC * Panels::kGroup);
   return blocks <= 1 ? k : (ceil_div(k, blocks) + 15) / 16 * 16;
 }
 
@@ -80,8 +98,9 @@ inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
 }
 
 /** Where the block of `depth` steps from k on, and of columns from `column` on, lies in a whole packed B. */
+template <class Panels>
 inline const float* packed_at(const float* packed, int64_t n, int64_t k, int64_t depth, int64_t column) {
-  return packed + k * (ceil_div(n, kNR) * kNR) + column * depth;
+  return packed + k / Panels::kGroup * (ceil_div(n, kNR) * kNR) + column * steps_of<Panels>(depth);
 }
 
 /** The aligned start of such memory. */
@@ -90,24 +109,27 @@ inline float* packed_start(void* memory) {
 }
 
 /** All of B, packed once for many products: block of k after block of k, panel after panel. */
+template <class Panels>
 inline void pack_whole(const MatrixView& b, int64_t n, int64_t k, float* to) {
-  const int64_t kc = block_k(k), panels = ceil_div(n, kNR);
+  const int64_t kc = block_k<Panels>(k), panels = ceil_div(n, kNR);
   parallel_ranges(panels, kSpread, [&](int64_t begin, int64_t end) {
     const int64_t column = begin * kNR, columns = least(n, end * kNR) - column;
     for (int64_t at = 0; at < k; at += kc) {
       const int64_t depth = least(kc, k - at);
-      pack<kNR>(advance({b.data, b.dtype, b.column, b.row}, column, at), columns, depth,
-                const_cast<float*>(packed_at(to, n, at, depth, column)));
+      Panels::template pack<kNR>(advance({b.data, b.dtype, b.column, b.row}, column, at), columns, depth,
+                                 const_cast<float*>(packed_at<Panels>(to, n, at, depth, column)));
     }
   });
 }
 
 /**
- * Packed A panels [m rows] times packed B panels [n columns], one block of kc steps. `ends`: the block completes the
- * sums of a product with an epilogue, in which out.c lies at (row, column).
+ * Packed A panels [m rows] times packed B panels [n columns], one block of so many steps. `ends`: the block completes
+ * the sums of a product with an epilogue, in which out.c lies at (row, column).
  */
-inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, const float* b, const TileOut& out,
+template <class Panels>
+inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a, const float* b, const TileOut& out,
                             const GemmCall* ends = nullptr, int64_t row = 0, int64_t column = 0) {
+  const TileFn whole = tile_of<Panels>(kMR);
   for (int64_t i0 = 0; i0 < m; i0 += kMC) {
     const int64_t i1 = least(m, i0 + kMC);
     const int64_t width = ends ? kFinishFloats / (i1 - i0) / kNR * kNR : n;
@@ -117,13 +139,27 @@ inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, co
         for (int64_t i = i0; i < i1; i += kMR) {
           const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
           const int64_t rows = m - i;
-          if (rows >= kMR)
-            tile<kMR>(kc, a + i * kc, b + j * kc, at, n - j);
-          else
-            tile_of(rows)(kc, a + i * kc, b + j * kc, at, n - j);
+          (rows >= kMR ? whole : tile_of<Panels>(rows))(steps, a + i * steps, b + j * steps, at, n - j);
         }
       }
       if (ends) ends->finish(out.c + i0 * out.ldc + j0, out.ldc, row + i0, column + j0, i1 - i0, j1 - j0);
+    }
+  }
+}
+
+/** Stores a float32 block [m × n], leading dimension ld, with its columns as lines, `stride` apart. */
+inline void emit_turned(const float* block, int64_t ld, int64_t m, int64_t n, float* to, int64_t stride) {
+  for (int64_t i = 0; i < m; i += kLanes) {
+    const float* rows[kLanes];
+    const int count = lanes_left(m - i, 0);
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const int here = lanes_left(n - j, 0);
+      for (int r = 0; r < count; r++) rows[r] = block + (i + r) * ld + j;
+      Vf lines[kBlockK];
+      transpose_block(rows, count, here, lines);
+#pragma GCC unroll 16
+      for (int c = 0; c < kBlockK; c++)
+        if (c < here) store_first(to + (j + c) * stride + i, lines[c], count);
     }
   }
 }
@@ -132,6 +168,8 @@ inline void multiply_panels(int64_t m, int64_t n, int64_t kc, const float* a, co
 inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const MatrixView& c, int64_t row,
                  int64_t column) {
   const int64_t size = dtype_size(c.dtype);
+  if (c.dtype == OG_F32 && c.row == 1 && m > 1)
+    return emit_turned(block, ld, m, n, static_cast<float*>(c.data) + row + column * c.column, c.column);
   for (int64_t i = 0; i < m; i++) {
     char* to = static_cast<char*>(c.data) + ((row + i) * c.row + column * c.column) * size;
     const float* from = block + i * ld;
@@ -147,6 +185,7 @@ inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const Mat
 inline bool is_direct(const MatrixView& c) { return c.dtype == OG_F32 && c.column == 1; }
 
 /** One round: rows [m0, m1), columns [n0, n1), steps [k0, k1) of the product, into a direct C or (k complete) any C. */
+template <class Panels>
 struct Round {
   const GemmCall* call;
   int64_t m0, m1, n0, n1, k0, k1, kc;
@@ -156,7 +195,7 @@ struct Round {
   int failed;           // a task found no memory
 
   Operand a_at(int64_t row, int64_t k) const {
-    return advance({call->a.data, call->a.dtype, call->a.row, call->a.column}, row, k);
+    return advance({call->a.data, call->a.dtype, call->a.row, call->a.column, call->a_lines}, row, k);
   }
   Operand b_at(int64_t column, int64_t k) const {
     return advance({call->b.data, call->b.dtype, call->b.column, call->b.row, call->b_lines}, column, k);
@@ -168,11 +207,11 @@ struct Round {
     const int64_t padded = ceil_div(total, unit) * unit;
     for (int64_t k = k0; k < k1; k += kc) {
       const int64_t depth = least(kc, k1 - k);
-      float* target = to + (k - k0) * padded + begin * depth;
+      float* target = to + (k - k0) / Panels::kGroup * padded + begin * steps_of<Panels>(depth);
       if (columns_first)
-        pack<kMR>(a_at(m0 + begin, k), end - begin, depth, target);
+        Panels::template pack<kMR>(a_at(m0 + begin, k), end - begin, depth, target);
       else
-        pack<kNR>(b_at(n0 + begin, k), end - begin, depth, target);
+        Panels::template pack<kNR>(b_at(n0 + begin, k), end - begin, depth, target);
     }
   }
 
@@ -188,7 +227,8 @@ struct Round {
 
     const float* packed = columns_first ? call->packed_b : nullptr;
     ScratchFrame scratch;
-    float* own = packed ? nullptr : scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * kc);
+    float* own =
+        packed ? nullptr : scratch.take<float>(ceil_div(end - begin, own_unit) * own_unit * steps_of<Panels>(kc));
     const bool direct = is_direct(call->c);
     float* block =
         direct ? static_cast<float*>(call->c.data) + row * call->c.row + column : scratch.take<float>(rows * columns);
@@ -198,46 +238,48 @@ struct Round {
     }
     const int64_t ldc = direct ? call->c.row : columns;
     for (int64_t k = k0; k < k1 && !cancelled(); k += kc) {
-      const int64_t depth = least(kc, k1 - k);
+      const int64_t depth = least(kc, k1 - k), steps = steps_of<Panels>(depth);
       TileOut out{block, ldc, block, ldc};
       if (k == 0)
         out.init = call->init ? call->init + row * call->init_row + column : nullptr, out.ldi = call->init_row;
-      const float* other = shared + (k - k0) * shared_padded;
+      const float* other = shared + (k - k0) / Panels::kGroup * shared_padded;
       const GemmCall* ends = call->epilogue.run && k + depth == call->k ? call : nullptr;
       if (columns_first) {
         const float* panels = own;
         if (packed)
-          panels = packed_at(packed, call->n, k, depth, column);
+          panels = packed_at<Panels>(packed, call->n, k, depth, column);
         else
-          pack<kNR>(b_at(column, k), columns, depth, own);
-        multiply_panels(rows, columns, depth, other, panels, out, ends, row, column);
+          Panels::template pack<kNR>(b_at(column, k), columns, depth, own);
+        multiply_panels<Panels>(rows, columns, steps, other, panels, out, ends, row, column);
       } else {
-        pack<kMR>(a_at(row, k), rows, depth, own);
-        multiply_panels(rows, columns, depth, own, other, out, ends, row, column);
+        Panels::template pack<kMR>(a_at(row, k), rows, depth, own);
+        multiply_panels<Panels>(rows, columns, steps, own, other, out, ends, row, column);
       }
     }
     if (!direct) emit(block, ldc, rows, columns, call->c, row, column);
   }
 };
 
+template <class Panels>
 inline int32_t gemm_rounds(const GemmCall& call) {
-  Round round{};
+  Round<Panels> round{};
   round.call = &call;
   round.columns_first = call.n >= call.m;
   const int64_t shared_total = round.columns_first ? call.m : call.n;
   const int64_t unit = round.columns_first ? kMR : kNR;
-  round.kc = block_k(call.k);
+  round.kc = block_k<Panels>(call.k);
   // how much of the shared operand is packed at a time
   const bool packs = round.columns_first || !call.packed_b;
   int64_t depth = call.k, width = shared_total;
-  if (packs && depth * width > kPackLimit) {
+  if (packs && steps_of<Panels>(depth) * width > kPackLimit) {
     width = least(shared_total, 4096);
-    if (depth * width > kPackLimit && is_direct(call.c)) depth = kPackLimit / width / round.kc * round.kc;
-    width = least(shared_total, kPackLimit / depth / unit * unit);
+    if (steps_of<Panels>(depth) * width > kPackLimit && is_direct(call.c))
+      depth = kPackLimit * Panels::kGroup / width / round.kc * round.kc;
+    width = least(shared_total, kPackLimit / steps_of<Panels>(depth) / unit * unit);
     if (width < unit) width = least(unit, shared_total);
   }
   ScratchFrame scratch;
-  float* shared = packs ? scratch.take<float>(ceil_div(width, unit) * unit * depth) : nullptr;
+  float* shared = packs ? scratch.take<float>(ceil_div(width, unit) * unit * steps_of<Panels>(depth)) : nullptr;
   if (packs) OG_SCRATCH(shared, "packed matrix");
   round.shared = packs ? shared : call.packed_b;
   for (int64_t w = 0; w < shared_total; w += width) {
@@ -253,7 +295,9 @@ inline int32_t gemm_rounds(const GemmCall& call) {
       if (packs)
         parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
       const int64_t total = round.columns_first ? call.n : call.m;
-      round.length = round.columns_first ? task_length(total, kNC, kNR) : task_length(total, kMC, kMR);
+      // a task that packs nothing and has a single tile of rows may be short: threads share the work more evenly
+      const int64_t wanted = call.packed_b && call.m <= kMR ? kNC / 2 : kNC;
+      round.length = round.columns_first ? task_length(total, wanted, kNR) : task_length(total, kMC, kMR);
       parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });
       if (round.failed) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for a task");
     }
@@ -262,13 +306,14 @@ inline int32_t gemm_rounds(const GemmCall& call) {
 }
 
 /** A C that cannot be summed in place and a K too deep to pack at once: the sums live in a float32 copy of C. */
+template <class Panels>
 inline int32_t gemm_through_copy(const GemmCall& call) {
   ScratchFrame scratch;
   float* sums = scratch.take<float>(call.m * call.n);
   OG_SCRATCH(sums, "float32 sums");
   GemmCall inner = call;
   inner.c = {sums, OG_F32, call.n, 1};
-  OG_TRY(gemm_rounds(inner));
+  OG_TRY(gemm_rounds<Panels>(inner));
   parallel_ranges(call.m, grain_for(call.n), [&](int64_t begin, int64_t end) {
     emit(sums + begin * call.n, call.n, end - begin, call.n, call.c, begin, 0);
   });
@@ -276,10 +321,12 @@ inline int32_t gemm_through_copy(const GemmCall& call) {
 }
 
 /** m, n, k > 0. */
+template <class Panels = FloatPanels>
 inline int32_t gemm(const GemmCall& call) {
-  const int64_t shared = least(call.m, call.n);
-  if (!is_direct(call.c) && shared > 0 && call.k > kPackLimit / least(shared, 256)) return gemm_through_copy(call);
-  return gemm_rounds(call);
+  const int64_t shared = least(call.m, call.n), steps = steps_of<Panels>(call.k);
+  if (!is_direct(call.c) && shared > 0 && steps > kPackLimit / least(shared, 256))
+    return gemm_through_copy<Panels>(call);
+  return gemm_rounds<Panels>(call);
 }
 
 }  // namespace

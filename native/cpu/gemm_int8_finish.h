@@ -49,6 +49,10 @@ struct Finish {
     return c.dtype == OG_F32 && c.column == 1 && !corrects() &&
            (!residual.data || (residual.dtype == OG_F32 && residual.column == 1));
   }
+  /** Whether it may come scaled and then only needs an activation and rounding to codes. */
+  bool is_coded() const {
+    return (c.dtype == OG_I8 || c.dtype == OG_U8) && c.column == 1 && !corrects() && !residual.data;
+  }
 };
 
 /** 1/(1 + e^-x) times x. */
@@ -138,7 +142,17 @@ template <class T>
 void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, int64_t stride) {
   const float low = (float)((int32_t)std::numeric_limits<T>::min() - zero);
   const float high = (float)((int32_t)std::numeric_limits<T>::max() - zero);
-  for (int64_t i = 0; i < n; i++) {
+  int64_t i = 0;
+  if (stride == 1) {
+    typedef T Codes __attribute__((vector_size(kLanes)));
+    for (; i + kLanes <= n; i += kLanes) {
+      const Vf x = load(from + i) / scale;
+      const Vf clipped = min_second(set1(high), max_second(set1(low), select(x == x, x, Vf{})));
+      const Codes codes = __builtin_convertvector(to_int(round_small(clipped)) + zero, Codes);
+      std::memcpy(to + i, &codes, sizeof codes);
+    }
+  }
+  for (; i < n; i++) {
     const float x = from[i] / scale;
     const float clipped = x < low ? low : x > high ? high : x == x ? x : 0.f;
     const float magic = 12582912.f;  // 1.5 · 2^23: rounds to the nearest integer, ties to even
@@ -180,6 +194,33 @@ inline void finish_scaled(const Finish& f, int64_t row, int64_t rows, int64_t co
       return activate_in_place<kSilu>(rows, to, f.c.row, more, f.residual.row);
     default:
       return activate_in_place<kNone>(rows, to, f.c.row, more, f.residual.row);
+  }
+}
+
+/** The same for codes: `y` holds the scaled tile, rows `ld` floats apart. */
+inline void finish_coded(const Finish& f, int64_t row, int64_t rows, int64_t column, float* y, int64_t ld) {
+  switch (f.activation) {
+    case kRelu:
+      activate_in_place<kRelu>(rows, y, ld, nullptr, 0);
+      break;
+    case kGeluExact:
+      activate_in_place<kGeluExact>(rows, y, ld, nullptr, 0);
+      break;
+    case kGeluTanh:
+      activate_in_place<kGeluTanh>(rows, y, ld, nullptr, 0);
+      break;
+    case kSilu:
+      activate_in_place<kSilu>(rows, y, ld, nullptr, 0);
+      break;
+    default:
+      break;
+  }
+  uint8_t* to = static_cast<uint8_t*>(f.c.data) + row * f.c.row + column;
+  for (int64_t r = 0; r < rows; r++, to += f.c.row, y += ld) {
+    if (f.c.dtype == OG_I8)
+      requantize(y, 2 * kLanes, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), 1);
+    else
+      requantize(y, 2 * kLanes, f.out_scale, f.out_zero, to, 1);
   }
 }
 

@@ -187,7 +187,7 @@ struct Int8Gemm {
     const int64_t steps = packed_steps<Kind>(call->k);
     const int64_t a_panel = panel_bytes_a<Kind>(call->k), b_panel = panel_bytes_b<Kind>(call->k);
     const char* a_bytes = reinterpret_cast<const char*>(a);
-    const bool plain = finish.is_plain(), scaled = finish.is_scaled();
+    const bool plain = finish.is_plain(), scaled = finish.is_scaled(), coded = finish.is_coded();
     int64_t block = a_panel > 0 ? kInt8Block / a_panel * kRows : m1 - m0;
     if (block < 4 * kRows) block = 4 * kRows;
     for (int64_t i0 = m0; i0 < m1; i0 += block) {
@@ -208,8 +208,15 @@ struct Int8Gemm {
             if (scaled) finish_scaled(finish, i, rows, j);
             continue;
           }
-          alignas(64) int32_t sums[kRows * kColumns];
           fetch_output(i, rows, j, columns);
+          if (coded && height == rows && columns == kColumns) {
+            alignas(64) float y[kRows * kColumns];
+            const TileScale scale{finish.rows.scale + i, here.scale, here.bias};
+            tile(steps, from, panel, here.add, reinterpret_cast<int32_t*>(y), kColumns, &scale);
+            finish_coded(finish, i, rows, j, y, kColumns);
+            continue;
+          }
+          alignas(64) int32_t sums[kRows * kColumns];
           tile(steps, from, panel, here.add, sums, kColumns, nullptr);
           finish_block(finish, here, sums, kColumns, i, rows, j, columns);
         }

@@ -17,6 +17,8 @@ namespace og {
 namespace {
 
 constexpr int64_t kFewRows = 8;
+/** So many rows read a packed B, where there is one: sequential, and no sums across lanes. */
+constexpr int64_t kLeastPackedRows = 3;
 
 OG_INLINE Vf load_tail(const float* p, int n) { return load_first(p, n); }
 template <class T>
@@ -405,14 +407,17 @@ inline bool multiply_few_columns(const GemmCall& call, int32_t* status) {
   return true;
 }
 
-/** The product by the way that suits its shape and layout. m, n, k > 0. */
+/** The product by the way that suits its shape and layout, of panels where it is packed. m, n, k > 0. */
+template <class Panels>
 inline int32_t multiply(const GemmCall& call) {
   int32_t status = OG_OK;
   if (call.n <= kFewRows && call.m > call.n && multiply_few_columns(call, &status)) return status;
-  if (is_few_rows(call))
+  const bool reads_packed = call.packed_b && call.m >= kLeastPackedRows && call.m <= kFewRows;
+  if (is_few_rows(call) && !reads_packed)
     return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
-  if (is_direct_call(call)) return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
-  return gemm(call);
+  if (is_direct_call(call) && !reads_packed)
+    return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
+  return gemm<Panels>(call);
 }
 
 }  // namespace

@@ -1,10 +1,14 @@
 /**
- * Register tiles of the float32 GEMM: C[R × kNR] = init + A·B, with the sum over k held in vector registers.
+ * Register tiles of the float GEMM: C[R × kNR] = init + A·B, with the float32 sum over k held in vector registers.
  *
- * Packed panels: A `[k][kMR]`, B `[k][kNR]`, B 64-byte aligned. The tile sizes fill the register file:
- *   AVX-512 14×32 (28 accumulators of 32), AVX2 6×16 (12 of 16), NEON 8×12 (24 of 32), SSE2 6×8 (12 of 16).
- * The inner loop of AVX2 is assembly: it needs 20 instructions per 6 cycles, and compilers add moves to them.
- * Accumulation is float32 by FMA (SSE2: multiply, then add), in the order of k.
+ * Packed panels of 32-bit words: A `[step][kMR]`, B `[step][kNR]`, B 64-byte aligned. What a word holds is a Words
+ * type: FloatWords  one float32; summed by FMA (SSE2: multiply, then add), in the order of k PairWords   (AVX512_BF16,
+ * kBf16Dot) two bfloat16, the even k in the low half; vdpbf16ps: sum = fma(even, fma(odd, sum)), each rounded to
+ * nearest even. It takes operands below 2^-126 for zero and flushes results below that. The tile sizes fill the
+ * register file: AVX-512 14×32 (28 accumulators of 32), AVX2 6×16 (12 of 16), NEON 8×12 (24 of 32), SSE2 6×8 (12 of
+ * 16). The inner loop of AVX2 is assembly: it needs 20 instructions per 6 cycles, and compilers add moves to them.
+ * vdpbf16ps is assembly because an intrinsic of an instruction beyond the file's own set cannot be inlined into a
+ * template.
  */
 #ifndef OMNIGRAD_CPU_GEMM_TILE_H
 #define OMNIGRAD_CPU_GEMM_TILE_H
@@ -24,6 +28,23 @@ constexpr int kMR = 8, kNV = 3;
 constexpr int kMR = 6, kNV = 2;
 #endif
 constexpr int kNR = kNV * kLanes;
+
+struct FloatWords {
+  static constexpr int kGroup = 1;
+  static OG_INLINE Vf broadcast(const float* word) { return set1(*word); }
+  static OG_INLINE Vf dot(Vf a, Vf b, Vf sum) { return fma(a, b, sum); }
+};
+
+#if OG_LANES == 16
+struct PairWords {
+  static constexpr int kGroup = 2;
+  static OG_INLINE Vf broadcast(const float* word) { return (Vf)_mm512_set1_ps(*word); }
+  static OG_INLINE Vf dot(Vf a, Vf b, Vf sum) {
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+    return sum;
+  }
+};
+#endif
 
 /** How many of the `left` remaining elements the vector that starts `offset` further on holds. */
 OG_INLINE int lanes_left(int64_t left, int offset) {
@@ -115,9 +136,12 @@ OG_INLINE void accumulate_6x16(int64_t turns, const float*& a, const float*& b, 
 #undef OG_ROW
 #endif
 
+/** Bytes of B fetched ahead, into L2, where few rows are done with a line before hardware has the next from memory. */
+constexpr int kTileAhead = 8192;
+
 /** One tile of R ≤ kMR rows and n ≤ kNR columns from packed panels. */
-template <int R>
-void tile(int64_t kc, const float* a, const float* b, const TileOut& out, int64_t n) {
+template <class Words, int R>
+void tile(int64_t steps, const float* a, const float* b, const TileOut& out, int64_t n) {
   Vf x[R][kNV];
 #pragma GCC unroll 16
   for (int i = 0; i < R; i++) {
@@ -128,19 +152,23 @@ void tile(int64_t kc, const float* a, const float* b, const TileOut& out, int64_
   }
 #if OG_LANES == 8 && defined(__x86_64__)
   if constexpr (R == 6) {
-    if (kc >= 4) accumulate_6x16(kc / 4, a, b, x);
-    kc %= 4;
+    if (steps >= 4) accumulate_6x16(steps / 4, a, b, x);
+    steps %= 4;
   }
 #endif
-  for (int64_t k = 0; k < kc; k++) {
+  for (int64_t step = 0; step < steps; step++) {
     Vf row[kNV];
 #pragma GCC unroll 16
     for (int j = 0; j < kNV; j++) row[j] = load(b + j * kLanes);
+    if constexpr (R <= 8) {
+      __builtin_prefetch(reinterpret_cast<const char*>(b) + kTileAhead, 0, 2);
+      if (kNR > 16) __builtin_prefetch(reinterpret_cast<const char*>(b) + kTileAhead + 64, 0, 2);
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
-      const Vf v = set1(a[i]);
+      const Vf v = Words::broadcast(a + i);
 #pragma GCC unroll 16
-      for (int j = 0; j < kNV; j++) x[i][j] = fma(v, row[j], x[i][j]);
+      for (int j = 0; j < kNV; j++) x[i][j] = Words::dot(v, row[j], x[i][j]);
     }
     a += kMR;
     b += kNR;
@@ -148,28 +176,29 @@ void tile(int64_t kc, const float* a, const float* b, const TileOut& out, int64_
   finish_tile(x, out, n);
 }
 
-typedef void (*TileFn)(int64_t kc, const float* a, const float* b, const TileOut& out, int64_t n);
+typedef void (*TileFn)(int64_t steps, const float* a, const float* b, const TileOut& out, int64_t n);
 
-/** tile<m>, for the rows at the lower edge: they cost what they hold. */
+/** tile<Words, m>, for the rows at the lower edge: they cost what they hold. */
+template <class Words>
 inline TileFn tile_of(int64_t m) {
   static const TileFn fns[] = {
-    tile<1>,
-    tile<2>,
-    tile<3>,
-    tile<4>,
-    tile<5>,
-    tile<6>,
+    tile<Words, 1>,
+    tile<Words, 2>,
+    tile<Words, 3>,
+    tile<Words, 4>,
+    tile<Words, 5>,
+    tile<Words, 6>,
 #if OG_LANES == 16 || defined(__aarch64__)
-    tile<7>,
-    tile<8>,
+    tile<Words, 7>,
+    tile<Words, 8>,
 #endif
 #if OG_LANES == 16
-    tile<9>,
-    tile<10>,
-    tile<11>,
-    tile<12>,
-    tile<13>,
-    tile<14>,
+    tile<Words, 9>,
+    tile<Words, 10>,
+    tile<Words, 11>,
+    tile<Words, 12>,
+    tile<Words, 13>,
+    tile<Words, 14>,
 #endif
   };
   return fns[(m < kMR ? m : kMR) - 1];

@@ -8,12 +8,15 @@
  * and have its dtype; they are computed on each part of the result while it is in cache (gemm_epilogue.h), with the
  * bits of separate calls.
  *
- * The fifth input, optional, is b as matmul_pack made it, for a float32 b that all matrices share: products that would
- * pack b read it instead, and give the same bits. It is made for one instruction set; `reference` ignores it.
+ * The fifth input, optional, is b as matmul_pack made it, for a float32 or bfloat16 b that all matrices share: products
+ * that would pack b in that form read it instead, and give the same bits. It is made for one instruction set;
+ * `reference` ignores it, and so does a set without dot products of bfloat16 for such a b.
  *
  * float32, float16 and bfloat16, mixed freely: float32 sums (gemm_frame.h, gemm_small.h), rounded once to the output's
  * dtype. Error against exact arithmetic: at most that of a plain float32 loop, K·2^-24·Σ|a·b|. NaN and infinity
- * propagate: no term is skipped. Integers: exact modulo the output's width (gemm_int.h). float64: `reference` only.
+ * propagate: no term is skipped. Two bfloat16 operands take dot products of pairs where the machine has them
+ * (gemm_bf16.h): the same bound, but operands below 2^-126 may count as zero. Integers: exact modulo the output's width
+ * (gemm_int.h). float64: `reference` only.
  *
  * Parallel split: by columns or rows of one product, or by matrices of a batch; by shape only, K never split.
  * `reference` is the definition: one loop per element, in k order, sum in the element type, then the bias.
@@ -24,6 +27,7 @@
 #include "gemm_activation.h"
 #include "gemm_int.h"
 #ifndef OG_IS_REFERENCE
+#include "gemm_bf16.h"
 #include "gemm_small.h"
 #endif
 
@@ -213,7 +217,10 @@ int32_t multiply_one(const Product& p, int64_t index) {
   if (p.chain) call.epilogue = {run_chain_end, p.chain};
   call.batch = index;
   call.packed_b = p.packed_b;
-  if (p.k > 0) return multiply(call);
+#if OG_LANES == 16
+  if (p.k > 0 && is_of_pairs(call)) return multiply<PairPanels>(call);
+#endif
+  if (p.k > 0) return multiply<FloatPanels>(call);
   for (int64_t i = 0; i < p.m; i++) {  // an empty sum: the bias, or zero
     ScratchFrame line;
     float* zeros = line.take<float>(p.n);
@@ -264,22 +271,25 @@ int32_t multiply_integers(const Product& p) {
 
 #endif
 
-/** Whether a vector is one of (n + 31)·k + 16 floats, the size of a packed b: the same on every instruction set, so
- * that callers need not know which. No product of sizes that a frame may claim. */
-bool is_packed_size(const og_view& packed, int64_t n, int64_t k) {
+/** Whether a vector is one of (n + 31)·steps + 16 floats, the size of a packed b, with two bfloat16 to a step: the same
+ * on every instruction set, so that callers need not know which. No product of sizes that a frame may claim. */
+bool is_packed_size(const og_view& packed, const og_view& b, int64_t n, int64_t k) {
   if (packed.dtype != OG_F32 || packed.rank != 1 || !is_contiguous(packed)) return false;
-  const int64_t room = packed.shape[0] - 16;
-  return k == 0 ? room == 0 : room % k == 0 && room / k == n + 31;
+  const int64_t room = packed.shape[0] - 16, steps = b.dtype == OG_BF16 ? k / 2 + k % 2 : k;
+  return steps == 0 ? room == 0 : room % steps == 0 && room / steps == n + 31;
 }
+bool is_packable(const og_view& b) { return b.dtype == OG_F32 || b.dtype == OG_BF16; }
 
-int32_t check_packed(const og_view& packed, const og_view& b, Product& p) {
+int32_t check_packed(const og_view& packed, const og_view& a, const og_view& b, Product& p) {
   if (!is_present(packed)) return OG_OK;
-  OG_REQUIRE(b.dtype == OG_F32 && is_packed_size(packed, p.n, p.k),
-             "matmul: packed must hold (N + 31)·K + 16 floats, for a float32 b");
+  OG_REQUIRE(is_packable(b) && is_packed_size(packed, b, p.n, p.k),
+             "matmul: packed must hold (N + 31)·K + 16 floats for a float32 b, (N + 31)·⌈K/2⌉ + 16 for a bfloat16 b");
   for (int i = 0; i < b.rank - 2; i++)
     OG_REQUIRE(b.shape[i] == 1 || b.strides[i] == 0, "matmul: a packed b must be shared by all matrices");
-#ifndef OG_IS_REFERENCE
-  p.packed_b = packed_start(packed.data);
+#ifdef OG_IS_REFERENCE
+  (void)a;
+#else
+  if (b.dtype == OG_F32 || (a.dtype == OG_BF16 && has_pairs())) p.packed_b = packed_start(packed.data);
 #endif
   return OG_OK;
 }
@@ -319,7 +329,7 @@ int32_t run_matmul(const og_call* call, ChainEnd* chain) {
     OG_SUPPORTED(more->dtype == c.dtype, "matmul: residual and pre must have the output's dtype");
   }
   OG_REQUIRE(!is_present(pre) || is_contiguous(pre), "matmul: pre must be contiguous");
-  OG_TRY(check_packed(packed, b, p));
+  OG_TRY(check_packed(packed, a, b, p));
   p.rank = batch_rank;
   p.batch = 1;
   for (int i = 0; i < batch_rank; i++) {
@@ -351,17 +361,25 @@ int32_t kernel_matmul(const og_call* call) { return run_matmul(call, nullptr); }
 int32_t kernel_matmul_pack(const og_call* call) {
   const og_view &b = call->inputs[0], &packed = call->outputs[0];
   OG_REQUIRE(b.rank == 2, "matmul_pack: expected a matrix");
-  OG_SUPPORTED(b.dtype == OG_F32 && packed.dtype == OG_F32, "matmul_pack: float32 only");
+  OG_SUPPORTED(is_packable(b) && packed.dtype == OG_F32, "matmul_pack: float32 or bfloat16 to float32 only");
   const int64_t k = b.shape[0], n = b.shape[1];
-  OG_REQUIRE(is_packed_size(packed, n, k), "matmul_pack: expected room for (N + 31)·K + 16 floats");
+  OG_REQUIRE(is_packed_size(packed, b, n, k),
+             "matmul_pack: expected room for (N + 31)·K + 16 floats, of a bfloat16 b (N + 31)·⌈K/2⌉ + 16");
   if (n == 0 || k == 0) return OG_OK;
-#ifdef OG_IS_REFERENCE
-  float* to = data_of<float>(packed);  // nobody reads it; b's elements in their order are as good as any
-  for (int64_t i = 0; i < k; i++)
-    for (int64_t j = 0; j < n; j++) to[i * n + j] = data_of<const float>(b)[i * b.strides[0] + j * b.strides[1]];
-#else
-  pack_whole({b.data, OG_F32, b.strides[0], b.strides[1]}, n, k, packed_start(packed.data));
+#ifndef OG_IS_REFERENCE
+  const MatrixView from{b.data, b.dtype, b.strides[0], b.strides[1]};
+  if (b.dtype == OG_F32) {
+    pack_whole<FloatPanels>(from, n, k, packed_start(packed.data));
+    return OG_OK;
+  }
+#if OG_LANES == 16
+  if (has_pairs()) {
+    pack_whole<PairPanels>(from, n, k, packed_start(packed.data));
+    return OG_OK;
+  }
 #endif
+#endif
+  std::memset(packed.data, 0, (size_t)count_of(packed) * sizeof(float));  // nobody reads it
   return OG_OK;
 }
 

@@ -96,7 +96,8 @@ function render(findings: Findings): string {
     else if (reason !== '') lines.push(`           ${reason}`);
   }
   if (native !== undefined) {
-    lines.push(row('instructions', `${native.isa} in use; available: ${native.isas.join(', ')}`));
+    const more = native.features.length > 0 ? `; with ${native.features.join(', ')}` : '';
+    lines.push(row('instructions', `${native.isa} in use; available: ${native.isas.join(', ')}${more}`));
     lines.push(row('threads', `${native.threads} in use, ${native.hardwareThreads} offered by the machine`));
   }
   for (const [name, result] of Object.entries(checks)) lines.push(row('check', `${name}: ${result}`));

@@ -4,11 +4,15 @@ import { Command } from 'commander';
 import { OmniError } from '../errors.js';
 import { packageVersion } from '../runtime/load.js';
 import { doctorCommand } from './doctor.js';
+import { runsCommand } from './runs.js';
+import { trainCommand } from './train.js';
 
 const program = new Command('omnigrad')
   .description('Tensors, autograd and GPT training for TypeScript')
   .version(packageVersion())
   .addCommand(doctorCommand())
+  .addCommand(trainCommand())
+  .addCommand(runsCommand())
   .showHelpAfterError();
 
 try {

@@ -5,7 +5,7 @@ import { noGrad } from '../autograd/grad.js';
 import { empty, tensor } from '../tensor/create.js';
 import { keep, scope } from '../tensor/scope.js';
 import { Tensor } from '../tensor/tensor.js';
-import { checkInteger } from '../util/assert.js';
+import { checkBoolean, checkInteger, checkKeys } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import type { Dataset } from './loader.js';
 import { hostRandom } from './permutation.js';
@@ -38,6 +38,7 @@ export class TextDataset implements Dataset<TextBatch> {
 
   /** @throws AttributeError if there are too few tokens for one window */
   constructor(tokens: ArrayLike<number> | Tensor, options: TextDatasetOptions) {
+    checkKeys('TextDataset', options, ['context', 'shift', 'seed']);
     this.context = checkInteger('TextDataset', 'context', options.context, 1);
     this.seed = checkInteger('TextDataset', 'seed', options.seed ?? 0, 0);
     this.tokens = tokens instanceof Tensor ? tokens : keep(tensor(Int32Array.from(tokens)));
@@ -53,7 +54,7 @@ export class TextDataset implements Dataset<TextBatch> {
         actual: formatValue(this.tokens.size),
       });
     }
-    this.shift = (options.shift ?? true) && this.tokens.size > 2 * this.context + 1;
+    this.shift = checkBoolean('TextDataset', 'shift', options.shift ?? true) && this.tokens.size > 2 * this.context + 1;
   }
 
   /** Windows in an epoch. */

@@ -4,6 +4,22 @@
  * @module
  */
 export {
+  addBottleneck,
+  bottleneck,
+  bottlenecksOf,
+  loadBottleneck,
+  removeBottleneck,
+  saveBottleneck,
+  setActiveBottlenecks,
+  withoutBottlenecks,
+  type BottleneckOptions,
+  type BottleneckPlacement,
+  type LoadBottleneckOptions,
+} from './bottleneck.js';
+export { BottleneckAdapter, BottleneckSet, type BottleneckActivation } from './bottleneck_layer.js';
+export { contrastiveLoss, infoNce, type Embedder, type InfoNceOptions, type PairBatch } from './contrastive.js';
+export { cacheFeatures, FeatureDataset, featureLoss, type FeatureBatch, type FeatureModel } from './features.js';
+export {
   freeze,
   headOnly,
   trainableParameters,
@@ -13,6 +29,42 @@ export {
   type TrainableReport,
 } from './freeze.js';
 export { type Target } from '../nn/surgery.js';
+export { gradualUnfreezing, type GradualUnfreezingOptions } from './gradual.js';
+export {
+  EmbeddingModel,
+  SequenceClassifier,
+  SequenceRegressor,
+  TokenClassifier,
+  type ClassifierOptions,
+  type EmbeddingOptions,
+  type HeadOptions,
+  type Problem,
+  type RegressorOptions,
+  type TokenClassifierOptions,
+} from './heads.js';
+export {
+  encodeChat,
+  InstructionDataset,
+  instructionLoss,
+  type EncodedChat,
+  type InstructionBatch,
+  type InstructionExample,
+  type InstructionModel,
+  type InstructionOptions,
+} from './instruction.js';
+export {
+  LabelledDataset,
+  labelledLoss,
+  PairDataset,
+  type LabelledBatch,
+  type LabelledExample,
+  type LabelledModel,
+  type LabelledOptions,
+  type PairExample,
+  type RowOptions,
+  type TextEncoder,
+  type TextOrIds,
+} from './labelled.js';
 export {
   adaptersOf,
   adapterState,
@@ -37,6 +89,16 @@ export {
   type LoraInit,
   type LoraVariant,
 } from './lora_linear.js';
+export {
+  accuracy,
+  classificationScores,
+  evaluateClassifier,
+  f1Score,
+  type ClassificationScores,
+  type Classifier,
+  type ClassScore,
+  type F1Average,
+} from './metrics.js';
 export { loadAdapter, type LoadAdapterOptions } from './peft_load.js';
 export { type PeftArchitecture } from './peft_names.js';
 export { saveAdapter, type SaveAdapterOptions } from './peft_save.js';
@@ -70,11 +132,10 @@ export { precomputeReference, type PrecomputeOptions } from './preference/refere
 export {
   RewardModel,
   rewardModeling,
-  type HiddenModel,
   type RewardModelingOptions,
   type RewardModelOptions,
 } from './preference/reward.js';
-export { type RowBatch, type RowOptions, type TokenIds } from './preference/rows.js';
+export { type AnswerRowOptions, type RowBatch, type TokenIds } from './preference/rows.js';
 export {
   dpo,
   kto,
@@ -101,3 +162,19 @@ export { greedySoup, type GreedySoup, type GreedySoupOptions } from './merge/sou
 export { averageStates, taskArithmetic, taskVector, type TaskArithmeticOptions } from './merge/states.js';
 export { dareStates, tiesStates, type DareOptions, type TiesOptions, type TrimScope } from './merge/ties.js';
 export { combineAdapters, type CombineAdaptersOptions } from './merge/adapters.js';
+export { type HiddenModel, type LengthOptions, type Pooling } from './pooling.js';
+export {
+  prefixTuning,
+  PrefixEncoder,
+  PromptEmbedding,
+  promptTuning,
+  VirtualTokenModel,
+  type PrefixOptions,
+  type PromptOptions,
+} from './virtual_tokens.js';
+export {
+  loadVirtualTokens,
+  saveVirtualTokens,
+  type LoadVirtualTokensOptions,
+  type SaveVirtualTokensOptions,
+} from './virtual_tokens_peft.js';

@@ -3,14 +3,16 @@
  *
  * @module
  */
-import { AttributeError, ShapeError } from '../errors.js';
+import { AttributeError } from '../errors.js';
 import { add } from '../ops/arithmetic.js';
+import { expand } from '../ops/broadcast.js';
 import { crossEntropy } from '../ops/cross_entropy.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
 import { linear } from '../ops/linear.js';
 import { ropeTables } from '../ops/rope.js';
 import { indexSelect } from '../ops/indexing.js';
-import { narrow, reshape } from '../ops/views.js';
+import { concat } from '../ops/join.js';
+import { narrow, reshape, unsqueeze } from '../ops/views.js';
 import { TransformerBlock, makeNorm, type NormKind } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
@@ -26,12 +28,11 @@ import {
   type GeneratedPiece,
   type ModelCacheOptions,
 } from '../generate/generate.js';
-import { arange, tensor } from '../tensor/create.js';
 import type { Generator } from '../tensor/random.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
-import { formatShape } from '../util/format.js';
+import { positionIds, readCall, type HiddenOptions } from './gpt_inputs.js';
 
 /** Geometry of a {@link GPT}. */
 export interface GPTConfig {
@@ -115,19 +116,8 @@ function resolve(config: GPTConfig): ResolvedGPTConfig {
   };
 }
 
-/** Positions [B, T] of the next `time` tokens behind so many. */
-function positionsOf(lengths: readonly number[], time: number): Tensor {
-  const list = Int32Array.from(
-    { length: lengths.length * time },
-    (_, i) => lengths[Math.floor(i / time)]! + (i % time),
-  );
-  return tensor(list, { shape: [lengths.length, time] });
-}
-
 /** Options of {@link GPT.forward}. */
-export interface ForwardOptions {
-  /** One cache a layer, from {@link GPT.makeCache}; positions continue behind what it holds. */
-  readonly cache?: readonly KvCache[];
+export interface ForwardOptions extends HiddenOptions {
   /** Logits of the last position only. Default false. */
   readonly lastOnly?: boolean;
 }
@@ -176,53 +166,56 @@ export class GPT extends Module {
    *
    * Shapes: ids `[B, T]` (int32 or int64) → `[B, T, vocabSize]` (`[B, 1, vocabSize]` with `lastOnly`).
    *
-   * @throws ShapeError if the sequence is longer than the context
+   * @throws ShapeError if a sequence is longer than the context, or an option has another shape
+   * @throws AttributeError for options that do not go together
    */
   forward(ids: Tensor, options: ForwardOptions = {}): Tensor {
+    const { lastOnly = false, ...rest } = options;
     return scope(() => {
-      const x = this.hidden(ids, options.cache);
-      const wanted = options.lastOnly ? narrow(x, 1, x.shape[1]! - 1, 1) : x;
+      const x = this.hidden(ids, rest);
+      const wanted = lastOnly ? narrow(x, 1, x.shape[1]! - 1, 1) : x;
       return this.logits(wanted);
     });
   }
 
-  /** Output of the last block after the final norm: ids `[B, T]` → `[B, T, width]`. */
-  hidden(ids: Tensor, cache?: readonly KvCache[]): Tensor {
-    if (ids.rank !== 2) {
-      throw new ShapeError({ op: 'GPT', argument: 'ids', expected: '[batch, time]', actual: formatShape(ids.shape) });
-    }
-    const time = ids.shape[1]!;
-    const past = cache?.[0]?.length ?? 0;
-    const lengths = cache?.[0]?.lengths ?? [];
-    if (past + time > this.config.context) {
-      throw new ShapeError({
-        op: 'GPT',
-        argument: 'ids',
-        expected: `at most ${this.config.context} positions`,
-        actual: `${past + time}`,
-        hint: 'Shorten the sequence or make a model of longer context',
-      });
-    }
+  /**
+   * Output of the last block after the final norm: ids `[B, T]` → `[B, T, width]`.
+   *
+   * @throws ShapeError if a sequence is longer than the context, or an option has another shape
+   * @throws AttributeError for options that do not go together
+   */
+  hidden(ids: Tensor, options: HiddenOptions = {}): Tensor {
+    const { cache, prefix } = options;
     return scope(() => {
-      const vectors = this.tokens.forward(ids);
-      // sequences of different lengths (a joined cache) stand at positions of their own
-      const ragged = lengths.some((length) => length !== past) ? positionsOf(lengths, time) : null;
-      let x = vectors;
-      if (this.positions !== null) x = add(x, this.positions.forward(ragged ?? arange(past, past + time)));
+      const call = readCall(ids, options, this.config);
+      const { prompt, positions, first, time, offsets } = call;
+      let x = this.tokens.forward(call.ids);
+      const front = prompt?.shape[0] ?? 0;
+      if (prompt !== null) x = concat([expand(unsqueeze(prompt, 0), [ids.shape[0]!, ...prompt.shape]), x], 1);
+      if (this.positions !== null) x = add(x, this.positions.forward(positionIds(call)));
       x = this.dropout.forward(x);
-      const rows = (table: Tensor): Tensor =>
-        ragged === null
-          ? narrow(table, 0, past, time)
-          : reshape(indexSelect(table, 0, reshape(ragged, [-1])), [lengths.length, 1, time, -1]);
+      const rows = (table: Tensor): Tensor => {
+        if (positions === null) return narrow(table, 0, first, time);
+        const batch = positions.rank === 2 ? [positions.shape[0]!, 1] : [];
+        return reshape(indexSelect(table, 0, reshape(positions, [-1])), [...batch, time, -1]);
+      };
       const rotary =
         this.#rotary === null ? {} : { rotary: { cos: rows(this.#rotary.cos), sin: rows(this.#rotary.sin) } };
       for (const [i, block] of this.blocks.entries()) {
+        const own = prefix?.[i];
         const layerCache = cache?.[i];
-        const next = block.forward(x, { ...rotary, ...(layerCache === undefined ? {} : { cache: layerCache }) });
+        const next = block.forward(x, {
+          ...rotary,
+          ...(offsets === null ? {} : { offsets }),
+          ...(own === undefined ? {} : { prefix: own }),
+          ...(layerCache === undefined ? {} : { cache: layerCache }),
+        });
         x.dispose(); // the record keeps what the gradient needs
         x = next;
       }
-      return this.norm.forward(x);
+      const wanted = front === 0 ? x : narrow(x, 1, front, time - front);
+      const y = this.norm.forward(wanted);
+      return offsets === null ? y : reshape(y, [...ids.shape, this.config.width]);
     });
   }
 
@@ -237,11 +230,11 @@ export class GPT extends Module {
    *
    * Shapes: ids and targets `[B, T]`.
    */
-  loss(ids: Tensor, targets: Tensor): Tensor {
+  loss(ids: Tensor, targets: Tensor, options: HiddenOptions = {}): Tensor {
     return scope(() => {
       const weight = this.plainHead();
-      if (weight !== null) return linearCrossEntropy(this.hidden(ids), weight, targets);
-      return crossEntropy(this.forward(ids), targets);
+      if (weight !== null) return linearCrossEntropy(this.hidden(ids, options), weight, targets);
+      return crossEntropy(this.forward(ids, options), targets);
     });
   }
 

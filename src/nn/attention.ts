@@ -2,6 +2,8 @@ import { AttributeError, ShapeError } from '../errors.js';
 import { alibiSlopes } from '../ops/alibi.js';
 import { scaledDotProductAttention } from '../ops/attention.js';
 import type { AttentionOptions as SdpaOptions } from '../ops/attention_options.js';
+import { expand } from '../ops/broadcast.js';
+import { concat } from '../ops/join.js';
 import { rope } from '../ops/rope.js';
 import { reshape, transpose } from '../ops/views.js';
 import type { Generator } from '../tensor/random.js';
@@ -36,6 +38,12 @@ export interface Rotary {
   readonly sin: Tensor;
 }
 
+/** Keys and values of positions, each `[B, kvHeads, length, headWidth]`. */
+export interface KeyValues {
+  readonly k: Tensor;
+  readonly v: Tensor;
+}
+
 /** What a call of attention needs besides its input. */
 export interface AttentionContext {
   /** Boolean (true: may be seen) or additive mask, broadcast to `[B, H, T, S]`. */
@@ -47,6 +55,8 @@ export interface AttentionContext {
   readonly spans?: SdpaOptions['spans'];
   /** Keys and values of earlier positions; this call's are appended. */
   readonly cache?: KvCache;
+  /** Keys and values in front of this call's, that every query sees: of a batch of 1 for all. A cache takes them in. */
+  readonly prefix?: KeyValues;
 }
 
 /**
@@ -110,18 +120,23 @@ export class MultiHeadAttention extends Module {
       transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
     let q = split(this.q.forward(x), this.heads); // [B, H, T, D]
     let k = split(this.k.forward(x), this.kvHeads);
-    const v = split(this.v.forward(x), this.kvHeads);
+    let v = split(this.v.forward(x), this.kvHeads);
     if (context.rotary !== undefined) {
       q = rope(q, context.rotary.cos, context.rotary.sin);
       k = rope(k, context.rotary.cos, context.rotary.sin);
     }
-    if (context.cache !== undefined && context.offsets !== undefined) {
+    if (context.offsets !== undefined && (context.cache ?? context.prefix) !== undefined) {
       throw new AttributeError({
         op: 'MultiHeadAttention',
         argument: 'offsets',
-        expected: 'none with a cache',
+        expected: 'none with a cache or a prefix',
         actual: 'both',
       });
+    }
+    if (context.prefix !== undefined) {
+      const [keys, values] = this.prefixOf(context.prefix, batch);
+      if (context.cache === undefined) [k, v] = [concat([keys, k], 2), concat([values, v], 2)];
+      else context.cache.append(keys, values);
     }
     const options = {
       causal: this.causal,
@@ -137,5 +152,18 @@ export class MultiHeadAttention extends Module {
     const { cache } = context;
     const y = cache === undefined ? scaledDotProductAttention(q, k, v, options) : cache.attend(q, k, v, options);
     return this.o.forward(reshape(transpose(y, 1, 2), [batch, time, this.heads * this.headWidth]));
+  }
+
+  /** A prefix for every sequence of the batch. @throws ShapeError if it does not fit the heads */
+  private prefixOf({ k, v }: KeyValues, batch: number): [Tensor, Tensor] {
+    const wanted = [batch, this.kvHeads, k.shape[2] ?? 0, this.headWidth];
+    const whole = (argument: string, x: Tensor): Tensor => {
+      if (x.rank === 4 && x.shape.every((length, i) => length === wanted[i] || (i === 0 && length === 1))) {
+        return expand(x, wanted);
+      }
+      const [expected, actual] = [formatShape(wanted), formatShape(x.shape)];
+      throw new ShapeError({ op: 'MultiHeadAttention', argument, expected, actual });
+    };
+    return [whole('prefix.k', k), whole('prefix.v', v)];
   }
 }

@@ -4,10 +4,11 @@
  * @module
  */
 import { DTypeError, ShapeError } from '../errors.js';
+import { multipliesBfloat16 } from '../runtime/backend.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { sameShape, type Shape } from '../tensor/shape.js';
-import { needsRecord } from '../tensor/tape.js';
+import { needsRecord, willRecord } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -141,18 +142,19 @@ const linearOp = defineOp<LinearAttrs>({
   cost: ([x, weight], [y]) => ({ flops: 2 * y!.size * x!.shape.at(-1)!, bytes: x!.bytes + weight!.bytes + y!.bytes }),
 });
 
-/** Rows of x up to which a product reads its weight in place, and beyond which packing it is below 2 % of the work. */
-const [FEW_ROWS, MANY_ROWS] = [8, 512];
+/** Rows of x from which on packing pays, up to which sums of an unpacked weight run in another order, and beyond which packing is
+ * below 2 % of the work. */
+const [LEAST_ROWS, FEW_ROWS, MANY_ROWS] = [3, 8, 512];
 
 /** The weight as the kernel would pack it for this call, if it was packed before or is worth it. */
 function packedFor(x: Tensor, weight: Tensor, others: readonly (Tensor | null)[]): Tensor | null {
-  if (x.dtype !== 'float32' || weight.dtype !== 'float32') return null;
-  if (needsRecord([x, weight, ...others])) {
+  if (x.dtype !== weight.dtype || (x.dtype === 'bfloat16' ? !multipliesBfloat16() : x.dtype !== 'float32')) return null;
+  if (willRecord([x, weight, ...others])) {
     packedFloats.drop(weight); // it is being trained
     return null;
   }
   const count = weight.shape[1] === 0 ? 0 : x.size / weight.shape[1]!;
-  return count > FEW_ROWS && count <= MANY_ROWS ? packedFloats.get(weight) : null;
+  return count >= LEAST_ROWS && count <= MANY_ROWS ? packedFloats.get(weight, count <= FEW_ROWS) : null;
 }
 
 function checkShapes(x: Tensor, weight: Tensor, bias: Tensor | null, residual: Tensor | null): void {
@@ -190,7 +192,8 @@ function checkShapes(x: Tensor, weight: Tensor, bias: Tensor | null, residual: T
  * what f was applied to is kept.
  *
  * A float32 weight that meets 9 to 512 rows without a gradient is packed at its second use, in memory of its own size, and read
- * so until it changes (`OG_PREPACK=0`: never).
+ * so until it changes (`OG_PREPACK=0`: never); one that meets 3 to 8 rows at its first, because sums of so few rows run in another
+ * order then. The same holds for bfloat16 where the machine multiplies it (`backend().features` has `bf16`).
  *
  * @shape x: (…, in), weight: (out, in), bias: (out), residual: (…, out) → (…, out)
  * @dtype floats; accumulates in float32 (float64 in float64)

@@ -282,3 +282,27 @@ export function piecewise(options: PiecewiseOptions): Schedule {
     return next === undefined ? low : low + ((next[1] - low) * (step - from)) / (next[0] - from);
   };
 }
+
+/** Options of {@link slantedTriangular}. */
+export interface SlantedTriangularOptions {
+  /** Share of the run in which the rate rises. Default 0.1. */
+  readonly cut?: number;
+  /** The highest rate over the lowest. Default 32. */
+  readonly ratio?: number;
+}
+
+/**
+ * A short linear rise from 1/ratio to 1, then a long linear fall back.
+ *
+ * @source Howard and Ruder 2018, arXiv 1801.06146, §3.2, equation 3
+ */
+export function slantedTriangular(options: SlantedTriangularOptions = {}): Schedule {
+  checkKeys('slantedTriangular', options, ['cut', 'ratio']);
+  const share = checkNumber('slantedTriangular', 'cut', options.cut ?? 0.1, 0, 1);
+  const ratio = checkNumber('slantedTriangular', 'ratio', options.ratio ?? 32, 1, Number.MAX_VALUE);
+  return (step, total) => {
+    const cut = Math.floor(total * share);
+    const p = step < cut ? step / cut : 1 - (step - cut) / Math.max(total - cut, 1);
+    return (1 + Math.max(p, 0) * (ratio - 1)) / ratio;
+  };
+}

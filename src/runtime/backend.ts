@@ -15,6 +15,8 @@ export interface BackendInfo {
   readonly isa: string;
   /** Those this machine and build offer. */
   readonly isas: readonly string[];
+  /** Instructions beyond those sets that single kernels use: `vnni` and `bf16` (in avx512), `dotprod` (in neon). */
+  readonly features: readonly string[];
   /** Threads of one kernel. */
   readonly threads: number;
   /** Cores this process may use. */
@@ -61,6 +63,14 @@ let isaInUse: string | null = null;
 export function currentIsa(): string {
   isaInUse ??= addon.configure().isa;
   return isaInUse;
+}
+
+let features: readonly string[] | null = null;
+
+/** @internal Whether products of two bfloat16 matrices are computed as such, rather than in float32. */
+export function multipliesBfloat16(): boolean {
+  features ??= addon.configure().features;
+  return features.includes('bf16') && currentIsa() === 'avx512';
 }
 
 /** Resolves when all queued work is done; rejects with what went wrong in it. */

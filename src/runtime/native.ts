@@ -24,6 +24,7 @@ export interface NativeFailure {
 
 export interface NativeConfiguration {
   readonly isas: readonly string[];
+  readonly features: readonly string[];
   readonly isa: string;
   readonly threads: number;
   readonly hardwareThreads: number;

@@ -14,3 +14,12 @@ export {
 } from './tokenizer.js';
 export { loadTokenizer } from './load.js';
 export { SentencePieceTokenizer, type SentencePieceOptions } from './sentencepiece.js';
+export {
+  applyChatTemplate,
+  ChatTemplate,
+  type ApplyChatTemplateOptions,
+  type ChatMessage,
+  type ChatTemplateOptions,
+  type RenderedChat,
+} from './chat_template.js';
+export { chatTemplateNames, type ChatTemplateName } from './chat_templates.js';

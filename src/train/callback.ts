@@ -18,6 +18,9 @@ export interface TrainContext<M extends Module = Module> {
   readonly total: number;
 }
 
+/** What a trainer is doing. */
+export type TrainPhase = 'training' | 'validating' | 'saving';
+
 /**
  * A part of a run with a say at fixed moments. Hooks run in the order of the list; those of a step run on the JavaScript thread
  * between enqueued kernels, so they should enqueue and not wait.
@@ -31,6 +34,8 @@ export interface TrainCallback<M extends Module = Module> {
   afterStep?(context: TrainContext<M>): void;
   /** An event, before `Trainer.run` yields it. May wait. */
   onEvent?(event: TrainEvent, context: TrainContext<M>): void | Promise<void>;
+  /** The trainer turns to something else. */
+  onPhase?(phase: TrainPhase, context: TrainContext<M>): void;
   /** Saved with each checkpoint under this name, if given; JSON-safe. Both or neither of the two below need it. */
   readonly name?: string;
   stateDict?(): unknown;

@@ -52,14 +52,14 @@ export function checkBoolean(op: string, argument: string, value: unknown): bool
   throw new AttributeError({ op, argument, expected: 'true or false', actual: formatValue(value) });
 }
 
-/** @throws AttributeError naming the first key of `options` that is not in `known` */
-export function checkKeys(op: string, options: object, known: readonly string[]): void {
+/** @throws AttributeError naming the first key of `options` that is not in `known`, as one of `argument` */
+export function checkKeys(op: string, options: object, known: readonly string[], argument = 'options'): void {
   for (const key of Object.keys(options)) {
     if (!known.includes(key)) {
       const nearest = nearestName(key, known);
       throw new AttributeError({
         op,
-        argument: 'options',
+        argument,
         expected: known.join(', ') || 'no options',
         actual: JSON.stringify(key),
         hint: nearest === undefined ? undefined : `Did you mean ${nearest}`,

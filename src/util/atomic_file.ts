@@ -1,7 +1,8 @@
 /**
  * Files that are either as they were or complete: written beside the target, synced, then renamed over it.
  */
-import { open, rename, unlink, type FileHandle } from 'node:fs/promises';
+import { constants } from 'node:fs';
+import { copyFile, link, open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { ResourceError } from '../errors.js';
 
@@ -62,6 +63,21 @@ export async function writeFileAtomically(
       hint: 'What the file held before is untouched',
       cause,
     });
+  }
+}
+
+/**
+ * Gives a file a second name, replacing what had it: a hard link, or a copy where the file system has none. The name means the old file or
+ * the new one at any moment.
+ */
+export async function linkAtomically(source: string, target: string): Promise<void> {
+  const temporary = `${target}.${process.pid}.${counter++}.tmp`;
+  try {
+    await link(source, temporary).catch(() => copyFile(source, temporary, constants.COPYFILE_FICLONE));
+    await rename(temporary, target);
+    await syncFolder(path.dirname(target));
+  } finally {
+    await unlink(temporary).catch(() => {}); // still there if both were names of one file: rename leaves them then
   }
 }
 

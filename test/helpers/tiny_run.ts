@@ -2,20 +2,15 @@
 import { pathToFileURL } from 'node:url';
 import * as og from '../../src/index.js';
 import { optim, schedules } from '../../src/index.js';
+import { tinyTokens } from './tiny_tokens.js';
+
+export { tinyTokens };
 
 export interface TinyRunOptions {
   readonly dir?: string;
   readonly steps?: number;
   readonly every?: number;
   readonly dropout?: number;
-}
-
-/** Tokens with structure: each is a function of the two before it, now and then a surprise. */
-export function tinyTokens(count = 4000, vocabSize = 32): Int32Array {
-  const ids = new Int32Array(count);
-  for (let i = 2; i < count; i++)
-    ids[i] = i % 17 === 0 ? (i * 7) % vocabSize : (3 * ids[i - 1]! + ids[i - 2]! + 1) % vocabSize;
-  return ids;
 }
 
 export function tinyModel(dropout = 0): og.GPT {

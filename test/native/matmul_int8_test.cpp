@@ -14,7 +14,7 @@ void for_each_path(const F& body) {
   for_each_isa([&](og::Isa isa) { body(isa); });
   for (int i = 0; i < og::kFeatureCount; i++) {
     const og::CpuFeature feature = (og::CpuFeature)i;
-    if (!og::cpu_feature(feature)) continue;
+    if (feature == og::kBf16Dot || !og::cpu_feature(feature)) continue;
     const og::Isa isa = feature == og::kVnni ? og::kAvx512 : og::kBaseline;
     if (!og::isa_available(isa)) continue;
     const std::string before = context();

@@ -138,6 +138,8 @@ test('linear refuses an end that does not fit', () => {
 });
 
 describe('weights packed for inference', () => {
+  const { isa, features } = og.backend();
+  const multipliesPairs = isa === 'avx512' && features.includes('bf16');
   const bytesOf = (f: () => unknown): number => {
     const before = og.memory().bytes;
     f();
@@ -171,14 +173,47 @@ describe('weights packed for inference', () => {
     assert.deepEqual(call(x, w), call(x, fresh));
   });
 
-  test('not for few rows, many rows, small weights, or other dtypes', () => {
+  test('at the first use by 3 to 8 rows: a call gives the bits of the one before', () => {
+    for (const [dtype, bytes] of [
+      ['float32', 4],
+      ['bfloat16', 2],
+    ] as const) {
+      if (dtype === 'bfloat16' && !multipliesPairs) continue;
+      for (const count of [3, 5, 8]) {
+        const [x, w] = [uniform(1, [count, 131], dtype), uniform(2, [150, 131], dtype)];
+        let want: Float64Array = new Float64Array();
+        const room = bytesOf(() => (want = call(x, w)));
+        const least = (150 + 31) * 131 * bytes;
+        assert.ok(room >= least && room < 1.25 * least, `${dtype} ${room}`);
+        assert.equal(
+          bytesOf(() => assert.deepEqual(call(x, w), want)),
+          0,
+        );
+        og.copy_(og.narrow(w, 0, 3, 1), og.full([1, 131], 0.5, { dtype }));
+        const fresh = og.clone(w);
+        assert.deepEqual(call(x, w), call(x, fresh));
+      }
+    }
+  });
+
+  test('of bfloat16, where the machine multiplies it: at the second use by more rows, half the memory', () => {
+    const [x, w] = [uniform(1, [20, 131], 'bfloat16'), uniform(2, [150, 131], 'bfloat16')];
+    const want = call(x, w);
+    const room = bytesOf(() => assert.deepEqual(call(x, w), want));
+    const least = (150 + 31) * 66 * 4;
+    if (multipliesPairs) assert.ok(room >= least && room < 1.25 * least, String(room));
+    else assert.equal(room, 0);
+  });
+
+  test('not for one or two rows, many rows, small weights, or other dtypes', () => {
     const w = uniform(2, [150, 130]);
     for (const [x, weight] of [
-      [uniform(1, [8, 130]), w],
+      [uniform(1, [2, 130]), w],
       [uniform(1, [513, 130]), w],
       [uniform(1, [20, 13]), uniform(2, [150, 13])],
       [uniform(1, [20, 130]), w.to('bfloat16')],
       [uniform(1, [20, 130], 'float16'), w],
+      [uniform(1, [20, 130], 'float16'), w.to('float16')],
     ] as const)
       for (let i = 0; i < 3; i++)
         assert.equal(

@@ -17,7 +17,7 @@ import {
   rowSettings,
   type Row,
   type RowBatch,
-  type RowOptions,
+  type AnswerRowOptions,
   type RowSettings,
   type TokenIds,
 } from './rows.js';
@@ -91,7 +91,7 @@ export abstract class PairedDataset<B extends PairedBatch> implements Dataset<B>
   }
 
   /** A digest of all rows, by which a cache knows what it was computed from. */
-  fingerprint(): string {
+  get fingerprint(): string {
     const hash = createHash('sha256');
     for (const { ids, promptLength } of this.rows) {
       hash.update(Int32Array.of(ids.length, promptLength));
@@ -120,7 +120,7 @@ export interface PreferenceExample {
 export class PreferenceDataset extends PairedDataset<PreferenceBatch> {
   private readonly margins: Float32Array;
 
-  constructor(examples: readonly PreferenceExample[], options: RowOptions = {}) {
+  constructor(examples: readonly PreferenceExample[], options: AnswerRowOptions = {}) {
     const op = 'PreferenceDataset';
     checkKeys(op, options, rowOptionKeys);
     const settings = rowSettings(op, options);
@@ -155,7 +155,7 @@ export interface KtoExample {
 }
 
 /** Options of {@link KtoDataset}. */
-export interface KtoDatasetOptions extends RowOptions {
+export interface KtoDatasetOptions extends AnswerRowOptions {
   /** Seed of the circle in which each prompt gets the next one's answer. Default 0. */
   readonly seed?: number;
 }

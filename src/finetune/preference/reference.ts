@@ -83,7 +83,7 @@ export async function precomputeReference<D extends PreferenceDataset | KtoDatas
   const adaptersOff = checkBoolean(op, 'withoutAdapters', options.withoutAdapters ?? false);
   if (adaptersOff) existingRegistry(op, model);
   const count = 2 * dataset.length;
-  const key = options.cache === undefined ? '' : `${dataset.fingerprint()} ${await weightsDigest(model, adaptersOff)}`;
+  const key = options.cache === undefined ? '' : `${dataset.fingerprint} ${await weightsDigest(model, adaptersOff)}`;
   const found = options.cache === undefined ? null : await cached(options.cache, key, count);
   if (found !== null) return dataset.withReference(found) as D;
   const logProbs = new Float32Array(count);

@@ -16,10 +16,8 @@ import { checkInteger, checkKeys, checkNumber } from '../../util/assert.js';
 import { formatShape } from '../../util/format.js';
 import type { PreferenceBatch } from './dataset.js';
 import { bradleyTerryLoss } from './losses.js';
+import type { HiddenModel } from '../pooling.js';
 import type { PreferenceMetrics } from './metrics.js';
-
-/** A model that gives the states `[B, T, width]` behind its last layer, as `GPT` does. */
-export type HiddenModel = Module & { hidden(ids: Tensor): Tensor };
 
 /** Options of {@link RewardModel}. */
 export interface RewardModelOptions {

@@ -11,7 +11,7 @@ import { formatValue } from '../../util/format.js';
 export type TokenIds = readonly number[] | Int32Array;
 
 /** How examples become rows. */
-export interface RowOptions {
+export interface AnswerRowOptions {
   /** Most tokens of prompt and answer together. A longer prompt loses its start, then the answer its end. Default: no limit. */
   readonly maxLength?: number;
   /** Id that fills short rows up. Any valid one will do: it is neither attended to by what stands before it nor counted. Default 0. */
@@ -23,7 +23,7 @@ export interface RowOptions {
 /** @internal */
 export const rowOptionKeys = ['maxLength', 'padId', 'padToMaxLength'];
 
-/** @internal {@link RowOptions} with defaults. */
+/** @internal {@link AnswerRowOptions} with defaults. */
 export interface RowSettings {
   readonly maxLength: number;
   readonly padId: number;
@@ -48,7 +48,7 @@ export interface RowBatch {
 }
 
 /** @internal @throws AttributeError naming the option that cannot be */
-export function rowSettings(op: string, options: RowOptions): RowSettings {
+export function rowSettings(op: string, options: AnswerRowOptions): RowSettings {
   const { maxLength = Infinity, padId = 0, padToMaxLength = false } = options;
   if (maxLength !== Infinity) checkInteger(op, 'maxLength', maxLength, 2);
   checkInteger(op, 'padId', padId, 0, 2 ** 31 - 1);

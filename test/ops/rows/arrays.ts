@@ -342,6 +342,7 @@ const products: Row[] = [
     oracle: (x, weight, bias) => plus(product(x!, transposed(weight!)), bias!),
     shapes: [
       [[9, 130], [150, 130], [150]],
+      [[5, 129], [150, 129], [150]],
       [[0, 4], [5, 4], [5]],
       [[1, 1], [1, 1], [1]],
       [[33, 257], [65, 257], [65]],

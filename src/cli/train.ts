@@ -1,0 +1,50 @@
+/** `omnigrad train`: trains a GPT as a configuration file says. */
+import { Command } from 'commander';
+
+interface TrainFlags {
+  readonly set: string[];
+  readonly resume?: boolean;
+  readonly dryRun?: boolean;
+}
+
+const collect = (value: string, list: string[]): string[] => [...list, value];
+
+/** The statuses of shells for a program that a signal ended. */
+const statuses = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** The first signal stops after the step under way and saves; a second one ends the process. */
+function stopOnSignals(): AbortSignal {
+  const stop = new AbortController();
+  for (const [name, status] of Object.entries(statuses)) {
+    process.on(name, () => {
+      if (stop.signal.aborted) process.exit(status);
+      process.exitCode = status;
+      stop.abort();
+    });
+  }
+  return stop.signal;
+}
+
+/** The subcommand. Its exit status is 130 after Ctrl-C, when the run is saved. */
+export function trainCommand(): Command {
+  return new Command('train')
+    .description('train a GPT on text: tokenizer, checkpoints, log, TensorBoard files, model and report in one folder')
+    .argument('<config>', 'a JSON file; paths in it are relative to the current folder')
+    .option('--set <key=value>', 'set an entry otherwise, such as optimizer.lr=1e-3; may be repeated', collect, [])
+    .option('--resume', 'go on from the newest checkpoint, if there is one')
+    .option('--dry-run', 'print the whole configuration and what would be done')
+    .action(async (file: string, { set, resume = false, dryRun = false }: TrainFlags) => {
+      const { readConfig } = await import('./train_config.js');
+      const config = await readConfig(file, set);
+      const { describePlan, train } = await import('./train_run.js');
+      const say = (text: string): void => void process.stdout.write(`${text}\n`);
+      if (dryRun) {
+        const plan = await describePlan(config);
+        say(`${JSON.stringify(config, null, 2)}\n\n${plan.trimEnd()}`);
+        return;
+      }
+      const { CI, TERM } = process.env;
+      const mode = (CI !== undefined && CI !== '' && CI !== 'false') || TERM === 'dumb' ? 'lines' : 'auto';
+      await train(config, { resume, signal: stopOnSignals(), say, mode });
+    });
+}
