@@ -93,17 +93,15 @@ export function patternName(pattern: ResolvedPattern): string {
 /** @internal @throws AttributeError if the units do not divide a layer's weight */
 export function checkDivides(op: string, { path, layer }: Site<Linear>, pattern: ResolvedPattern): void {
   const { inFeatures, outFeatures } = layer;
-  const refuse = (unit: number, expected: string): never => {
-    const actual = `a multiple of ${unit} is needed, which it is not`;
+  const refuse = (expected: string, actual: string): never => {
     const hint = 'Use another pattern for the layer, or skip it, with an override';
     throw new AttributeError({ op, argument: 'pattern', expected, actual, hint });
   };
-  const shape = `${outFeatures} × ${inFeatures}`;
   if (pattern.kind === 'neighbours') {
-    if (inFeatures % pattern.m !== 0)
-      refuse(pattern.m, `${pattern.m} to divide the ${inFeatures} inputs of ${path}, whose weight is ${shape}`);
+    const { n, m } = pattern;
+    if (inFeatures % m !== 0) refuse(`a multiple of ${m} inputs for ${n}:${m}`, `${path} with ${inFeatures}`);
   } else if (pattern.block !== null && (inFeatures % pattern.block !== 0 || outFeatures % pattern.block !== 0)) {
-    refuse(pattern.block, `squares of ${pattern.block} to divide the weight of ${path}, ${shape}`);
+    refuse(`a weight that divides into squares of ${pattern.block}`, `that of ${path}, ${outFeatures} × ${inFeatures}`);
   }
 }
 

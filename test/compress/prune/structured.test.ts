@@ -76,7 +76,6 @@ for (const [name, config] of Object.entries(configs)) {
 
   test(`${name}: a smaller model generates, trains, is saved and loaded`, async () => {
     const model = makeModel(config);
-    const before = og.memory().tensors;
     const options: PruneStructuresOptions = {
       heads: 0.5,
       neurons: 0.25,
@@ -104,14 +103,23 @@ for (const [name, config] of Object.entries(configs)) {
     const worse = tinyLoss(loaded);
     await trainTiny(loaded, { steps: 5 });
     assert.ok(tinyLoss(loaded) < worse);
-    loaded.dispose();
     const again = await pruneStructures(small, { neurons: 4 }); // and once more
     assert.equal(again.blocks[0]!.mlp.up.outFeatures, small.blocks[0]!.mlp.up.outFeatures - 4);
-    again.dispose();
-    small.dispose();
-    assert.ok(og.memory().tensors <= before + 8, `${og.memory().tensors - before} tensors are left behind`);
   });
 }
+
+test('what is made on the way is freed', async () => {
+  const model = makeModel(base);
+  const batches = [tinyDataset.batch([0, 1, 2, 3], 0)];
+  const counts: number[] = [];
+  for (const importance of ['magnitude', 'activation', 'taylor', 'magnitude', 'activation', 'taylor'] as const) {
+    const small = await pruneStructures(model, { heads: 1, neurons: 0.5, layers: 1, importance, calibration, batches });
+    small.dispose();
+    counts.push(og.memory().tensors);
+  }
+  // the first time, weights that are met again are packed; that stays
+  assert.deepEqual(counts.slice(3), [counts[2], counts[2], counts[2]]);
+});
 
 test('scope global compares over layers; the least important goes first', async () => {
   const model = makeModel(configs['gelu, learned positions']!);

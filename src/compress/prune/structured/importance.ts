@@ -108,10 +108,9 @@ async function byTaylor<M extends Module, B>(
       for (const tensor of before) tensor.dispose();
       await synchronize();
     }
-    const means = scope(() => noGrad(() => totals.map((total) => keep(mul(total, 1 / batches.length)))));
-    for (const tensor of totals) tensor.dispose();
-    return means;
+    return scope(() => noGrad(() => totals.map((total) => keep(mul(total, 1 / batches.length)))));
   } finally {
+    for (const tensor of totals) tensor.dispose();
     weights.forEach((weight, i) => (weight.requiresGrad = flags[i]!));
   }
 }
