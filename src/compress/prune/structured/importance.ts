@@ -80,9 +80,9 @@ async function byTaylor<M extends Module, B>(
   lossOf: (model: M, batch: B) => Tensor,
 ): Promise<Tensor[]> {
   const weights = sites.map(({ reader }) => reader.site.layer.weight);
-  const flags = weights.map(({ requiresGrad }) => requiresGrad);
+  const flags = model.parameters().map((parameter) => [parameter, parameter.requiresGrad] as const);
   let totals: Tensor[] = [];
-  for (const weight of weights) weight.requiresGrad = true;
+  for (const [parameter] of flags) parameter.requiresGrad = weights.includes(parameter); // no other gradient is wanted
   try {
     for (const batch of batches) {
       const before = totals;
@@ -111,7 +111,7 @@ async function byTaylor<M extends Module, B>(
     return scope(() => noGrad(() => totals.map((total) => keep(mul(total, 1 / batches.length)))));
   } finally {
     for (const tensor of totals) tensor.dispose();
-    weights.forEach((weight, i) => (weight.requiresGrad = flags[i]!));
+    for (const [parameter, requiresGrad] of flags) parameter.requiresGrad = requiresGrad;
   }
 }
 
