@@ -97,7 +97,7 @@ test('Wanda loses less of an output than magnitude where inputs differ in size, 
   const weight = og.randn([48, 64], { generator: og.generator(5) });
   const sizes = og.exp(og.randn([64], { generator: og.generator(6) }));
   const x = og.matmul(og.randn([400, 64], { generator: og.generator(7) }), og.mul(og.randn([64, 64], { generator: og.generator(8) }), sizes)); // prettier-ignore
-  for (const pattern of [{ sparsity: 0.5 }] as const) {
+  for (const pattern of [{ sparsity: 0.5 }, '2:4', { sparsity: 0.5, block: 16 }] as const) {
     const errors: number[] = [];
     for (const method of ['magnitude', 'wanda', 'sparsegpt'] as const) {
       const model = new nn.Sequential(nn.Linear.of(og.clone(weight)));

@@ -110,14 +110,15 @@ for (const [name, config] of Object.entries(configs)) {
 
 test('what is made on the way is freed', async () => {
   const model = makeModel(base);
+  const batches = [tinyDataset.batch([0, 1, 2, 3], 0)];
   const counts: number[] = [];
-  for (const importance of ['magnitude', 'activation', 'magnitude', 'activation'] as const) {
-    const small = await pruneStructures(model, { heads: 1, neurons: 0.5, layers: 1, importance, calibration });
+  for (const importance of ['magnitude', 'activation', 'taylor', 'magnitude', 'activation', 'taylor'] as const) {
+    const small = await pruneStructures(model, { heads: 1, neurons: 0.5, layers: 1, importance, calibration, batches });
     small.dispose();
     counts.push(og.memory().tensors);
   }
   // the first time, weights that are met again are packed; that stays
-  assert.deepEqual(counts.slice(2), [counts[1], counts[1]]);
+  assert.deepEqual(counts.slice(3), [counts[2], counts[2], counts[2]]);
 });
 
 test('scope global compares over layers; the least important goes first', async () => {
