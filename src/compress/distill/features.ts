@@ -6,15 +6,14 @@
 import { AttributeError, ShapeError } from '../../errors.js';
 import { noGrad } from '../../autograd/grad.js';
 import { Linear } from '../../nn/linear.js';
-import { Module } from '../../nn/module.js';
+import type { Module } from '../../nn/module.js';
 import { add, div, mul, sub } from '../../ops/arithmetic.js';
 import { expand } from '../../ops/broadcast.js';
 import { gt, logicalAnd, lt } from '../../ops/comparison.js';
 import { to } from '../../ops/copy.js';
 import { cosineSimilarity } from '../../ops/losses.js';
 import { sum } from '../../ops/reduce.js';
-import { softmax } from '../../ops/softmax.js';
-import { logSoftmax } from '../../ops/softmax.js';
+import { logSoftmax, softmax } from '../../ops/softmax.js';
 import { clamp, square } from '../../ops/unary.js';
 import { detach, reshape, unsqueeze } from '../../ops/views.js';
 import { where } from '../../ops/where.js';

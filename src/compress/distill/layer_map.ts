@@ -5,7 +5,7 @@
  */
 import { AttributeError } from '../../errors.js';
 import { MultiHeadAttention } from '../../nn/attention.js';
-import { Module } from '../../nn/module.js';
+import type { Module } from '../../nn/module.js';
 import { reshape } from '../../ops/views.js';
 import { keep } from '../../tensor/scope.js';
 import { Tensor } from '../../tensor/tensor.js';

@@ -100,7 +100,7 @@ describe('layer maps', () => {
     const twin = og.cloneModel(student);
     const module = new Distillation({ student, teacher: twin, alpha: 1, hidden: { layers, weight: 3 } });
     assertClose([module.loss(ids, ids).itemSync()], [0], { atol: 1e-6 });
-    og.noGrad(() => twin.norm.weight.copy_(og.mul(twin.norm.weight, 2)));
+    og.noGrad(() => twin.norm.weight!.copy_(og.mul(twin.norm.weight!, 2)));
     const difference = og.noGrad(() => og.mean(og.square(student.hidden(ids))).itemSync() as number);
     const cosine = new Distillation({ student, teacher: twin, alpha: 0, hidden: { layers, weight: 3 } });
     const task = student.loss(ids, ids).itemSync() as number;
