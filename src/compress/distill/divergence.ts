@@ -24,7 +24,8 @@ import { formatShape } from '../../util/format.js';
  * What is made small, p being the teacher's distribution and q the student's.
  *
  * - `forward`: KL(p ‖ q), Hinton's soft targets: q must cover all that p does.
- * - `reverse`: KL(q ‖ p), MiniLLM's: q keeps to what p finds likely, and may leave something out.
+ * - `reverse`: KL(q ‖ p): q keeps to what p finds likely, and may leave something out. It is taken token by token, the single-step part
+ *   of MiniLLM's objective; on batches that the student writes, GKD's form of it.
  * - `jensenShannon`: β·KL(p ‖ m) + (1 − β)·KL(q ‖ m) with m = β·p + (1 − β)·q, bounded, between the two.
  * - `hard`: cross-entropy with the class that the teacher finds likeliest. No temperature.
  */

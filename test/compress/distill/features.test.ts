@@ -108,6 +108,20 @@ describe('layer maps', () => {
     assert.ok(!Object.hasOwn(student.blocks[0]!, 'forward'), 'no hook stays');
   });
 
+  test('rows that are filled up give the loss of the rows alone', () => {
+    const module = new Distillation({
+      student, teacher, alpha: 1, hidden: { weight: 5 }, attention: { of: 'probabilities', weight: 7 },
+    }); // prettier-ignore
+    const short = og.tensor([[1, 2, 3]], { dtype: 'int32' });
+    const x = og.tensor([[1, 2, 3, 9, 9]], { dtype: 'int32' });
+    const y = og.tensor([[1, 2, 3, -100, -100]], { dtype: 'int32' });
+    const lengths = og.tensor([3], { dtype: 'int32' });
+    const alone = module.loss(short, short).itemSync() as number;
+    assertClose([batchLoss(module, { x, y, lengths }).itemSync()], [alone], { rtol: 1e-4 });
+    assert.ok(Math.abs((batchLoss(module, { x, y }).itemSync() as number) - alone) > 1e-4);
+    assert.throws(() => batchLoss(module, { x, y, lengths: og.tensor([3, 3], { dtype: 'int32' }) }), /batch\.lengths/);
+  });
+
   test('out of range, unknown, or of other heads', () => {
     const make = (options: object): Distillation<og.GPT> => new Distillation({ student, teacher, ...options });
     assert.throws(
