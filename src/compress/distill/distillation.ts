@@ -256,6 +256,7 @@ export class Distillation<S extends LogitsModel = LogitsModel> extends Module {
     const outer = mine.output.shape.slice(0, -1);
     const target = reshape(contiguous(checkTarget(op, y, outer)!), [-1]);
     const count = target.size;
+    if (theirs !== null && !('output' in theirs)) checkTopK(op, theirs, outer, Infinity);
     const flat = (x: Tensor): Tensor => reshape(x, [count, -1]);
     const rows = flat(mine.output);
     const isLive = theirs !== null && 'output' in theirs;

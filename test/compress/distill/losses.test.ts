@@ -99,6 +99,28 @@ describe('divergences', () => {
   });
 });
 
+test('shapes, vocabularies and options that do not fit are named', () => {
+  const [student, teacher] = [at('student'), at('teacher')];
+  const fewer = og.narrow(teacher, 2, 0, 10);
+  assert.throws(
+    () => distillationDivergence(student, fewer),
+    /teacher: expected 11 classes, as the student has, got 10/,
+  );
+  assert.throws(() => distillationDivergence(student, og.narrow(teacher, 1, 0, 4)), { code: 'OG_SHAPE' });
+  assert.throws(() => distillationDivergence(student, teacher, { target: og.zeros([2, 5]) }), { code: 'OG_DTYPE' });
+  assert.throws(() => distillationDivergence(student, teacher, { temperature: 0 }), /temperature/);
+  assert.throws(() => distillationDivergence(student, teacher, { divergence: 'sideways' as never }), /"forward" or/);
+  assert.throws(() => topKOf(teacher, 12), /k: expected an integer from 1 to 11/);
+  const module = new Distillation({ student: new Fixed(student, true), teacher: new Fixed(fewer, false) });
+  assert.throws(() => module.loss(at('target'), at('target')), /11 classes/);
+  assert.throws(
+    () => module.loss(at('target'), og.zeros([2, 4], { dtype: 'int32' })),
+    /target: expected shape \[2, 5\]/,
+  );
+  const kept = { ...topKOf(og.narrow(teacher, 1, 0, 4), 3, 2), temperature: 2 };
+  assert.throws(() => batchLoss(module, { x: at('target'), y: at('target'), teacher: kept }), { code: 'OG_SHAPE' });
+});
+
 describe('a module for the Trainer', () => {
   test('mixtures with the task, whole and in blocks of any size', () => {
     for (const { name, divergence, beta, temperature, alpha, loss } of cases.filter(({ k }) => k === null)) {
