@@ -6,6 +6,35 @@
 export { blocksOf } from './block_walk.js';
 export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
 export {
+  generateCorpus,
+  CorpusDataset,
+  type CorpusBatch,
+  type CorpusOptions,
+  type WrittenRow,
+} from './distill/corpus.js';
+export { type WritingModel } from './distill/continuation.js';
+export { distill, type DistillationParts, type DistillOptions } from './distill/distill.js';
+export {
+  batchLoss,
+  Distillation,
+  type DistillationBatch,
+  type DistillationModuleOptions,
+  type LogitsModel,
+  type TeacherBatch,
+} from './distill/distillation.js';
+export {
+  distillationDivergence,
+  type DivergenceChoice,
+  type DivergenceKind,
+  type DivergenceOptions,
+} from './distill/divergence.js';
+export { type AttentionMapOptions, type HiddenStateOptions } from './distill/features.js';
+export { type LayerMap, type LayerName } from './distill/layer_map.js';
+export { OnPolicyDataset, type OnPolicyOptions } from './distill/on_policy.js';
+export { initializeFromTeacher, studentOf, type InitializeOptions, type LayerChoice } from './distill/student.js';
+export { TeacherCache, type TeacherCacheOptions } from './distill/teacher_cache.js';
+export { topKOf, type TopKPredictions } from './distill/top_k.js';
+export {
   globalMagnitudeMasks,
   magnitudeMask,
   nOfMMask,
