@@ -252,10 +252,11 @@ export class GPT extends Module {
    * or `{ dtype: 'int8' }` for about a quarter of it. Dispose of them afterwards.
    */
   makeCache(batch = 1, options: ModelCacheOptions = {}): KvCache[] {
-    const { kvHeads, width, heads, context } = this.config;
-    const { capacity = context, ...rest } = options;
+    const { capacity = this.config.context, ...rest } = options;
     const own = { dtype: this.tokens.weight.dtype, ...rest };
-    return this.blocks.map(() => new KvCache(batch, kvHeads, capacity, width / heads, own));
+    return this.blocks.map(
+      ({ attention: { kvHeads, headWidth } }) => new KvCache(batch, kvHeads, capacity, headWidth, own),
+    );
   }
 
   /**

@@ -11,7 +11,7 @@ import { formatValue } from '../util/format.js';
 import { MultiHeadAttention } from './attention.js';
 import { Int8Linear } from './int8_linear.js';
 import { Linear } from './linear.js';
-import { parameter, type Module, type StateDict } from './module.js';
+import type { Module, StateDict } from './module.js';
 import { QuantizedLinear, type WeightFormat } from './quantized_linear.js';
 import { SparseLinear } from './sparse_linear.js';
 
@@ -70,14 +70,20 @@ const isExactly = <L extends Module>(layer: Module, type: abstract new (...input
 registerLayerKind<Linear>({
   kind: 'linear',
   matches: (layer): layer is Linear => isExactly(layer, Linear),
-  describe: ({ inFeatures, outFeatures, bias }) => ({ inFeatures, outFeatures, bias: bias !== null }),
+  describe: ({ inFeatures, outFeatures, bias, pruned }) => ({
+    inFeatures,
+    outFeatures,
+    bias: bias !== null,
+    ...(pruned === null ? {} : { pruned }),
+  }),
   restore(form, state) {
-    const weight = statePart(state, 'weight');
-    const layer = new Linear(0, 0, { bias: false });
-    layer.dispose();
-    const [outFeatures, inFeatures] = weight.shape as [number, number];
-    Object.assign(layer, { inFeatures, outFeatures, weight: parameter(weight) });
-    if (form['bias'] === true) layer.bias = parameter(statePart(state, 'bias'));
+    const layer = Linear.of(statePart(state, 'weight'), form['bias'] === true ? statePart(state, 'bias') : null);
+    const { pruned = null } = form;
+    if (pruned !== null && typeof pruned !== 'string') {
+      const [expected, actual] = ['the name of a pattern, or none', formatValue(pruned)];
+      throw new FormatError({ op: 'load', argument: 'pruned', expected, actual });
+    }
+    layer.pruned = pruned;
     return layer;
   },
 });

@@ -27,6 +27,11 @@ export class Linear extends Module {
   readonly outFeatures: number;
   weight: Tensor;
   bias: Tensor | null;
+  /**
+   * The pattern that the zeros of a pruned weight follow, as data: `'unstructured'`, `'block:32'`, `'2:4'`. Null: not pruned. Files of
+   * models keep it.
+   */
+  pruned: string | null = null;
 
   constructor(inFeatures: number, outFeatures: number, options: LinearOptions = {}) {
     super();
@@ -39,6 +44,16 @@ export class Linear extends Module {
       (options.bias ?? true)
         ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator))
         : null;
+  }
+
+  /** A layer that takes over a weight `[out, in]` and a bias `[out]`; both become parameters. */
+  static of(weight: Tensor, bias: Tensor | null = null): Linear {
+    const layer = new Linear(0, 0, { bias: false });
+    layer.dispose();
+    const [outFeatures, inFeatures] = weight.shape as [number, number];
+    Object.assign(layer, { inFeatures, outFeatures, weight: parameter(weight) });
+    if (bias !== null) layer.bias = parameter(bias);
+    return layer;
   }
 
   /** `[…, in]` → `[…, out]`. */

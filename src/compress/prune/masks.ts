@@ -38,8 +38,8 @@ function amountOf(op: string, amount: number, size: number): number {
   return exact - floor === 0.5 ? floor + (floor % 2) : Math.round(exact);
 }
 
-/** All of `shape`, except along the last axis the `count` positions with the smallest scores. */
-function dropSmallest(scores: Tensor, count: number): Tensor {
+/** @internal All of `shape`, except along the last axis the `count` positions with the smallest scores. */
+export function dropSmallest(scores: Tensor, count: number): Tensor {
   const { indices } = topk(scores, count, { largest: false });
   return scatter(full(scores.shape, true), -1, indices, 0);
 }

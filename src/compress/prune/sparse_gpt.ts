@@ -10,7 +10,9 @@ import { concat } from '../../ops/join.js';
 import { scatter } from '../../ops/indexing.js';
 import { matmul } from '../../ops/matmul.js';
 import { obsBlock } from '../../ops/obs_block.js';
+import { sum } from '../../ops/reduce.js';
 import { topk } from '../../ops/sorting.js';
+import type { BlockSize } from '../../ops/sparse.js';
 import { square } from '../../ops/unary.js';
 import { diagonal, narrow, reshape, unsqueeze } from '../../ops/views.js';
 import { where } from '../../ops/where.js';
@@ -19,14 +21,17 @@ import { full } from '../../tensor/create.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { hessianFactor } from '../hessian.js';
+import { dropSmallest } from './masks.js';
+import { expandBlocks } from './pattern.js';
 
 /** Columns whose masks are chosen together (the paper's Bs). */
 const BLOCK = 128;
 
 /** Options of {@link sparseGpt}. */
 export interface SparseGptOptions {
-  /** Share of weights dropped; or how many of every `m` neighbours are kept. */
-  readonly pattern: { readonly sparsity: number } | { readonly n: number; readonly m: number };
+  /** Share of weights dropped, singly or in squares; or how many of every `m` neighbours are kept. */
+  readonly pattern:
+    { readonly sparsity: number; readonly block?: BlockSize | null } | { readonly n: number; readonly m: number };
   /** Share of the mean diagonal of the Hessian that is added to it. Default 0.01. */
   readonly damping?: number;
 }
@@ -39,10 +44,12 @@ export interface PrunedWeight {
   readonly mask: Tensor;
 }
 
-/** Without the `count` smallest of all scores of a block. */
-function keepLargest(scores: Tensor, count: number): Tensor {
-  const { indices } = topk(reshape(scores, [scores.size]), count, { largest: false });
-  return reshape(scatter(full([scores.size], true), 0, indices, 0), scores.shape);
+/** Without the share of smallest scores among 128 columns: of weights, or of squares by their sums. */
+function keepLargest(scores: Tensor, sparsity: number, block: BlockSize | null): Tensor {
+  const [rows, columns] = scores.shape as [number, number];
+  const units = block === null ? scores : sum(reshape(scores, [rows / block, block, columns / block, block]), [1, 3]);
+  const kept = dropSmallest(reshape(units, [units.size]), Math.floor(units.size * sparsity));
+  return expandBlocks(reshape(kept, units.shape), block);
 }
 
 /**
@@ -88,7 +95,7 @@ export async function sparseGpt(
           if ('m' in pattern) {
             const { indices } = topk(scores, Math.min(pattern.n, size));
             mask = scatter(full(scores.shape, false), -1, indices, 1);
-          } else mask = keepLargest(scores, Math.floor(scores.size * pattern.sparsity));
+          } else mask = keepLargest(scores, pattern.sparsity, pattern.block ?? null);
           const result = obsBlock(part, factor, { keep: mask });
           if (behind > 0) {
             const rest = narrow(w, 1, at + size, behind);

@@ -3,27 +3,23 @@
  *
  * @module
  */
-import { AttributeError, StateError } from '../../errors.js';
+import { AttributeError } from '../../errors.js';
 import { noGrad } from '../../autograd/grad.js';
 import { cloneModel, type SavableModel } from '../../models/saved_model.js';
 import { Int8Linear } from '../../nn/int8_linear.js';
-import { Linear } from '../../nn/linear.js';
+import type { Linear } from '../../nn/linear.js';
 import type { Module } from '../../nn/module.js';
 import { QuantizedLinear } from '../../nn/quantized_linear.js';
-import { chooseSites, matcher, place, sitesOf, type Site, type Target } from '../../nn/surgery.js';
-import { all } from '../../ops/reduce.js';
-import { isFinite } from '../../ops/unary.js';
+import { place, type Site, type Target } from '../../nn/surgery.js';
 import { dequantize, quantize as quantizeTensor, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
-import { synchronize } from '../../runtime/backend.js';
-import { item } from '../../tensor/read.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
-import { blocksOf, walkBlocks } from '../block_walk.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
+import { visitInputs, type VisitInputs } from '../calibrated_walk.js';
 import { relativeOutputError } from '../hessian.js';
-import { observeInputs, type InputStatistics, type StatisticKind } from '../input_statistics.js';
+import { bytesOf, checkWeights, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
 import { calibratedInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
 import {
@@ -70,12 +66,8 @@ export interface QuantizedLayerReport {
   readonly bytesAfter: number;
 }
 
-type Plan = Map<Site<Linear>, ResolvedQuantization>;
+type Plan = LayerPlan<ResolvedQuantization>;
 const OP = 'quantize';
-
-const isLinear = (module: Module): module is Linear => Object.getPrototypeOf(module) === Linear.prototype;
-const bytesOf = (layer: Module): number =>
-  scope(() => Object.values(layer.stateDict()).reduce((sum, { bytes }) => sum + bytes, 0));
 
 /** What happens to which layer. @throws AttributeError or StateError before any work */
 function planOf(model: Module, options: QuantizeModelOptions): Plan {
@@ -89,31 +81,15 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
-  const sites = [...sitesOf(model, isLinear).values()];
-  if (sites.length === 0) {
-    const isDone = [...model.namedModules()].some(([, m]) => m instanceof QuantizedLinear || m instanceof Int8Linear);
-    const actual = isDone ? 'one that is quantised already' : 'one without any';
-    throw new StateError({ op: OP, argument: 'model', expected: 'a model with linear layers', actual });
-  }
+  const sites = linearSites(OP, model);
   const rules = overrides.map((override, i) => {
     checkKeys(`${OP}: overrides[${i}]`, override, ['target', 'skip', ...layerQuantizationKeys]);
     const { target: match, skip = false, ...change } = override;
-    const matches = matcher(OP, `overrides[${i}].target`, match);
-    if (!sites.some(({ path }) => matches(path))) chooseSites(OP, sites, match);
     const scheme = change.scheme === undefined || change.scheme === own.scheme ? { ...own, ...change } : change;
-    return { matches, resolved: skip ? null : resolveQuantization(OP, scheme as LayerQuantization) };
+    return { target: match, resolved: skip ? null : resolveQuantization(OP, scheme as LayerQuantization) };
   });
-  const plan: Plan = new Map();
-  for (const site of chooseSites(OP, sites, target)) {
-    const rule = rules.findLast(({ matches }) => matches(site.path));
-    const resolved = rule === undefined ? general : rule.resolved;
-    if (resolved === null) continue;
-    checkGroups(site, resolved);
-    plan.set(site, resolved);
-  }
-  if (plan.size === 0) {
-    throw new AttributeError({ op: OP, argument: 'overrides', expected: 'some layer left', actual: 'all are skipped' });
-  }
+  const plan = planLayers(OP, sites, target, general, rules);
+  for (const [site, resolved] of plan) checkGroups(site, resolved);
   return plan;
 }
 
@@ -132,19 +108,6 @@ function checkGroups({ path, layer }: Site<Linear>, { groupSize, bits }: Resolve
   if (bits === 4 && inFeatures % 2 !== 0) {
     const [expected, actual] = ['an even number of inputs for 4 bits', `${path} has ${inFeatures}`];
     throw new AttributeError({ op: OP, argument: 'scheme', expected, actual });
-  }
-}
-
-/** @throws StateError naming the first layer with a weight that is not finite */
-async function checkWeights(plan: Plan): Promise<void> {
-  for (const { path, layer } of plan.keys()) {
-    const finite = scope(() => noGrad(() => all(isFinite(layer.weight))));
-    const isGood = await item(finite);
-    finite.dispose();
-    if (!isGood) {
-      const actual = 'NaN or infinities';
-      throw new StateError({ op: OP, argument: `${path}.weight`, expected: 'finite weights', actual });
-    }
   }
 }
 
@@ -205,47 +168,6 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
   return [...parts.values()];
 }
 
-/** @throws StateError naming layers that calibration never reached */
-function refuseUnreached(unreached: readonly Site[]): void {
-  if (unreached.length === 0) return;
-  throw new StateError({
-    op: OP,
-    argument: 'calibration',
-    expected: 'inputs that reach every layer',
-    actual: `${unreached.map(({ path }) => path).join(', ')} never ran`,
-    hint: 'Calibrate with other data, or skip the layers with an override',
-  });
-}
-
-/** Runs the whole model on the calibration inputs. */
-async function runWhole(model: Module, calibration: Calibration): Promise<void> {
-  for (const input of calibration) {
-    scope(() => noGrad(() => void (model.forward as (x: Tensor) => unknown)(input)));
-    await synchronize();
-  }
-}
-
-/** Layers with one input at a time, in the order of their calls: those behind see what the quantised ones before them give. */
-async function oneByOne(
-  sites: readonly Site<Linear>[],
-  kinds: readonly StatisticKind[],
-  run: () => Promise<void>,
-  finish: (sites: readonly Site<Linear>[], statistics: InputStatistics) => Promise<void>,
-): Promise<void> {
-  if (sites.length === 0) return;
-  const first = await observeInputs(sites, { kinds: [] }, run);
-  for (const { statistics } of first.groups) statistics.dispose();
-  refuseUnreached(first.unreached);
-  for (const group of first.groups) {
-    const { groups } = await observeInputs(group.sites, { kinds }, run);
-    try {
-      for (const { sites: of, statistics } of groups) await finish(of, statistics);
-    } finally {
-      for (const { statistics } of groups) statistics.dispose();
-    }
-  }
-}
-
 /**
  * A copy of the model (or the model itself, `inPlace`) with quantised linear layers, which run on the integer kernels as they are. The
  * output layer stays as it is unless `target` names it; embeddings stay.
@@ -267,7 +189,7 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   const rehearsal = planOf(model, options);
   const calibrated = [...rehearsal.values()].some(needsCalibration) || calibration !== undefined;
   if (calibrated) checkCalibration(OP, calibration);
-  await checkWeights(rehearsal);
+  await checkWeights(OP, rehearsal.keys());
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
@@ -282,7 +204,7 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       await layers([...plan.keys()], null);
       return result;
     }
-    const group = async (sites: readonly Site<Linear>[], statistics: InputStatistics): Promise<void> => {
+    const group: VisitInputs = async (sites, statistics) => {
       for (const part of alike(sites, plan)) {
         const wanted = plan.get(part[0]!)!;
         const rounding: Rounding = (weight) => dequantize(roundToNearest(weight, wanted));
@@ -297,16 +219,7 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       }
     };
     const kinds = [...new Set([...plan.values()].flatMap(statisticsFor))];
-    const within = (prefix: string, sites: readonly Site<Linear>[]): Site<Linear>[] =>
-      sites.filter(({ path }) => prefix === '' || path.startsWith(`${prefix}.`));
-    const blocks = blocksOf(result).map(([path]) => path);
-    const outside = [...plan.keys()].filter(
-      ({ path }) => !blocks.some((prefix) => prefix === '' || path.startsWith(`${prefix}.`)),
-    );
-    for await (const { path, observe } of walkBlocks(OP, result, calibration!)) {
-      await oneByOne(within(path, [...plan.keys()]), kinds, observe, group);
-    }
-    await oneByOne(outside, kinds, () => runWhole(result, calibration!), group);
+    await visitInputs(OP, result, [...plan.keys()], calibration!, kinds, group);
     return result;
   } catch (error) {
     if (!inPlace) result.dispose();
