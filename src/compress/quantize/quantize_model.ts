@@ -13,7 +13,7 @@ import { QuantizedLinear } from '../../nn/quantized_linear.js';
 import { chooseSites, matcher, place, sitesOf, type Site, type Target } from '../../nn/surgery.js';
 import { all } from '../../ops/reduce.js';
 import { isFinite } from '../../ops/unary.js';
-import { dequantize, quantize as quantizeTensor, type Quantized } from '../../ops/quantization.js';
+import { dequantize, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
 import { synchronize } from '../../runtime/backend.js';
 import { item } from '../../tensor/read.js';
@@ -23,9 +23,10 @@ import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { blocksOf, walkBlocks } from '../block_walk.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
 import { relativeOutputError } from '../hessian.js';
-import { observeInputs, type InputStatistics, type StatisticKind } from '../input_statistics.js';
-import { calibratedInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
+import { observeInputs, type InputStatistics, type ObserveOptions } from '../input_statistics.js';
+import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
+import { ActivationObserver } from './observers.js';
 import {
   layerQuantizationKeys,
   needsCalibration,
@@ -34,6 +35,7 @@ import {
   type ResolvedQuantization,
 } from './scheme.js';
 import type { Rounding } from './smoothing.js';
+import { roundToNearest, type WeightGrid } from './weight_codes.js';
 
 /** A scheme of their own for some layers, or none. */
 export interface QuantizationOverride extends Partial<LayerQuantization> {
@@ -148,12 +150,13 @@ async function checkWeights(plan: Plan): Promise<void> {
   }
 }
 
-function roundToNearest(weight: Tensor, { codes, bits, scaleDType, groupSize }: ResolvedQuantization): Quantized {
-  const grouping = groupSize === null ? { axis: 0 } : { groupSize };
-  return scope(() =>
-    noGrad(() => quantizeTensor(detach(weight), { scheme: codes, bits, scaleDType, packed: bits === 4, ...grouping })),
-  );
-}
+const gridFor = ({ codes, bits, groupSize, scaleDType, weightObserver }: ResolvedQuantization): WeightGrid => ({
+  scheme: codes,
+  bits,
+  groupSize,
+  scaleDType,
+  weightObserver,
+});
 
 /** Codes by the method that was asked for. */
 async function codesOf(
@@ -161,9 +164,10 @@ async function codesOf(
   wanted: ResolvedQuantization,
   inputs: CalibratedInputs | null,
 ): Promise<Quantized> {
-  if (wanted.method !== 'gptq') return roundToNearest(layer.weight, wanted);
-  const { codes, bits, groupSize, scaleDType, actOrder, damping } = wanted;
-  const options = { scheme: codes as 'symmetric' | 'affine', bits, groupSize, scaleDType, actOrder, damping };
+  if (wanted.method !== 'gptq')
+    return roundToNearest(layer.weight, gridFor(wanted), wanted.method === 'awq' ? inputs!.gram : null);
+  const { actOrder, damping, codes } = wanted;
+  const options = { ...gridFor(wanted), scheme: codes as 'symmetric' | 'affine', actOrder, damping };
   return gptq(OP, path, layer.weight, inputs!.gram, inputs!.rows, options);
 }
 
@@ -182,10 +186,14 @@ async function quantizeLayer(
     back.dispose();
   }
   const { scheme, method } = wanted;
-  const { inputScale = null, inputFactor = null } = inputs ?? {};
+  const { codes = null, inputFactor = null } = inputs ?? {};
   const made =
     scheme === 'w8a8'
-      ? new Int8Linear(weight, layer.bias, { inputScale, inputFactor })
+      ? new Int8Linear(weight, layer.bias, {
+          inputScale: codes?.scale ?? null,
+          inputZeroPoint: codes?.zeroPoint ?? null,
+          inputFactor,
+        })
       : QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float');
   if (made instanceof QuantizedLinear && inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
   made.train(layer.training);
@@ -228,18 +236,18 @@ async function runWhole(model: Module, calibration: Calibration): Promise<void> 
 /** Layers with one input at a time, in the order of their calls: those behind see what the quantised ones before them give. */
 async function oneByOne(
   sites: readonly Site<Linear>[],
-  kinds: readonly StatisticKind[],
+  options: ObserveOptions,
   run: () => Promise<void>,
-  finish: (sites: readonly Site<Linear>[], statistics: InputStatistics) => Promise<void>,
+  finish: (sites: readonly Site<Linear>[], statistics: InputStatistics, run: () => Promise<void>) => Promise<void>,
 ): Promise<void> {
   if (sites.length === 0) return;
   const first = await observeInputs(sites, { kinds: [] }, run);
   for (const { statistics } of first.groups) statistics.dispose();
   refuseUnreached(first.unreached);
   for (const group of first.groups) {
-    const { groups } = await observeInputs(group.sites, { kinds }, run);
+    const { groups } = await observeInputs(group.sites, options, run);
     try {
-      for (const { sites: of, statistics } of groups) await finish(of, statistics);
+      for (const { sites: of, statistics } of groups) await finish(of, statistics, run);
     } finally {
       for (const { statistics } of groups) statistics.dispose();
     }
@@ -282,21 +290,26 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       await layers([...plan.keys()], null);
       return result;
     }
-    const group = async (sites: readonly Site<Linear>[], statistics: InputStatistics): Promise<void> => {
+    const group = async (
+      sites: readonly Site<Linear>[],
+      statistics: InputStatistics,
+      run: () => Promise<void>,
+    ): Promise<void> => {
       for (const part of alike(sites, plan)) {
         const wanted = plan.get(part[0]!)!;
-        const rounding: Rounding = (weight) => dequantize(roundToNearest(weight, wanted));
-        const inputs = await calibratedInputs(result, part, wanted, statistics, rounding);
+        const rounding: Rounding = (weight) =>
+          dequantize(roundToNearest(weight, { ...gridFor(wanted), weightObserver: 'minmax' }));
+        const inputs = await calibratedInputs(result, part, wanted, statistics, rounding, run);
         try {
           await layers(part, inputs);
         } finally {
-          inputs.inputFactor?.dispose();
-          inputs.inputScale?.dispose();
           inputs.dispose();
         }
       }
     };
     const kinds = [...new Set([...plan.values()].flatMap(statisticsFor))];
+    const observer = [...plan.values()].some(observesInputs) ? { observer: () => new ActivationObserver() } : {};
+    const gathered = { kinds, ...observer };
     const within = (prefix: string, sites: readonly Site<Linear>[]): Site<Linear>[] =>
       sites.filter(({ path }) => prefix === '' || path.startsWith(`${prefix}.`));
     const blocks = blocksOf(result).map(([path]) => path);
@@ -304,9 +317,9 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       ({ path }) => !blocks.some((prefix) => prefix === '' || path.startsWith(`${prefix}.`)),
     );
     for await (const { path, observe } of walkBlocks(OP, result, calibration!)) {
-      await oneByOne(within(path, [...plan.keys()]), kinds, observe, group);
+      await oneByOne(within(path, [...plan.keys()]), gathered, observe, group);
     }
-    await oneByOne(outside, kinds, () => runWhole(result, calibration!), group);
+    await oneByOne(outside, gathered, () => runWhole(result, calibration!), group);
     return result;
   } catch (error) {
     if (!inPlace) result.dispose();
