@@ -6,6 +6,7 @@
 import { AttributeError, StateError } from '../../errors.js';
 import { noGrad } from '../../autograd/grad.js';
 import { cloneModel, type SavableModel } from '../../models/saved_model.js';
+import { Float8Linear } from '../../nn/float8_linear.js';
 import { Int8Linear } from '../../nn/int8_linear.js';
 import { Linear } from '../../nn/linear.js';
 import type { Module } from '../../nn/module.js';
@@ -26,8 +27,10 @@ import { relativeOutputError } from '../hessian.js';
 import { observeInputs, type InputStatistics, type ObserveOptions } from '../input_statistics.js';
 import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
+import { changeWholeModel, checkWholeModel, type WholeModelOptions } from './model_options.js';
 import { ActivationObserver } from './observers.js';
 import {
+  checkGroups,
   layerQuantizationKeys,
   needsCalibration,
   resolveQuantization,
@@ -45,7 +48,7 @@ export interface QuantizationOverride extends Partial<LayerQuantization> {
 }
 
 /** Options of {@link quantize}. */
-export interface QuantizeModelOptions extends LayerQuantization {
+export interface QuantizeModelOptions extends LayerQuantization, WholeModelOptions {
   /** What the model sees while its activations are measured. Needed by all methods but `rtn`, and by static activations. */
   readonly calibration?: Calibration;
   /** Which layers. Default: all linear layers but the output layer. */
@@ -76,6 +79,8 @@ type Plan = Map<Site<Linear>, ResolvedQuantization>;
 const OP = 'quantize';
 
 const isLinear = (module: Module): module is Linear => Object.getPrototypeOf(module) === Linear.prototype;
+const isQuantized = (module: Module): boolean =>
+  module instanceof QuantizedLinear || module instanceof Int8Linear || module instanceof Float8Linear;
 const bytesOf = (layer: Module): number =>
   scope(() => Object.values(layer.stateDict()).reduce((sum, { bytes }) => sum + bytes, 0));
 
@@ -88,12 +93,14 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     inPlace: _2,
     onLayer: _3,
     signal: _4,
+    embeddings: _5,
+    cacheDType: _6,
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
   const sites = [...sitesOf(model, isLinear).values()];
   if (sites.length === 0) {
-    const isDone = [...model.namedModules()].some(([, m]) => m instanceof QuantizedLinear || m instanceof Int8Linear);
+    const isDone = [...model.namedModules()].some(([, m]) => isQuantized(m));
     const actual = isDone ? 'one that is quantised already' : 'one without any';
     throw new StateError({ op: OP, argument: 'model', expected: 'a model with linear layers', actual });
   }
@@ -110,31 +117,13 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     const rule = rules.findLast(({ matches }) => matches(site.path));
     const resolved = rule === undefined ? general : rule.resolved;
     if (resolved === null) continue;
-    checkGroups(site, resolved);
+    checkGroups(OP, site.path, site.layer.inFeatures, resolved);
     plan.set(site, resolved);
   }
   if (plan.size === 0) {
     throw new AttributeError({ op: OP, argument: 'overrides', expected: 'some layer left', actual: 'all are skipped' });
   }
   return plan;
-}
-
-function checkGroups({ path, layer }: Site<Linear>, { groupSize, bits }: ResolvedQuantization): void {
-  const { inFeatures } = layer;
-  if (groupSize !== null && inFeatures % groupSize !== 0) {
-    const divisors = [32, 64, 128].filter((size) => inFeatures % size === 0);
-    throw new AttributeError({
-      op: OP,
-      argument: 'groupSize',
-      expected: `a divisor of the ${inFeatures} inputs of ${path}`,
-      actual: String(groupSize),
-      hint: divisors.length > 0 ? `Use ${divisors.join(' or ')}, or an override` : 'Skip the layer with an override',
-    });
-  }
-  if (bits === 4 && inFeatures % 2 !== 0) {
-    const [expected, actual] = ['an even number of inputs for 4 bits', `${path} has ${inFeatures}`];
-    throw new AttributeError({ op: OP, argument: 'scheme', expected, actual });
-  }
 }
 
 /** @throws StateError naming the first layer with a weight that is not finite */
@@ -171,6 +160,54 @@ async function codesOf(
   return gptq(OP, path, layer.weight, inputs!.gram, inputs!.rows, options);
 }
 
+/** ‖X·(W − Ŵ)ᵀ‖² / ‖X·Wᵀ‖² of a layer's new weight, which is freed. */
+async function errorOf(layer: Linear, back: Tensor, inputs: CalibratedInputs): Promise<number> {
+  try {
+    return await relativeOutputError(layer.weight, back, inputs.gram);
+  } finally {
+    back.dispose();
+  }
+}
+
+/** The layer that takes another's place, and what it loses of the output. */
+async function madeOf(
+  site: Site<Linear>,
+  wanted: ResolvedQuantization,
+  inputs: CalibratedInputs | null,
+): Promise<{ made: Int8Linear | QuantizedLinear | Float8Linear; outputError: number | null }> {
+  const { layer } = site;
+  const { scheme, float8, doubleQuant } = wanted;
+  if (float8 !== null) {
+    const made = Float8Linear.from(layer, float8);
+    return { made, outputError: inputs === null ? null : await errorOf(layer, made.weight, inputs) };
+  }
+  const weight = await codesOf(site, wanted, inputs);
+  const { codes = null, inputFactor = null } = inputs ?? {};
+  if (scheme === 'w8a8') {
+    const inputScale = codes?.scale ?? null;
+    const made = new Int8Linear(weight, layer.bias, {
+      inputScale,
+      inputZeroPoint: codes?.zeroPoint ?? null,
+      inputFactor,
+    });
+    return {
+      made,
+      outputError:
+        inputs === null
+          ? null
+          : await errorOf(
+              layer,
+              noGrad(() => dequantize(weight)),
+              inputs,
+            ),
+    };
+  }
+  const made = QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float', doubleQuant);
+  if (inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
+  const back = (): Tensor => scope(() => noGrad(() => dequantize(made.weight)));
+  return { made, outputError: inputs === null ? null : await errorOf(layer, back(), inputs) };
+}
+
 /** Replaces one layer. */
 async function quantizeLayer(
   site: Site<Linear>,
@@ -178,24 +215,8 @@ async function quantizeLayer(
   inputs: CalibratedInputs | null,
 ): Promise<QuantizedLayerReport> {
   const { path, layer } = site;
-  const weight = await codesOf(site, wanted, inputs);
-  let outputError: number | null = null;
-  if (inputs !== null) {
-    const back = noGrad(() => dequantize(weight));
-    outputError = await relativeOutputError(layer.weight, back, inputs.gram);
-    back.dispose();
-  }
+  const { made, outputError } = await madeOf(site, wanted, inputs);
   const { scheme, method } = wanted;
-  const { codes = null, inputFactor = null } = inputs ?? {};
-  const made =
-    scheme === 'w8a8'
-      ? new Int8Linear(weight, layer.bias, {
-          inputScale: codes?.scale ?? null,
-          inputZeroPoint: codes?.zeroPoint ?? null,
-          inputFactor,
-        })
-      : QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float');
-  if (made instanceof QuantizedLinear && inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
@@ -272,6 +293,7 @@ async function oneByOne(
 export async function quantize<M extends Module>(model: M, options: QuantizeModelOptions): Promise<M> {
   const { calibration, inPlace, onLayer, signal } = options;
   checkBoolean(OP, 'inPlace', inPlace ?? false);
+  checkWholeModel(OP, model, options);
   const rehearsal = planOf(model, options);
   const calibrated = [...rehearsal.values()].some(needsCalibration) || calibration !== undefined;
   if (calibrated) checkCalibration(OP, calibration);
@@ -279,6 +301,7 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
+    changeWholeModel(OP, result, options);
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();

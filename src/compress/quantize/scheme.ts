@@ -141,3 +141,26 @@ export function resolveQuantization(op: string, given: LayerQuantization): Resol
   checkCombination(op, scheme, given, resolved);
   return resolved;
 }
+
+/** @internal @throws AttributeError unless groups and pairs of codes divide a layer's inputs */
+export function checkGroups(
+  op: string,
+  path: string,
+  inFeatures: number,
+  { groupSize, bits }: Pick<ResolvedQuantization, 'groupSize' | 'bits'>,
+): void {
+  if (groupSize !== null && inFeatures % groupSize !== 0) {
+    const divisors = [32, 64, 128].filter((size) => inFeatures % size === 0);
+    throw new AttributeError({
+      op,
+      argument: 'groupSize',
+      expected: `a divisor of the ${inFeatures} inputs of ${path}`,
+      actual: String(groupSize),
+      hint: divisors.length > 0 ? `Use ${divisors.join(' or ')}, or an override` : 'Skip the layer with an override',
+    });
+  }
+  if (bits === 4 && inFeatures % 2 !== 0) {
+    const [expected, actual] = ['an even number of inputs for 4 bits', `${path} has ${inFeatures}`];
+    throw new AttributeError({ op, argument: 'scheme', expected, actual });
+  }
+}
