@@ -113,6 +113,7 @@ export {
   saveSafetensors,
   type LoadSafetensorsOptions,
   type SafetensorsOptions,
+  type SaveSafetensorsOptions,
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export {
@@ -123,7 +124,7 @@ export {
   type SavableModel,
   type SaveModelOptions,
 } from './models/saved_model.js';
-export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
+export { GPT, type CacheDType, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { HiddenOptions } from './models/gpt_inputs.js';
 export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
 export {

@@ -75,5 +75,15 @@ export {
   type QuantizedLayerReport,
   type QuantizeModelOptions,
 } from './quantize/quantize_model.js';
+export { planMixedPrecision, type MixedPrecisionBudget, type MixedPrecisionPlan } from './quantize/mixed_precision.js';
+export { type WholeModelOptions } from './quantize/model_options.js';
+export { type ObserverKind } from './quantize/observers.js';
+export { convertQat, prepareQat, type ConvertQatOptions, type QatOptions } from './quantize/qat.js';
 export { type LayerQuantization, type QuantizationMethod, type WeightScheme } from './quantize/scheme.js';
+export {
+  sensitivity,
+  type LayerSensitivity,
+  type MeasuredCandidate,
+  type SensitivityOptions,
+} from './quantize/sensitivity.js';
 export { type Target } from '../nn/surgery.js';

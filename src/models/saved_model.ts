@@ -16,6 +16,7 @@ import { formOf, restoreLayer, type LayerForm } from '../nn/layer_forms.js';
 import { TransformerBlock } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
+import { Float8Linear } from '../nn/float8_linear.js';
 import { Mlp } from '../nn/mlp.js';
 import type { Module, StateDict } from '../nn/module.js';
 import { LayerNorm, RMSNorm } from '../nn/norm.js';
@@ -105,7 +106,12 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
   await options.tokenizer?.save(path.join(folder, 'tokenizer.json'));
   const state = model.stateDict();
   try {
-    await saveSafetensors(path.join(folder, 'model.safetensors'), state, { omnigrad: id });
+    const float8 = Object.fromEntries(
+      [...model.namedModules()].flatMap(([name, module]) =>
+        module instanceof Float8Linear ? [[`${name}.codes`, module.format]] : [],
+      ),
+    );
+    await saveSafetensors(path.join(folder, 'model.safetensors'), state, { omnigrad: id }, { float8 });
   } finally {
     for (const tensor of Object.values(state)) tensor.dispose();
   }
@@ -226,7 +232,7 @@ export async function load(folder: string): Promise<LoadedModel> {
     const [expected, actual] = ['the weights of this configuration', 'those of another model'];
     throw new FormatError({ op: 'load', argument: weights, expected, actual, hint: 'Save the model again' });
   }
-  const model = assemble(content, await loadSafetensors(weights), file);
+  const model = assemble(content, await loadSafetensors(weights, { float8: 'bits' }), file);
   const tokenizerFile = path.join(folder, 'tokenizer.json');
   const hasTokenizer = await stat(tokenizerFile).then(
     () => true,
