@@ -1,12 +1,12 @@
 /**
- * The TypeScript blocks of README.md and docs/*.md run as they are printed. Each block is a module of its own; one after
+ * The TypeScript blocks of README.md, docs/*.md and docs/guides/*.md run as they are printed. Each block is a module of its own; one after
  * `<!-- no-run -->` is only shown.
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
@@ -50,10 +50,12 @@ writeFileSync(
 
 const documents = [
   'README.md',
-  ...readdirSync(join(root, 'docs'))
-    .filter((name) => name.endsWith('.md'))
-    .sort()
-    .map((name) => `docs/${name}`),
+  ...['docs', 'docs/guides'].flatMap((place) =>
+    readdirSync(join(root, place))
+      .filter((name) => name.endsWith('.md'))
+      .sort()
+      .map((name) => `${place}/${name}`),
+  ),
 ];
 const blocks = documents.flatMap(blocksOf);
 
@@ -93,8 +95,7 @@ describe('documents', () => {
   test('links between documents lead to files', () => {
     const missing = documents.flatMap((document) =>
       [...read(document).matchAll(/\]\((?!https?:|#|mailto:)([^)#\s]+)/g)].flatMap(([, target]) => {
-        const base = document.includes('/') ? join(root, 'docs') : root;
-        return existsSync(join(base, target!)) ? [] : [`${document}: ${target}`];
+        return existsSync(join(root, dirname(document), target!)) ? [] : [`${document}: ${target}`];
       }),
     );
     assert.deepEqual(missing, []);

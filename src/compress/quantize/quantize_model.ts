@@ -23,6 +23,7 @@ import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { blocksOf, walkBlocks } from '../block_walk.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
 import { relativeOutputError } from '../hessian.js';
+import type { LayerJournal } from '../layer_journal.js';
 import { observeInputs, type InputStatistics, type StatisticKind } from '../input_statistics.js';
 import { calibratedInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
@@ -56,6 +57,8 @@ export interface QuantizeModelOptions extends LayerQuantization {
   readonly onLayer?: (report: QuantizedLayerReport) => void;
   /** Stops between layers; the promise is rejected with its reason. */
   readonly signal?: AbortSignal;
+  /** Keeps finished layers, so that the same call goes on after an interruption: see `folderJournal`. Default: none. */
+  readonly journal?: LayerJournal;
 }
 
 /** What became of one layer. */
@@ -86,6 +89,7 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     inPlace: _2,
     onLayer: _3,
     signal: _4,
+    journal: _5,
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
@@ -246,6 +250,11 @@ async function oneByOne(
   }
 }
 
+/** @internal Whether `quantize` would take a model and options. @throws what it would throw before any work on layers */
+export function checkQuantization(model: Module, options: QuantizeModelOptions): void {
+  planOf(model, options);
+}
+
 /**
  * A copy of the model (or the model itself, `inPlace`) with quantised linear layers, which run on the integer kernels as they are. The
  * output layer stays as it is unless `target` names it; embeddings stay.
@@ -262,7 +271,7 @@ async function oneByOne(
  * @throws StateError if a weight or an activation is not finite, calibration misses a layer, or the model is quantised already
  */
 export async function quantize<M extends Module>(model: M, options: QuantizeModelOptions): Promise<M> {
-  const { calibration, inPlace, onLayer, signal } = options;
+  const { calibration, inPlace, onLayer, signal, journal } = options;
   checkBoolean(OP, 'inPlace', inPlace ?? false);
   const rehearsal = planOf(model, options);
   const calibrated = [...rehearsal.values()].some(needsCalibration) || calibration !== undefined;
@@ -271,15 +280,19 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
+    const done = (await journal?.restore(result)) ?? new Set<string>();
+    for (const site of [...plan.keys()]) if (done.has(site.path)) plan.delete(site);
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
         const report = await quantizeLayer(site, plan.get(site)!, inputs);
         onLayer?.(report);
       }
+      const paths = sites.map(({ path }) => path);
+      await journal?.record(result, paths);
     };
     if (!calibrated) {
-      await layers([...plan.keys()], null);
+      for (const site of plan.keys()) await layers([site], null);
       return result;
     }
     const group = async (sites: readonly Site<Linear>[], statistics: InputStatistics): Promise<void> => {
