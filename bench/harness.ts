@@ -8,6 +8,8 @@ export interface MeasureOptions {
   readonly minSeconds: number;
   /** Seconds to rest after a sample, so that a peer's threads have stopped spinning. Default 0.01. */
   readonly restSeconds?: number;
+  /** Seconds of work before the first sample counts. Default: ten of the shortest sample. */
+  readonly warmUpSeconds?: number;
 }
 
 /** Seconds of one repetition. */
@@ -80,11 +82,11 @@ interface Repetitions {
   readonly each: number;
 }
 
-/** Warm-up in units of the shortest sample. */
+/** Warm-up in units of the shortest sample, unless it is given. */
 const warmUp = 10;
 
 /** Repetitions that fill a sample, found by running ever more of them; the trials are the warm-up. */
-async function repetitions(subject: Timed, minSeconds: number): Promise<Repetitions> {
+async function repetitions(subject: Timed, minSeconds: number, warmUpSeconds: number): Promise<Repetitions> {
   await subject.run(1);
   let [count, each, spent] = [1, 0, 0];
   for (let trial = 0; trial < 40; trial++) {
@@ -92,7 +94,7 @@ async function repetitions(subject: Timed, minSeconds: number): Promise<Repetiti
     each = seconds / count;
     spent += seconds;
     const isLongEnough = seconds >= minSeconds;
-    if (isLongEnough && spent >= warmUp * minSeconds) break;
+    if (isLongEnough && spent >= warmUpSeconds) break;
     if (isLongEnough) continue; // compiled code may still replace interpreted code
     count = Math.ceil(count * Math.min(10, Math.max(1.2, (1.1 * minSeconds) / Math.max(seconds, 1e-9))));
   }
@@ -105,10 +107,10 @@ const fewRounds = 3;
 
 /** Times the subjects against each other: one sample of each per round, in alternating order. */
 export async function measure(subjects: readonly Timed[], options: MeasureOptions): Promise<Statistics[]> {
-  const restSeconds = options.restSeconds ?? 0.01;
+  const { minSeconds, restSeconds = 0.01, warmUpSeconds = warmUp * minSeconds } = options;
   const planned: Repetitions[] = [];
   for (const subject of subjects) {
-    planned.push(await repetitions(subject, options.minSeconds));
+    planned.push(await repetitions(subject, minSeconds, warmUpSeconds));
     await rest(restSeconds);
   }
   const samples: number[][] = subjects.map(() => []);

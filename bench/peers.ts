@@ -20,11 +20,13 @@ const keepingMemory = {
 };
 
 /** PyTorch as it comes, or (`forKernels`) with an allocator that keeps what was freed. */
-export function startTorch(options: { readonly forKernels: boolean }): Worker | null {
+export function startTorch(options: { readonly forKernels: boolean; readonly compiled?: boolean }): Worker | null {
   const python = process.env['OG_PYTHON'];
   if (python === undefined) return null;
-  const env = { ...torchEnvironment, ...(options.forKernels ? keepingMemory : {}) };
-  return new Worker('torch', python, [at('./peers/torch_peer.py')], env);
+  const compiled = options.compiled === true;
+  const own = { ...(options.forKernels ? keepingMemory : {}), ...(compiled ? { OG_TORCH_COMPILE: '1' } : {}) };
+  const env = { ...torchEnvironment, ...own };
+  return new Worker(compiled ? 'torch compile' : 'torch', python, [at('./peers/torch_peer.py')], env);
 }
 
 /** Our library in a process of its own. */

@@ -31,6 +31,35 @@ function matmul(
   };
 }
 
+/** One large product on all threads of the run, beside the same on one: what a second core is worth. */
+function scaling(m: number, n: number, k: number): KernelCase {
+  const prepare = (): (() => void) => {
+    const [a, b] = [uniform(m, k), uniform(k, n)];
+    return () => og.matmul(a, b).dispose();
+  };
+  return {
+    name: 'product on all threads',
+    shape: `${m}x${n}x${k}`,
+    unit: 'GFLOP/s',
+    amount: 2 * m * n * k,
+    other: 4 * (m * k + k * n + m * n),
+    op: 'scaling',
+    args: { m, n, k },
+    also: {
+      'omnigrad one thread': () => {
+        const once = prepare();
+        return () => {
+          const threads = og.getThreads();
+          og.setThreads(1); // waits for what was queued before
+          once();
+          og.setThreads(threads);
+        };
+      },
+    },
+    prepare,
+  };
+}
+
 /**
  * A linear layer whose weights stay the same from call to call, so that a peer may lay them out once. Up to 16 rows are told apart
  * by where the weights lie: layers in turn that together fit the last cache but no smaller one, or that are far larger than all
@@ -79,6 +108,7 @@ export const matmulCases: readonly KernelCase[] = [
   matmul(3072, 1536, 384, 'NT'),
   matmul(3072, 1536, 384, 'TN'),
   matmul(256, 50257, 768),
+  scaling(1024, 1024, 1024),
   linear(512, 2304, 768),
   linear(512, 3072, 768),
   linear(8, 2304, 768, 'cache'),

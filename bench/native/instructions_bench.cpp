@@ -64,6 +64,44 @@ Operand transposed(int64_t k, int64_t n) {
   return b;
 }
 
+/** Indices 0, 1, 2, …, or all the same. */
+Operand indices(std::vector<int64_t> shape, int32_t first, int32_t step) {
+  Operand operand(std::move(shape), 1);
+  for (size_t i = 0; i < operand.memory.size(); i++) {
+    const int32_t index = first + (int32_t)i * step;
+    std::memcpy(&operand.memory[i], &index, 4);
+  }
+  return operand;
+}
+
+/** One vector as all rows of a matrix. */
+Operand repeated(int64_t rows, int64_t width) {
+  Operand operand({width});
+  operand.view.rank = 2;
+  operand.view.shape[0] = rows;
+  operand.view.shape[1] = width;
+  operand.view.strides[0] = 0;
+  operand.view.strides[1] = 1;
+  return operand;
+}
+
+/** A step of a chain: kernel, operands and result by register (cpu/chain.h), float32. */
+double step(const char* kernel, int64_t a, int64_t b, int64_t result) {
+  constexpr int64_t kNone = 31;
+  return (double)(og::kernel_id(kernel) + 512 * (a + 32 * (b + 32 * (kNone + 32 * result))));
+}
+
+/** A chain of x + bias, then GELU; the sum is a temporary. Operands and results that are not given are absent. */
+Case chain(const char* kernel, const char* shape, std::vector<Operand> in, std::vector<Operand> out, size_t inputs,
+           size_t outputs) {
+  constexpr int64_t kNone = 31, kResult = 12, kTemporary = 18;
+  std::vector<double> attrs = {2, step("add", 0, 1, kTemporary), step("gelu", kTemporary, kNone, kResult), 0};
+  while (in.size() < inputs) in.push_back(none());
+  while (out.size() < outputs) out.push_back(none());
+  attrs.resize(32);
+  return {kernel, shape, std::move(in), std::move(out), std::move(attrs)};
+}
+
 void count(Case& c) {
   std::vector<og_view> in, out;
   for (Operand& o : c.in) in.push_back(o.view), in.back().data = o.memory.data();
@@ -106,6 +144,25 @@ int main() {
        {O({1, 256}), transposed(256, 384), none(), none(), none()},
        {O({1, 384}), none()},
        {0}},
+      {"matmul_pack", "384x256 NT", {transposed(256, 384)}, {O({(384 + 31) * 256 + 16})}, {}},
+      {"matmul",
+       "32x384x256 packed",
+       {O({32, 256}), transposed(256, 384), none(), none(), O({(384 + 31) * 256 + 16})},
+       {O({32, 384}), none()},
+       {0}},
+      chain("chain", "64x384 add gelu", {O({rows, width}), repeated(rows, width)}, {O({rows, width})}, 12, 6),
+      {"attention_paged",
+       "1 of 500x4x64",
+       {O({1, 4, 1, 64}), O({8, 4, 64, 64}), O({8, 4, 64, 64}), none(), none(), none(), none(), none(),
+        indices({1}, 500, 0), indices({1, 8}, 0, 1)},
+       {O({1, 4, 1, 64}), O({1, 4, 1})},
+       {0.125, 1, 0, 0}},
+      {"attention_paged",
+       "64 of 500x4x64",
+       {O({1, 4, 64, 64}), O({8, 4, 64, 64}), O({8, 4, 64, 64}), none(), none(), none(), none(), none(),
+        indices({1}, 500, 0), indices({1, 8}, 0, 1)},
+       {O({1, 4, 64, 64}), O({1, 4, 64})},
+       {0.125, 1, 0, 0}},
       {"softmax", "64x384", {O({rows, width})}, {O({rows, width})}, {}},
       {"layer_norm",
        "64x384",

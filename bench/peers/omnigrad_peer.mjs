@@ -44,7 +44,7 @@ function stepsOf(model, batch, geometry) {
       optimizer.zeroGrad();
       og.scope(() => loss.backward());
       await setImmediate();
-      const norm = og.optim.gradNorm(trained);
+      const norm = og.optim.gradNorm(optimizer.parameters());
       await setImmediate();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
       norm.dispose();

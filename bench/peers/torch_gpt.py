@@ -1,4 +1,7 @@
-"""The model of og.GPT in PyTorch eager mode: pre-norm blocks, exact GELU, learnt positions, tied embeddings, SDPA."""
+"""The model of og.GPT in PyTorch: pre-norm blocks, exact GELU, learnt positions, tied embeddings, SDPA. Eager; training goes through
+torch.compile where OG_TORCH_COMPILE is set."""
+import os
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -54,8 +57,14 @@ def steps(model, batch, context, vocab):
     optimizer = torch.optim.AdamW(trained, lr=1e-3)
     x, y = torch.randint(0, vocab, (batch, context)), torch.randint(0, vocab, (batch, context))
 
+    def loss_of(x, y):
+        return F.cross_entropy(model(x).view(-1, vocab), y.view(-1))
+
+    if os.environ.get("OG_TORCH_COMPILE"):
+        loss_of = torch.compile(loss_of)
+
     def once():
-        loss = F.cross_entropy(model(x).view(-1, vocab), y.view(-1))
+        loss = loss_of(x, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)

@@ -47,6 +47,7 @@ constexpr struct {
     {"matmul_chain", 0xfffcu | 0x3fu << 17},                         // bias, packed b, the chain's operands and results
     {"matmul", 7u << 2 | 1u << 6},                                   // bias, residual, packed b; pre-activation
     {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
+    {"conv2d", 1u << 2},                                             // bias
     {"cross_entropy", 1u << 2},                                      // weight
     {"cross_entropy_backward", 1u << 2},                             // weight
     {"layer_norm", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5},           // weight, bias; mean, rstd

@@ -12,6 +12,9 @@
 #include "fft.h"
 
 #include "rows.h"
+#ifndef OG_IS_REFERENCE
+#include "gemm_pack.h"
+#endif
 
 namespace og {
 namespace OG_ISA {
@@ -66,24 +69,16 @@ struct Buffers {
   }
 };
 
-/** From the samples in `first` to the spectrum in `bins`. */
+/** Number k of the spectrum, from the transform z of the samples. */
 template <class V>
-void forward_group(const Real& real, const Buffers<V>& at) {
-  const Signal<V> z = transform(real.plan, at.first, at.second);
-  if (!real.half) {
-    for (int64_t k = 0; k < real.bins; k++) {
-      const Root s = real.factor(k);
-      at.bins.set(k, {z.re[k] * s, z.im[k] * s});
-    }
-    return;
-  }
-  for (int64_t k = 0; k < real.bins; k++) {
-    const int64_t here = k == real.half ? 0 : k, there = k == 0 ? 0 : real.half - k;
-    const Root s = real.factor(k) * (Root)0.5;
-    const Complex<V> a = z.get(here), b = {z.re[there], -z.im[there]};
-    const Complex<V> odd = times(turned(b - a), real.re[k], real.im[k]), sum = a + b + odd;
-    at.bins.set(k, {sum.re * s, sum.im * s});
-  }
+OG_FFT Complex<V> bin_of(const Real& real, const Signal<V>& z, int64_t k) {
+  const Root s = real.factor(k);
+  if (!real.half) return {z.re[k] * s, z.im[k] * s};
+  const Root half = s * (Root)0.5;
+  const int64_t here = k == real.half ? 0 : k, there = k == 0 ? 0 : real.half - k;
+  const Complex<V> a = z.get(here), b = {z.re[there], -z.im[there]};
+  const Complex<V> odd = times(turned(b - a), real.re[k], real.im[k]), sum = a + b + odd;
+  return {sum.re * half, sum.im * half};
 }
 
 /** From the spectrum in `bins` to samples; where they are. */
@@ -147,68 +142,133 @@ struct Spectra {
 /** Numbers of type C for a staged row: the samples, or a spectrum beside its parts. */
 int64_t staging_of(const Real& real) { return 4 * real.bins + 16; }
 
-/** Rows [begin, end), at most as many as V has lanes, each in a lane. N is the number type within V. */
-template <class V, class N, class C>
-void forward_rows(const Real& real, const Rows<C>& from, const Spectra<C>& to, int64_t begin, int64_t end, V* memory,
-                  C* staging) {
-  constexpr int64_t lanes = (int64_t)(sizeof(V) / sizeof(N));
-  const Buffers<V> at(memory, real);
-  N *re = reinterpret_cast<N*>(at.first.re), *im = reinterpret_cast<N*>(at.first.im);
-  for (int64_t lane = 0; lane < lanes; lane++) {
-    const C* x = begin + lane < end ? from.read(begin + lane, 0, real.n, staging) : nullptr;
-    if (!x)  // idle lanes hold zeros
-      for (int64_t j = 0; j < real.plan.n; j++) re[j * lanes + lane] = im[j * lanes + lane] = 0;
-    else if (real.half)
-      for (int64_t j = 0; j < real.half; j++) {
-        re[j * lanes + lane] = (N)x[2 * j];
-        im[j * lanes + lane] = (N)x[2 * j + 1];
-      }
-    else
-      for (int64_t j = 0; j < real.n; j++) {
-        re[j * lanes + lane] = (N)x[j];
-        im[j * lanes + lane] = 0;
-      }
+/** One row. */
+template <class C>
+void forward_row(const Real& real, const Rows<C>& from, const Spectra<C>& to, int64_t row, Root* memory, C* staging) {
+  const Buffers<Root> at(memory, real);
+  const C* x = from.read(row, 0, real.n, staging);
+  for (int64_t j = 0; j < real.plan.n; j++)
+    at.first.set(j, real.half ? Complex<Root>{(Root)x[2 * j], (Root)x[2 * j + 1]} : Complex<Root>{(Root)x[j], 0});
+  const Signal<Root> z = transform(real.plan, at.first, at.second);
+  C* y = to.target(row, staging);
+  for (int64_t k = 0; k < real.bins; k++) {
+    const Complex<Root> bin = bin_of(real, z, k);
+    y[2 * k] = (C)bin.re;
+    y[2 * k + 1] = (C)bin.im;
   }
-  forward_group(real, at);
-  re = reinterpret_cast<N*>(at.bins.re), im = reinterpret_cast<N*>(at.bins.im);
-  for (int64_t row = begin; row < end; row++) {
-    C* y = to.target(row, staging);
-    for (int64_t k = 0; k < real.bins; k++) {
-      y[2 * k] = (C)re[k * lanes + row - begin];
-      y[2 * k + 1] = (C)im[k * lanes + row - begin];
+  to.commit(row, y);
+}
+
+template <class C>
+void backward_row(const Real& real, const Spectra<C>& from, const Rows<C>& to, int64_t row, Root* memory, C* staging) {
+  const Buffers<Root> at(memory, real);
+  const C* y = from.read(row, staging);
+  for (int64_t k = 0; k < real.bins; k++) at.bins.set(k, {(Root)y[2 * k], (Root)y[2 * k + 1]});
+  const Signal<Root> samples = backward_group(real, at);
+  C* x = to.target(row, 0, staging);
+  if (real.half)
+    for (int64_t j = 0; j < real.half; j++) {
+      x[2 * j] = (C)samples.re[j];
+      x[2 * j + 1] = (C)samples.im[j];
     }
-    to.commit(row, y);
+  else
+    for (int64_t j = 0; j < real.n; j++) x[j] = (C)samples.re[j];
+  to.commit(row, 0, real.n, x);
+}
+
+#ifndef OG_IS_REFERENCE
+
+/** The j-th of real and imaginary parts in turn. Branches: UBSan of GCC 12 goes wrong with `(odd ? im : re)[…]`. */
+OG_FFT void put_part(const Signal<Vf>& z, int64_t j, Vf v) {
+  if (j % 2)
+    z.im[j / 2] = v;
+  else
+    z.re[j / 2] = v;
+}
+OG_FFT Vf part_of(const Signal<Vf>& z, int64_t j) {
+  if (j % 2) return z.im[j / 2];
+  return z.re[j / 2];
+}
+
+/** put(j, v) with the j-th numbers of `count` rows in the lanes of v, for j < n; further lanes hold zeros. */
+template <class F>
+OG_FFT void load_lanes(const float* const* rows, int count, int64_t n, const F& put) {
+  const float* at[kLanes];
+  for (int r = 0; r < count; r++) at[r] = rows[r];
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const int here = lanes_left(n - j, 0);
+    Vf block[kBlockK];
+    transpose_block(at, count, here, block);
+#pragma GCC unroll 16
+    for (int t = 0; t < kBlockK; t++)
+      if (t < here) put(j + t, block[t]);
+    for (int r = 0; r < count; r++) at[r] += here;
   }
 }
 
-template <class V, class N, class C>
-void backward_rows(const Real& real, const Spectra<C>& from, const Rows<C>& to, int64_t begin, int64_t end, V* memory,
-                   C* staging) {
-  constexpr int64_t lanes = (int64_t)(sizeof(V) / sizeof(N));
-  const Buffers<V> at(memory, real);
-  N *re = reinterpret_cast<N*>(at.bins.re), *im = reinterpret_cast<N*>(at.bins.im);
-  for (int64_t lane = 0; lane < lanes; lane++) {
-    const C* y = begin + lane < end ? from.read(begin + lane, staging) : nullptr;
-    for (int64_t k = 0; k < real.bins; k++) {
-      re[k * lanes + lane] = y ? (N)y[2 * k] : N(0);
-      im[k * lanes + lane] = y ? (N)y[2 * k + 1] : N(0);
+/** The other way: lane r of get(j) becomes the j-th number of row r. */
+template <class F>
+OG_FFT void store_lanes(float* const* rows, int count, int64_t n, const F& get) {
+  for (int64_t j = 0; j < n; j += kLanes) {
+    const int here = lanes_left(n - j, 0);
+    Vf block[kBlockK], lines[kBlockK];
+#pragma GCC unroll 16
+    for (int t = 0; t < kBlockK; t++) block[t] = t < here ? get(j + t) : Vf{};
+    transpose_lanes(block, lines);
+#pragma GCC unroll 16
+    for (int r = 0; r < kBlockK; r++) {
+      if (r >= count) continue;
+      if (here == kLanes)
+        store(rows[r] + j, lines[r]);
+      else
+        store_first(rows[r] + j, lines[r], here);
     }
   }
-  const Signal<V> samples = backward_group(real, at);
-  re = reinterpret_cast<N*>(samples.re), im = reinterpret_cast<N*>(samples.im);
-  for (int64_t row = begin; row < end; row++) {
-    C* x = to.target(row, 0, staging);
-    const int64_t lane = row - begin;
-    if (real.half)
-      for (int64_t j = 0; j < real.half; j++) {
-        x[2 * j] = (C)re[j * lanes + lane];
-        x[2 * j + 1] = (C)im[j * lanes + lane];
-      }
-    else
-      for (int64_t j = 0; j < real.n; j++) x[j] = (C)re[j * lanes + lane];
-    to.commit(row, 0, real.n, x);
-  }
 }
+
+/** forward_rows for a row in each lane of Vf: rows change places with lanes in registers. */
+void forward_lanes(const Real& real, const Rows<float>& from, const Spectra<float>& to, int64_t begin, int64_t end,
+                   Vf* memory, float* staging) {
+  const Buffers<Vf> at(memory, real);
+  const int count = (int)(end - begin);
+  const int64_t room = staging_of(real);
+  const float* x[kLanes];
+  float* y[kLanes];
+  for (int r = 0; r < count; r++) x[r] = from.read(begin + r, 0, real.n, staging + r * room);
+  if (real.half)
+    load_lanes(x, count, real.n, [&](int64_t j, Vf v) { put_part(at.first, j, v); });
+  else
+    load_lanes(x, count, real.n, [&](int64_t j, Vf v) { at.first.set(j, {v, Vf{}}); });
+  const Signal<Vf> z = transform(real.plan, at.first, at.second);
+  for (int r = 0; r < count; r++) y[r] = to.target(begin + r, staging + r * room);
+  Complex<Vf> bin{};
+  store_lanes(y, count, 2 * real.bins, [&](int64_t j) {
+    if (j % 2) return bin.im;
+    bin = bin_of(real, z, j / 2);
+    return bin.re;
+  });
+  for (int r = 0; r < count; r++) to.commit(begin + r, y[r]);
+}
+
+void backward_lanes(const Real& real, const Spectra<float>& from, const Rows<float>& to, int64_t begin, int64_t end,
+                    Vf* memory, float* staging) {
+  const Buffers<Vf> at(memory, real);
+  const int count = (int)(end - begin);
+  const int64_t room = staging_of(real);
+  const float* y[kLanes];
+  float* x[kLanes];
+  for (int r = 0; r < count; r++) y[r] = from.read(begin + r, staging + r * room);
+  load_lanes(y, count, 2 * real.bins, [&](int64_t j, Vf v) { put_part(at.bins, j, v); });
+  const Signal<Vf> samples = backward_group(real, at);
+  for (int r = 0; r < count; r++) x[r] = to.target(begin + r, 0, staging + r * room);
+  if (real.half)
+    store_lanes(x, count, real.n, [&](int64_t j) { return part_of(samples, j); });
+  else
+    store_lanes(x, count, real.n, [&](int64_t j) { return samples.re[j]; });
+  for (int r = 0; r < count; r++) to.commit(begin + r, 0, real.n, x[r]);
+}
+
+#endif
 
 /** run(begin, end, memory, staging) for groups of as many rows as V has lanes. */
 template <class V, class N, class C, class F>
@@ -219,7 +279,7 @@ int32_t groups(const char* name, const Real& real, int64_t rows, const F& run) {
   parallel_ranges(rows, grain, [&](int64_t begin, int64_t end) {
     ScratchFrame frame;
     V* memory = frame.take<V>(numbers_of(real));
-    C* staging = frame.take<C>(staging_of(real));
+    C* staging = frame.take<C>(staging_of(real) * lanes);
     if (!memory || !staging) {
       __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
       return;
@@ -293,20 +353,22 @@ int32_t run(const char* name, bool is_forward, const og_view& signal, const og_v
 #ifdef OG_IS_REFERENCE
   if (n <= kDefinition) return by_definition(name, is_forward, real, attrs, rows, samples, bins);
 #endif
-  const auto with = [&](auto vector, auto number) {
-    typedef decltype(vector) V;
-    typedef decltype(number) N;
-    return groups<V, N, C>(name, real, rows, [&](int64_t begin, int64_t end, V* memory, C* staging) {
-      if (is_forward)
-        forward_rows<V, N, C>(real, samples, bins, begin, end, memory, staging);
-      else
-        backward_rows<V, N, C>(real, bins, samples, begin, end, memory, staging);
-    });
-  };
 #ifndef OG_IS_REFERENCE
-  if (rows > 1 && numbers_of(real) <= kGroupNumbers) return with(Vf{}, float{});
+  if (rows > 1 && numbers_of(real) <= kGroupNumbers)
+    return groups<Vf, float, C>(name, real, rows, [&](int64_t begin, int64_t end, Vf* memory, C* staging) {
+      if (is_forward)
+        forward_lanes(real, samples, bins, begin, end, memory, staging);
+      else
+        backward_lanes(real, bins, samples, begin, end, memory, staging);
+    });
 #endif
-  return with(Root{}, Root{});
+  return groups<Root, Root, C>(name, real, rows, [&](int64_t begin, int64_t end, Root* memory, C* staging) {
+    if (is_forward)
+      forward_row(real, samples, bins, begin, memory, staging);
+    else
+      backward_row(real, bins, samples, begin, memory, staging);
+    (void)end;
+  });
 }
 
 /** signal [..., n] and spectrum [..., n/2 + 1, 2]. */

@@ -1,7 +1,7 @@
 /**
  * Complex discrete Fourier transforms of any length, of one signal or of one in each lane of a vector: mixed radix in
- * Stockham's form (no bit reversal, two buffers; butterflies of 2, 3, 4 and 5, other primes up to kLargestPrime by the
- * definition), and Bluestein's chirp transform (1970) where a larger prime divides the length. Roots of unity are
+ * Stockham's form (no bit reversal, two buffers; butterflies of 2, 3, 4, 5 and 8, other primes up to kLargestPrime by
+ * the definition), and Bluestein's chirp transform (1970) where a larger prime divides the length. Roots of unity are
  * computed in double and rounded once. Error: about ε·log2(n) of the largest output, ε that of the type.
  */
 #ifndef OMNIGRAD_CPU_FFT_H
@@ -72,6 +72,12 @@ template <class V, class T>
 OG_FFT Complex<V> times(Complex<V> a, T re, T im) {
   return {a.re * re - a.im * im, a.re * im + a.im * re};
 }
+#ifndef OG_IS_REFERENCE
+OG_FFT Complex<Vf> times(Complex<Vf> a, float re, float im) {
+  const Vf r = set1(re), i = set1(im);
+  return {fma(a.re, r, -(a.im * i)), fma(a.re, i, a.im * r)};
+}
+#endif
 template <class V>
 OG_FFT Complex<V> operator+(Complex<V> a, Complex<V> b) {
   return {a.re + b.re, a.im + b.im};
@@ -111,6 +117,16 @@ void small_transform(const Plan<T>& plan, int p, const Complex<V>* a, Complex<V>
   }
 }
 
+/** e^{-2πi/4·jk} summed over four numbers. */
+template <class V>
+OG_FFT void butterfly_4(Complex<V> a0, Complex<V> a1, Complex<V> a2, Complex<V> a3, Complex<V>* b) {
+  const Complex<V> even = a0 + a2, odd = a1 + a3, low = a0 - a2, high = turned(a1 - a3);
+  b[0] = even + odd;
+  b[1] = low - high;
+  b[2] = even - odd;
+  b[3] = low + high;
+}
+
 template <class V, class T>
 OG_FFT void butterfly(const Plan<T>& plan, int p, const Complex<V>* a, Complex<V>* b) {
   if (p == 2) {
@@ -125,11 +141,20 @@ OG_FFT void butterfly(const Plan<T>& plan, int p, const Complex<V>* a, Complex<V
     b[1] = rest - side;
     b[2] = rest + side;
   } else if (p == 4) {
-    const Complex<V> even = a[0] + a[2], odd = a[1] + a[3], low = a[0] - a[2], high = turned(a[1] - a[3]);
-    b[0] = even + odd;
-    b[1] = low - high;
-    b[2] = even - odd;
-    b[3] = low + high;
+    butterfly_4(a[0], a[1], a[2], a[3], b);
+  } else if (p == 8) {
+    const T half = (T)0.70710678118654752440;
+    Complex<V> even[4], odd[4];
+    butterfly_4(a[0], a[2], a[4], a[6], even);
+    butterfly_4(a[1], a[3], a[5], a[7], odd);
+    odd[1] = {(odd[1].re + odd[1].im) * half, (odd[1].im - odd[1].re) * half};
+    odd[2] = {odd[2].im, -odd[2].re};
+    odd[3] = {(odd[3].im - odd[3].re) * half, -(odd[3].re + odd[3].im) * half};
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+      b[j] = even[j] + odd[j];
+      b[j + 4] = even[j] - odd[j];
+    }
   } else if (p == 5) {
     const T c1 = (T)0.30901699437494742410, c2 = (T)-0.80901699437494742410;
     const T s1 = (T)0.95105651629515357212, s2 = (T)0.58778525229247312917;
@@ -152,16 +177,25 @@ OG_FFT void butterfly(const Plan<T>& plan, int p, const Complex<V>* a, Complex<V
 template <int P, class V, class T>
 void pass(const Plan<T>& plan, int p, int64_t l, int64_t s, const Signal<V>& x, const Signal<V>& y) {
   if (P != 0) p = P;
-  const int64_t m = l / p, step = plan.length / l;
-  Complex<V> a[P ? P : kLargestPrime], b[P ? P : kLargestPrime];
-  for (int64_t k = 0; k < m; k++)
+  const int64_t m = l / p, step = plan.length / l, far = s * m;
+  Complex<V> a[P ? P : kLargestPrime] = {}, b[P ? P : kLargestPrime] = {};
+  for (int64_t q = 0; q < s; q++) {  // k = 0, whose roots are 1
+#pragma GCC unroll 8
+    for (int r = 0; r < p; r++) a[r] = x.get(q + far * r);
+    butterfly<V>(plan, p, a, b);
+#pragma GCC unroll 8
+    for (int j = 0; j < p; j++) y.set(q + s * j, b[j]);
+  }
+  for (int64_t k = 1; k < m; k++)
     for (int64_t q = 0; q < s; q++) {
-      for (int r = 0; r < p; r++) a[r] = x.get(q + s * (k + m * r));
+#pragma GCC unroll 8
+      for (int r = 0; r < p; r++) a[r] = x.get(q + s * k + far * r);
       butterfly<V>(plan, p, a, b);
       y.set(q + s * p * k, b[0]);
+#pragma GCC unroll 8
       for (int j = 1; j < p; j++) {
         const int64_t at = j * k * step;
-        y.set(q + s * (p * k + j), k == 0 ? b[j] : times(b[j], plan.re[at], plan.im[at]));
+        y.set(q + s * (p * k + j), times(b[j], plan.re[at], plan.im[at]));
       }
     }
 }
@@ -177,6 +211,8 @@ void pass_of(const Plan<T>& plan, int p, int64_t l, int64_t s, const Signal<V>& 
       return pass<4>(plan, p, l, s, x, y);
     case 5:
       return pass<5>(plan, p, l, s, x, y);
+    case 8:
+      return pass<8>(plan, p, l, s, x, y);
     default:
       return pass<0>(plan, p, l, s, x, y);
   }
@@ -233,15 +269,17 @@ Signal<V> transform_back(const Plan<T>& plan, const Signal<V>& x, const Signal<V
   return {y.im, y.re};
 }
 
-/** Cuts n into the factors of `pass`; false if a prime is too large. */
+/** Cuts n into the factors of `pass`, as few as there can be; false if a prime is too large. */
 template <class T>
 bool factorize(int64_t n, Plan<T>* plan) {
   plan->count = 0;
+  const auto take = [&](int p) {
+    plan->factors[plan->count++] = p;
+    n /= p;
+  };
+  while (n % 8 == 0) take(n % 32 == 16 ? 4 : 8);  // 4·4 rather than 8·2
   for (int p = 4; p <= kLargestPrime; p = p == 4 ? 2 : p == 2 ? 3 : p + 2)
-    while (n % p == 0) {
-      plan->factors[plan->count++] = p;
-      n /= p;
-    }
+    while (n % p == 0) take(p);
   return n == 1;
 }
 

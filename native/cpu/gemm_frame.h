@@ -35,14 +35,14 @@ struct MatrixView {
 
 /** C[m × n] = init + A[m × k] · B[k × n]. `init`: null or float32; the packed and direct ways want its columns dense.
  * `b_lines`: B's elements come from there instead (packed way only); b.row = 1 where a line holds a column, else
- * b.column. `epilogue` is told that this is matrix `batch`.
+ * b.column. `a_lines` likewise; a.column = 1 where a line holds a row. `epilogue` is told that this is matrix `batch`.
  */
 struct GemmCall {
   int64_t m, n, k;
   MatrixView a, b, c;
   const float* init;
   int64_t init_row, init_column;
-  const LineSource* b_lines = nullptr;
+  const LineSource *b_lines = nullptr, *a_lines = nullptr;
   Epilogue epilogue = {};
   int64_t batch = 0;
   const float* packed_b = nullptr;  // B as pack_whole leaves it; read instead of b where the packed way is taken
@@ -147,10 +147,29 @@ inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a,
   }
 }
 
+/** Stores a float32 block [m × n], leading dimension ld, with its columns as lines, `stride` apart. */
+inline void emit_turned(const float* block, int64_t ld, int64_t m, int64_t n, float* to, int64_t stride) {
+  for (int64_t i = 0; i < m; i += kLanes) {
+    const float* rows[kLanes];
+    const int count = lanes_left(m - i, 0);
+    for (int64_t j = 0; j < n; j += kLanes) {
+      const int here = lanes_left(n - j, 0);
+      for (int r = 0; r < count; r++) rows[r] = block + (i + r) * ld + j;
+      Vf lines[kBlockK];
+      transpose_block(rows, count, here, lines);
+#pragma GCC unroll 16
+      for (int c = 0; c < kBlockK; c++)
+        if (c < here) store_first(to + (j + c) * stride + i, lines[c], count);
+    }
+  }
+}
+
 /** Stores a float32 block [m × n], leading dimension ld, into C at (row, column). */
 inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const MatrixView& c, int64_t row,
                  int64_t column) {
   const int64_t size = dtype_size(c.dtype);
+  if (c.dtype == OG_F32 && c.row == 1 && m > 1)
+    return emit_turned(block, ld, m, n, static_cast<float*>(c.data) + row + column * c.column, c.column);
   for (int64_t i = 0; i < m; i++) {
     char* to = static_cast<char*>(c.data) + ((row + i) * c.row + column * c.column) * size;
     const float* from = block + i * ld;
@@ -176,7 +195,7 @@ struct Round {
   int failed;           // a task found no memory
 
   Operand a_at(int64_t row, int64_t k) const {
-    return advance({call->a.data, call->a.dtype, call->a.row, call->a.column}, row, k);
+    return advance({call->a.data, call->a.dtype, call->a.row, call->a.column, call->a_lines}, row, k);
   }
   Operand b_at(int64_t column, int64_t k) const {
     return advance({call->b.data, call->b.dtype, call->b.column, call->b.row, call->b_lines}, column, k);

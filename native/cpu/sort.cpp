@@ -5,9 +5,10 @@
  * Keys: each element becomes an unsigned integer whose order is the wanted one (floats: the sign-magnitude trick;
  * descending: complement), 32 bits wide, or 64 for int64 and float64. sort: insertion for up to 48 elements, beyond
  * that a least-significant-digit radix sort with 8-bit digits, one counting pass for all digits, and digits that are
- * equal everywhere skipped. topk: a heap of the k best, whose root rejects most elements with one comparison, ties to
- * the smaller index; for k above length / 8 the row is sorted. Results are always ordered, whether asked for or not.
- * Any strides. Parallel split: by rows. Scratch: two pairs of key and index a row element.
+ * equal everywhere skipped. topk: a heap of the k best, whose root rejects most elements with one comparison (dense
+ * floats of up to 32 bits: vectors of them), ties to the smaller index; for k above length / 8 the row is sorted.
+ * Results are always ordered, whether asked for or not. Any strides. Parallel split: by rows. Scratch: two pairs of key
+ * and index a row element.
  */
 #include "../core/scratch.h"
 #include "elementwise.h"
@@ -111,6 +112,44 @@ struct Task {
   bool descending;
 };
 
+#ifndef OG_IS_REFERENCE
+
+/** A bit for each lane that may come before `bound`: wherever the comparison with it does not say otherwise. */
+template <bool D>
+OG_INLINE uint64_t may_precede(Vf x, Vf bound) {
+#if OG_LANES == 16
+  return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, D ? _CMP_NLE_UQ : _CMP_NGE_UQ);
+#elif OG_LANES == 8
+  return (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps((__m256)x, (__m256)bound, D ? _CMP_NLE_UQ : _CMP_NGE_UQ));
+#elif defined(__x86_64__)
+  return (uint64_t)_mm_movemask_ps(D ? _mm_cmpnle_ps((__m128)x, (__m128)bound)
+                                     : _mm_cmpnge_ps((__m128)x, (__m128)bound));
+#else
+  const Vi not_after = D ? (x <= bound) : (x >= bound);
+  uint64_t mask = 0;
+  for (int i = 0; i < kLanes; i++) mask |= (uint64_t)(not_after[i] == 0) << i;
+  return mask;
+#endif
+}
+
+/** Calls take(i) for each element from `i` on that may come before element `worst()`, four vectors at a time; where it
+ * stopped for want of whole ones. take may change what `worst` says. */
+template <bool D, class T, class Worst, class Take>
+int64_t each_candidate(const T* row, int64_t i, int64_t n, const Worst& worst, const Take& take) {
+  Vf bound = set1(widen<float>(row[worst()]));
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    uint64_t mask = 0;
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; v++) mask |= may_precede<D>(load(row + i + v * kLanes), bound) << (v * kLanes);
+    if (mask == 0) continue;
+    for (; mask; mask &= mask - 1) take(i + __builtin_ctzll(mask));
+    bound = set1(widen<float>(row[worst()]));
+  }
+  return i;
+}
+
+#endif
+
 /** The first k items of the row in order. */
 template <class T, class K>
 Item<K>* best_of_row(const Task& task, const T* row, Item<K>* items, Item<K>* other) {
@@ -123,12 +162,22 @@ Item<K>* best_of_row(const Task& task, const T* row, Item<K>* items, Item<K>* ot
   }
   for (int64_t i = 0; i < task.k; i++) items[i] = {key(i), (uint32_t)i};
   for (int64_t i = task.k / 2 - 1; i >= 0; i--) sift_down(items, task.k, i);
-  for (int64_t i = task.k; i < task.n; i++) {
+  const auto take = [&](int64_t i) {
     const K candidate = key(i);
-    if (candidate >= items[0].key) continue;
+    if (candidate >= items[0].key) return;
     items[0] = {candidate, (uint32_t)i};
     sift_down(items, task.k, 0);
+  };
+  int64_t next = task.k;
+#ifndef OG_IS_REFERENCE
+  if constexpr (std::is_same<T, float>::value || std::is_same<T, f16>::value || std::is_same<T, bf16>::value) {
+    const auto worst = [&] { return (int64_t)items[0].index; };
+    if (stride == 1)
+      next = task.descending ? each_candidate<true>(row, next, task.n, worst, take)
+                             : each_candidate<false>(row, next, task.n, worst, take);
   }
+#endif
+  for (; next < task.n; next++) take(next);
   for (int64_t size = task.k - 1; size > 0; size--) {
     const Item<K> worst = items[0];
     items[0] = items[size];

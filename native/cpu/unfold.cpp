@@ -12,48 +12,16 @@
 #include "../core/status.h"
 #include "../core/view.h"
 #include "stage.h"
+#include "window.h"
 
 namespace og {
 namespace OG_ISA {
 namespace {
 
-struct Windows {
-  int64_t batch, channels, size[2], kernel[2], stride[2], padding[2], dilation[2], count[2];
-
-  int64_t rows() const { return channels * kernel[0] * kernel[1]; }
-  /** Position in the image, along an axis, of kernel element k in window o. */
-  int64_t at(int axis, int64_t k, int64_t o) const { return o * stride[axis] - padding[axis] + k * dilation[axis]; }
-  /** Windows [first, end) whose element k lies inside the image along an axis. */
-  void inside(int axis, int64_t k, int64_t* first, int64_t* end) const {
-    const int64_t base = at(axis, k, 0), s = stride[axis];
-    const int64_t from = base >= 0 ? 0 : (-base + s - 1) / s;
-    const int64_t left = size[axis] - base;
-    const int64_t to = left <= 0 ? 0 : (left + s - 1) / s;
-    *end = to < count[axis] ? to : count[axis];
-    *first = from < *end ? from : *end;
-  }
-};
-
 int32_t read_windows(const og_call* call, const og_view& image, const og_view& columns, Windows* w) {
   OG_REQUIRE(image.rank == 4 && columns.rank == 3, "unfold: an image of 4 axes and columns of 3 are expected");
-  w->batch = image.shape[0];
-  w->channels = image.shape[1];
-  int64_t positions = 1;
-  for (int i = 0; i < 2; i++) {
-    w->size[i] = image.shape[2 + i];
-    for (int part = 0; part < 4; part++) {
-      const double value = call->attrs[2 * part + i];
-      OG_REQUIRE(value >= 0 && value <= 1 << 24, "unfold: bad window");  // products of two stay far below 2^63
-    }
-    w->kernel[i] = (int64_t)call->attrs[i];
-    w->stride[i] = (int64_t)call->attrs[2 + i];
-    w->padding[i] = (int64_t)call->attrs[4 + i];
-    w->dilation[i] = (int64_t)call->attrs[6 + i];
-    OG_REQUIRE(w->kernel[i] > 0 && w->stride[i] > 0 && w->padding[i] >= 0 && w->dilation[i] > 0, "unfold: bad window");
-    const int64_t room = w->size[i] + 2 * w->padding[i] - w->dilation[i] * (w->kernel[i] - 1) - 1;
-    w->count[i] = room < 0 ? 0 : room / w->stride[i] + 1;
-    positions *= w->count[i];
-  }
+  OG_TRY(read_window("unfold", call->attrs, image, w));
+  const int64_t positions = w->count[0] * w->count[1];
   OG_REQUIRE(columns.shape[0] == w->batch && columns.shape[1] == w->rows() && columns.shape[2] == positions,
              "unfold: the columns do not fit the image");
   OG_REQUIRE(image.dtype == columns.dtype, "unfold: operands differ in dtype");

@@ -25,8 +25,11 @@ export interface BackwardOptions {
 }
 
 interface GradientOptions extends BackwardOptions {
-  /** Add to `grad` of leaves that are not among the inputs (a recomputed part of a larger graph). Default false. */
-  readonly depositLeaves?: boolean;
+  /**
+   * The graph is a part of the one that is being walked, computed again: what reaches leaves that are not among the inputs goes to
+   * that walk. Calls recorded before this number do not belong to it.
+   */
+  readonly partSince?: number;
 }
 
 interface Walk {
@@ -38,6 +41,20 @@ interface Walk {
   readonly onCapture: (position: number, grad: Tensor) => void;
   readonly retainGraph: boolean;
   readonly createGraph: boolean;
+  /** Least number of a node; 0 for any. */
+  readonly since: number;
+}
+
+/** The walk under way. */
+let current: Walk | null = null;
+
+function outsider(op: string): StateError {
+  return new StateError({
+    op: 'checkpoint',
+    expected: 'a function of its inputs and of parameters',
+    actual: `one that also reads a result of ${op} from outside`,
+    hint: 'Pass that tensor as an input: checkpoint(f, x, thatTensor)',
+  });
 }
 
 /** Nodes that lie between the roots and something wanted, in the order of the walk: newest first. */
@@ -45,7 +62,7 @@ function nodesToVisit(roots: readonly Node[], walk: Walk): Node[] {
   const wanted = new Map<Node, boolean>();
   const stack: { node: Node; next: number }[] = [];
   const isWantedNow = (node: Node): boolean =>
-    (node.reachesHiddenLeaves && walk.leaves === null) ||
+    node.reachesHiddenLeaves ||
     walk.captured.has(node) ||
     node.edges.some((edge) => edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf)));
   for (const root of roots) {
@@ -60,6 +77,7 @@ function nodesToVisit(roots: readonly Node[], walk: Walk): Node[] {
         const parent = stack.at(-1);
         if (parent !== undefined && wanted.get(top.node)) wanted.set(parent.node, true);
       } else if (child) {
+        if (child.id < walk.since) throw outsider(child.op);
         const known = wanted.get(child);
         if (known === undefined) {
           wanted.set(child, isWantedNow(child));
@@ -108,6 +126,8 @@ function sum(a: Tensor, b: Tensor, createGraph: boolean): Tensor {
 }
 
 function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
+  const outer = current;
+  current = walk;
   const before = setRecording(walk.createGraph);
   const retainedBefore = setGraphRetained(walk.retainGraph);
   const pending = new Pending(walk.createGraph);
@@ -131,6 +151,7 @@ function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tenso
       if (!walk.retainGraph) node.release();
     }
   } finally {
+    current = outer;
     setRecording(before);
     setGraphRetained(retainedBefore);
   }
@@ -189,13 +210,6 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
   return ones(output.shape, { dtype: output.dtype });
 }
 
-let depositing = 0;
-
-/** @internal Whether the walk under way adds to `grad` of all leaves, rather than collecting chosen gradients. */
-export function isDepositing(): boolean {
-  return depositing > 0;
-}
-
 /**
  * Adds to `grad` of every leaf that asks for it the gradient of `output`.
  *
@@ -211,19 +225,15 @@ export function backward(output: Tensor, gradient?: Tensor | null, options: Back
     accumulate(output, createGraph ? start : start.alias(true), createGraph);
   } else {
     const root = { node: output.node, outputIndex: output.outputIndex, grad: start };
-    depositing++;
-    try {
-      walkTape([root], {
-        leaves: null,
-        captured: new Map(),
-        onLeaf: deposit,
-        onCapture: () => {},
-        retainGraph,
-        createGraph,
-      });
-    } finally {
-      depositing--;
-    }
+    walkTape([root], {
+      leaves: null,
+      captured: new Map(),
+      onLeaf: deposit,
+      onCapture: () => {},
+      retainGraph,
+      createGraph,
+      since: 0,
+    });
   }
   if (!gradient) start.dispose();
 }
@@ -257,7 +267,8 @@ export function gradients(
   seeds: readonly (Tensor | null | undefined)[],
   options: GradientOptions,
 ): (Tensor | null)[] {
-  const { createGraph = false, retainGraph = createGraph, depositLeaves = false } = options;
+  const { createGraph = false, retainGraph = createGraph, partSince } = options;
+  const outer = partSince === undefined ? null : current;
   const found = new Array<Tensor | null>(inputs.length).fill(null);
   const collect = (position: number, grad: Tensor): void => {
     const before = found[position];
@@ -286,16 +297,17 @@ export function gradients(
     else if (position !== undefined) collect(position, connectedAlias(start, createGraph));
   });
   walkTape(roots, {
-    leaves: depositLeaves ? null : new Set(leaves.keys()),
+    leaves: outer === null ? new Set(leaves.keys()) : outer.leaves && new Set([...outer.leaves, ...leaves.keys()]),
     captured,
     onLeaf: (leaf, grad) => {
       const position = leaves.get(leaf);
-      if (position === undefined) accumulate(leaf, grad, createGraph);
+      if (position === undefined) outer!.onLeaf(leaf, grad);
       else collect(position, grad);
     },
     onCapture: collect,
     retainGraph,
     createGraph,
+    since: partSince ?? 0,
   });
   if (createGraph) return found;
   for (const start of ownSeeds) start.dispose();

@@ -1,14 +1,11 @@
 /**
- * Functions with a gradient of the user's own, and recomputation instead of saving.
+ * Functions with a gradient of the user's own.
  *
  * @module
  */
-import { StateError } from '../errors.js';
 import { detach } from '../ops/views.js';
-import { scope } from '../tensor/scope.js';
 import { needsRecord, record, setRecording } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { gradients, isDepositing } from './backward.js';
 
 /** What a custom gradient sees. */
 export interface CustomContext {
@@ -61,68 +58,4 @@ export function customFunction<A extends readonly Tensor[]>(definition: CustomFu
     );
     return result;
   };
-}
-
-/**
- * Activation checkpointing: computes f(…) without saving what its gradient needs, and computes f again when the gradient is
- * asked for. Memory for time (Chen et al., arXiv 1604.06174). `f` must give the same result both times: random operations
- * in it need a generator whose state it restores.
- *
- * Parameters that `f` reads from outside get their gradients too, so it belongs under `backward()`, not under `grad`.
- */
-export function checkpoint<A extends readonly Tensor[]>(f: (...inputs: A) => Tensor, ...inputs: A): Tensor {
-  const before = setRecording(false);
-  let output: Tensor;
-  try {
-    output = scope(() => f(...inputs));
-  } finally {
-    setRecording(before);
-  }
-  if (!before) return output;
-  const result = inputs.includes(output) ? detach(output) : output;
-  const node = record('checkpoint', inputs, [result], inputs, (_node, grads) => {
-    if (!isDepositing()) {
-      throw new StateError({
-        op: 'checkpoint',
-        expected: 'a walk by backward()',
-        actual: 'one by grad or gradientsOf',
-      });
-    }
-    const saved = node.unpack();
-    const recorded = setRecording(true);
-    try {
-      const leaves = saved.map((input, i) => {
-        const leaf = detach(input!);
-        if (node.needs(i)) leaf.requiresGrad = true;
-        return leaf;
-      }) as unknown as A;
-      const again = f(...leaves);
-      setRecording(recorded);
-      if (recorded) {
-        throw new StateError({
-          op: 'checkpoint',
-          expected: 'first derivatives',
-          actual: 'createGraph: true',
-          hint: 'Compute second derivatives without checkpoint',
-        });
-      }
-      return recompute(again, grads[0]!, leaves, node);
-    } finally {
-      setRecording(recorded);
-    }
-  });
-  node.reachesHiddenLeaves = true;
-  return result;
-}
-
-function recompute(
-  again: Tensor,
-  grad: Tensor,
-  leaves: readonly Tensor[],
-  node: { needs(index: number): boolean },
-): (Tensor | null)[] {
-  const wanted = leaves.filter((_, i) => node.needs(i));
-  const found = gradients('checkpoint', [again], wanted, [grad], { depositLeaves: true });
-  let next = 0;
-  return leaves.map((_, i) => (node.needs(i) ? found[next++]! : null));
 }

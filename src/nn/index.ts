@@ -5,6 +5,7 @@
  */
 export * from './attention.js';
 export * from './block.js';
+export * from './checkpointed.js';
 export * from './conv.js';
 export * from './dropout.js';
 export * from './embedding.js';

@@ -1,140 +1,109 @@
 /**
- * Convolution (cross-correlation, as everywhere in deep learning) over one or two axes, and its transpose. Windows become
- * columns and the work is a matrix product per group. Columns are not kept for the gradient but made again: they are as many
- * times larger than the input as the kernel has elements.
+ * Convolution (cross-correlation, as everywhere in deep learning) over one or two axes, and its transpose. Three kernels, the
+ * convolution and its adjoints in x and in the weight, are each other's gradients; none stores windows as columns.
  *
  * @module
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
-import { isFloating } from '../tensor/dtype.js';
+import { isFloating, promote } from '../tensor/dtype.js';
+import type { Shape } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { add } from './arithmetic.js';
-import { concat } from './join.js';
-import { matmul } from './matmul.js';
+import { to } from './copy.js';
+import { defineOp, type Op } from './define.js';
 import { pad } from './pad.js';
-import { recorded } from './recorded.js';
 import { sum } from './reduce.js';
-import { checkFits, checkPair, foldColumns, unfoldWindows, type Pair, type Window } from './unfold.js';
-import { narrow, reshape, squeeze, transpose, unsqueeze } from './views.js';
-
-/** Elements of columns that are made at once; larger batches go in parts. */
-const MAX_COLUMNS = 1 << 24;
+import { checkFits, checkPair, positions, type Pair, type Window } from './unfold.js';
+import { reshape, squeeze, unsqueeze } from './views.js';
 
 interface Geometry {
   readonly window: Window;
   readonly groups: number;
+  /** Rows and columns of the images. */
+  readonly size: readonly [number, number];
+  /** Of the weights. */
+  readonly shape: Shape;
 }
 
-/** Windows as columns, by group: (B, G, C/G·k, positions). A 1×1 kernel without stride or padding needs no copy. */
-function columnsOf(x: Tensor, { window, groups }: Geometry): Tensor {
-  const { kernel, stride, padding } = window;
-  const plain = [...kernel, ...stride].every((n) => n === 1) && padding.every((n) => n === 0);
-  const columns = plain ? reshape(x, [x.shape[0]!, x.shape[1]!, x.shape[2]! * x.shape[3]!]) : unfoldWindows(x, window);
-  const [batch, rows, count] = columns.shape as [number, number, number];
-  return reshape(columns, [batch, groups, rows / groups, count]);
-}
+const encode = ({ window: { kernel, stride, padding, dilation }, groups }: Geometry): number[] => [
+  ...kernel,
+  ...stride,
+  ...padding,
+  ...dilation,
+  groups,
+];
 
-/** (O, C/G, …kernel) → (G, O/G, C/G·k) */
-function weightMatrix(weight: Tensor, groups: number): Tensor {
-  return reshape(weight, [groups, weight.shape[0]! / groups, weight.size / Math.max(1, weight.shape[0]!)]);
-}
+/** Operations of a convolution whose result has `size` elements. */
+const flops = (size: number, { shape }: Geometry): number => 2 * size * shape[1]! * shape[2]! * shape[3]!;
 
-/** (B, O, H, W) → (B, G, O/G, H·W) */
-function byGroup(x: Tensor, groups: number): Tensor {
-  const [batch, channels, height, width] = x.shape as [number, number, number, number];
-  return reshape(x, [batch, groups, channels / groups, height * width]);
-}
+const convOp: Op<Geometry> = defineOp<Geometry>({
+  name: 'conv2d',
+  inputs: [
+    { name: 'x', kind: 'float' },
+    { name: 'weight', kind: 'float' },
+    { name: 'bias', kind: 'float', optional: true },
+  ],
+  attrCount: 9,
+  output: ([x], { window, size, shape }) => ({
+    shape: [x!.shape[0]!, shape[0]!, positions(window, 0, size[0]), positions(window, 1, size[1])],
+    dtype: x!.dtype,
+  }),
+  encode,
+  saves: ([x, weight]) => [weight!.requiresGrad ? x! : null, x!.requiresGrad ? weight! : null],
+  backward: ({ grad, saved: [x, weight], attrs, needs }) => [
+    needs(0) ? inputGradientOp.call([grad, weight!], attrs) : null,
+    needs(1) ? weightGradientOp.call([x!, grad], attrs) : null,
+    needs(2) ? sum(grad, [0, 2, 3]) : null,
+  ],
+  cost: ([x, weight], [y], attrs) => ({ flops: flops(y!.size, attrs), bytes: x!.bytes + weight!.bytes + y!.bytes }),
+});
 
-/** Examples of a batch in parts small enough that their columns stay within bounds. */
-function inParts(batch: number, columnsPerExample: number, part: (start: number, length: number) => Tensor): Tensor {
-  const length = Math.max(1, Math.min(batch, Math.floor(MAX_COLUMNS / Math.max(1, columnsPerExample))));
-  if (length >= batch) return part(0, batch);
-  const parts: Tensor[] = [];
-  for (let start = 0; start < batch; start += length) parts.push(part(start, Math.min(length, batch - start)));
-  return concat(parts, 0);
-}
+/** The adjoint of a convolution in x: also what a transposed convolution computes. */
+const inputGradientOp: Op<Geometry> = defineOp<Geometry>({
+  name: 'conv2d_input_gradient',
+  inputs: [
+    { name: 'grad', kind: 'float' },
+    { name: 'weight', kind: 'float' },
+  ],
+  attrCount: 9,
+  output: ([grad], { groups, size, shape }) => ({
+    shape: [grad!.shape[0]!, shape[1]! * groups, ...size],
+    dtype: grad!.dtype,
+  }),
+  encode,
+  saves: ([grad, weight]) => [weight!.requiresGrad ? grad! : null, grad!.requiresGrad ? weight! : null],
+  backward: ({ grad: outer, saved: [grad, weight], attrs, needs }) => [
+    needs(0) ? convOp.call([outer, weight!, null], attrs) : null,
+    needs(1) ? weightGradientOp.call([outer, grad!], attrs) : null,
+  ],
+  cost: ([grad, weight], [x], attrs) => ({
+    flops: flops(grad!.size, attrs),
+    bytes: grad!.bytes + weight!.bytes + x!.bytes,
+  }),
+});
 
-function forward(x: Tensor, weight: Tensor, geometry: Geometry): Tensor {
-  const { window, groups } = geometry;
-  const [rows, columns] = checkFits('conv2d', window, x.shape[2]!, x.shape[3]!);
-  const matrix = weightMatrix(weight, groups);
-  const perExample = x.shape[1]! * window.kernel[0] * window.kernel[1] * rows * columns;
-  return inParts(x.shape[0]!, perExample, (start, length) => {
-    const y = matmul(matrix, columnsOf(narrow(x, 0, start, length), geometry));
-    return reshape(y, [length, weight.shape[0]!, rows, columns]);
-  });
-}
-
-/** The adjoint of {@link forward} in x: also what a transposed convolution computes. */
-function adjoint(grad: Tensor, weight: Tensor, geometry: Geometry, size: readonly [number, number]): Tensor {
-  const { window, groups } = geometry;
-  const matrix = transpose(weightMatrix(weight, groups));
-  const rows = groups * matrix.shape[1]!;
-  return inParts(grad.shape[0]!, rows * grad.shape[2]! * grad.shape[3]!, (start, length) => {
-    const columns = matmul(matrix, byGroup(narrow(grad, 0, start, length), groups));
-    return foldColumns(reshape(columns, [length, rows, columns.shape[3]!]), window, size);
-  });
-}
-
-/** The adjoint of {@link forward} in the weight: the sum over examples of grad · columnsᵀ. */
-function weightGradient(x: Tensor, grad: Tensor, geometry: Geometry, shape: readonly number[]): Tensor {
-  const { window, groups } = geometry;
-  const batch = x.shape[0]!;
-  const perExample = x.shape[1]! * window.kernel[0] * window.kernel[1] * grad.shape[2]! * grad.shape[3]!;
-  const total = inParts(batch, perExample, (start, length) => {
-    const columns = columnsOf(narrow(x, 0, start, length), geometry);
-    const product = matmul(byGroup(narrow(grad, 0, start, length), groups), transpose(columns));
-    return sum(product, 0, { keepDims: true });
-  });
-  return reshape(sum(total, 0), shape);
-}
-
-/** y[b, o] += bias[o] */
-const withBias = (y: Tensor, bias: Tensor | null): Tensor =>
-  bias === null ? y : add(y, reshape(bias, [bias.size, 1, 1]));
-
-function convolve(x: Tensor, weight: Tensor, geometry: Geometry): Tensor {
-  const size = [x.shape[2]!, x.shape[3]!] as const;
-  return recorded(
-    'conv2d',
-    [x, weight],
-    () => forward(x, weight, geometry),
-    () => [weight.requiresGrad ? x : null, x.requiresGrad ? weight : null],
-    (grad, [input, kernel], needs) => [
-      needs(0) ? convolveTransposed(grad, kernel!, geometry, size) : null,
-      needs(1) ? correlate(input!, grad, geometry, weight.shape) : null,
-    ],
-  );
-}
-
-function convolveTransposed(x: Tensor, weight: Tensor, geometry: Geometry, size: readonly [number, number]): Tensor {
-  return recorded(
-    'conv_transpose2d',
-    [x, weight],
-    () => adjoint(x, weight, geometry, size),
-    () => [weight.requiresGrad ? x : null, x.requiresGrad ? weight : null],
-    (grad, [input, kernel], needs) => [
-      needs(0) ? convolve(grad, kernel!, geometry) : null,
-      needs(1) ? correlate(grad, input!, geometry, weight.shape) : null,
-    ],
-  );
-}
-
-function correlate(x: Tensor, grad: Tensor, geometry: Geometry, shape: readonly number[]): Tensor {
-  const size = [x.shape[2]!, x.shape[3]!] as const;
-  return recorded(
-    'conv2d_weight_gradient',
-    [x, grad],
-    () => weightGradient(x, grad, geometry, shape),
-    () => [x, grad],
-    (outer, [input, upper], needs) => [
-      needs(0) ? convolveTransposed(upper!, outer, geometry, size) : null,
-      needs(1) ? convolve(input!, outer, geometry) : null,
-    ],
-  );
-}
+/** The adjoint in the weight. */
+const weightGradientOp: Op<Geometry> = defineOp<Geometry>({
+  name: 'conv2d_weight_gradient',
+  inputs: [
+    { name: 'x', kind: 'float' },
+    { name: 'grad', kind: 'float' },
+  ],
+  attrCount: 9,
+  output: ([x], { shape }) => ({ shape, dtype: x!.dtype }),
+  encode,
+  saves: ([x, grad]) => [grad!.requiresGrad ? x! : null, x!.requiresGrad ? grad! : null],
+  backward: ({ grad: outer, saved: [x, grad], attrs, needs }) => [
+    needs(0) ? inputGradientOp.call([grad!, outer], attrs) : null,
+    needs(1) ? convOp.call([x!, outer, null], attrs) : null,
+  ],
+  cost: ([x, grad], [weight], attrs) => ({
+    flops: flops(grad!.size, attrs),
+    bytes: x!.bytes + grad!.bytes + weight!.bytes,
+  }),
+});
 
 /** Options of {@link conv2d}. */
 export interface Conv2dOptions {
@@ -219,6 +188,14 @@ function checkPadding(
   return { padding: [total[0] >> 1, total[1] >> 1], extra: [total[0] & 1, total[1] & 1] };
 }
 
+/** Operands in one dtype. */
+function alike(x: Tensor, weight: Tensor, bias: Tensor | null): [x: Tensor, weight: Tensor, bias: Tensor | null] {
+  const pair = promote(x.dtype, weight.dtype);
+  const dtype = bias === null ? pair : promote(pair, bias.dtype);
+  const cast = (operand: Tensor): Tensor => (operand.dtype === dtype ? operand : to(operand, dtype));
+  return [cast(x), cast(weight), bias === null ? null : cast(bias)];
+}
+
 /** Convolution with checks named after the public function. */
 function conv(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, options: Conv2dOptions): Tensor {
   const { groups = 1 } = options;
@@ -231,8 +208,10 @@ function conv(op: string, x: Tensor, weight: Tensor, bias: Tensor | null, option
   const { padding, extra } = checkPadding(op, partial, options.padding ?? 0);
   const input = pad(x, [0, extra[1], 0, extra[0]]);
   const window: Window = { ...partial, padding };
-  checkFits(op, window, input.shape[2]!, input.shape[3]!);
-  return withBias(convolve(input, weight, { window, groups }), bias);
+  const size = [input.shape[2]!, input.shape[3]!] as const;
+  checkFits(op, window, ...size);
+  const operands = alike(input, weight, bias);
+  return convOp.call(operands, { window, groups, size, shape: weight.shape });
 }
 
 /**
@@ -328,7 +307,9 @@ function transposed(
       actual: `${formatShape(size)} from ${formatShape(x.shape)}`,
     });
   }
-  return withBias(convolveTransposed(x, weight, { window, groups }, size), bias);
+  const [input, kernel, offset] = alike(x, weight, bias);
+  const y = inputGradientOp.call([input, kernel], { window, groups, size, shape: weight.shape });
+  return offset === null ? y : add(y, reshape(offset, [offset.size, 1, 1]));
 }
 
 /**

@@ -8,7 +8,7 @@ import { multipliesBfloat16 } from '../runtime/backend.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { sameShape, type Shape } from '../tensor/shape.js';
-import { needsRecord } from '../tensor/tape.js';
+import { needsRecord, willRecord } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -149,7 +149,7 @@ const [LEAST_ROWS, FEW_ROWS, MANY_ROWS] = [3, 8, 512];
 /** The weight as the kernel would pack it for this call, if it was packed before or is worth it. */
 function packedFor(x: Tensor, weight: Tensor, others: readonly (Tensor | null)[]): Tensor | null {
   if (x.dtype !== weight.dtype || (x.dtype === 'bfloat16' ? !multipliesBfloat16() : x.dtype !== 'float32')) return null;
-  if (needsRecord([x, weight, ...others])) {
+  if (willRecord([x, weight, ...others])) {
     packedFloats.drop(weight); // it is being trained
     return null;
   }

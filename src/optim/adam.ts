@@ -40,15 +40,16 @@ export function submitAdamStep(
   updated: readonly (readonly Tensor[])[],
   attrs: readonly number[],
 ): void {
-  const missing = new Array<null>(TENSORS - grads.length).fill(null);
-  const work = grads.reduce((size, grad) => size + grad.size, 0);
-  submit(
-    adamwStep,
-    [factor, ...grads, ...missing],
-    updated.flatMap((each) => [...each, ...missing]),
-    attrs,
-    work,
-  );
+  const inputs = new Array<Tensor | null>(1 + TENSORS).fill(null);
+  const outputs = new Array<Tensor | null>(3 * TENSORS).fill(null);
+  inputs[0] = factor;
+  let work = 0;
+  for (let i = 0; i < grads.length; i++) {
+    inputs[1 + i] = grads[i]!;
+    for (let kind = 0; kind < updated.length; kind++) outputs[kind * TENSORS + i] = updated[kind]![i]!;
+    work += grads[i]!.size;
+  }
+  submit(adamwStep, inputs, outputs, attrs, work);
 }
 
 /** Where the next call ends: it takes parameters of one step number and one precision. */
@@ -67,6 +68,10 @@ function endOfRun(due: readonly Due[], begin: number): number {
 
 abstract class AdamBase extends Optimizer<AdamOptions> {
   protected abstract readonly decoupled: boolean;
+
+  protected override stateNames(_param: Tensor, options: AdamOptions): readonly string[] {
+    return ['expAvg', 'expAvgSq', ...(options.amsgrad ? ['maxExpAvgSq'] : [])];
+  }
 
   protected override updateAll(due: readonly Due[], options: AdamOptions, gradScale: GradScale): void {
     if (options.amsgrad) {

@@ -28,6 +28,11 @@ export interface AdamW8bitOptions extends OptimizerOptions {
   minSize: number;
 }
 
+/** Whether the moments of a parameter are codes. */
+function isCoded(param: Tensor, { minSize }: AdamW8bitOptions): boolean {
+  return param.size >= minSize && param.dtype !== 'float64' && param.isContiguous;
+}
+
 const codedStep = kernelId('adamw8bit_step', 1, 5, 10);
 
 /**
@@ -62,6 +67,12 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
     return name.endsWith('Codes') ? 'uint8' : super.stateDType(param, name);
   }
 
+  protected override stateNames(param: Tensor, options: AdamW8bitOptions): readonly string[] {
+    return isCoded(param, options)
+      ? ['expAvgCodes', 'expAvgMax', 'expAvgSqCodes', 'expAvgSqMax']
+      : ['expAvg', 'expAvgSq'];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,
@@ -69,18 +80,17 @@ export class AdamW8bit extends Optimizer<AdamW8bitOptions> {
     options: AdamW8bitOptions,
     gradScale: GradScale,
   ): void {
-    const { lr, betas, eps, weightDecay, blockSize, minSize } = options;
+    const { lr, betas, eps, weightDecay, blockSize } = options;
     const corrections = [1 - betas[0] ** step, 1 - betas[1] ** step];
     const [factor, scale] = this.kernelScale(gradScale, param);
     const attrs = [lr, betas[0], betas[1], eps, weightDecay, ...corrections, scale, 1];
-    if (param.size < minSize || param.dtype === 'float64' || !param.isContiguous) {
+    if (!isCoded(param, options)) {
       const moments = [this.state(param, 'expAvg'), this.state(param, 'expAvgSq')];
       submitAdamStep(factor, [grad], [[param], [moments[0]!], [moments[1]!]], attrs);
       return;
     }
     const scaled = factor === null ? grad : mul(grad, factor);
-    const names = ['expAvgCodes', 'expAvgMax', 'expAvgSqCodes', 'expAvgSqMax'];
-    const states = names.map((name) => this.state(param, name));
+    const states = this.stateNames(param, options).map((name) => this.state(param, name));
     submit(codedStep, [contiguous(scaled)], [param, ...states], [...attrs, blockSize], param.size);
   }
 }

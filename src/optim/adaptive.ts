@@ -57,6 +57,14 @@ export class RMSprop extends Optimizer<RmsPropOptions> {
     );
   }
 
+  protected override stateNames(_param: Tensor, options: RmsPropOptions): readonly string[] {
+    return [
+      'squareAvg',
+      ...(options.centered ? ['gradAvg'] : []),
+      ...(options.momentum === 0 ? [] : ['momentumBuffer']),
+    ];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,
@@ -99,6 +107,10 @@ export class Adagrad extends Optimizer<AdagradOptions> {
     super('Adagrad', params, defaults, options);
   }
 
+  protected override stateNames(_param: Tensor, _options: AdagradOptions): readonly string[] {
+    return ['sum'];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,
@@ -128,6 +140,10 @@ export interface MomentOptions extends OptimizerOptions {
 export class Adamax extends Optimizer<MomentOptions> {
   constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
     super('Adamax', params, { lr: 2e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
+  }
+
+  protected override stateNames(_param: Tensor, _options: MomentOptions): readonly string[] {
+    return ['expAvg', 'expInf'];
   }
 
   protected override update(
@@ -171,6 +187,10 @@ export class NAdam extends Optimizer<NAdamOptions> {
     );
   }
 
+  protected override stateNames(_param: Tensor, _options: NAdamOptions): readonly string[] {
+    return ['expAvg', 'expAvgSq'];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,
@@ -199,6 +219,10 @@ export class NAdam extends Optimizer<NAdamOptions> {
 export class RAdam extends Optimizer<MomentOptions> {
   constructor(params: OptimizedParameters<MomentOptions>, options: Partial<MomentOptions> = {}) {
     super('RAdam', params, { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 }, options);
+  }
+
+  protected override stateNames(_param: Tensor, _options: MomentOptions): readonly string[] {
+    return ['expAvg', 'expAvgSq'];
   }
 
   protected override update(
@@ -266,6 +290,10 @@ export class Adafactor extends Optimizer<AdafactorOptions> {
       options,
       { eps: lowerBounds, beta2Decay: (op, argument, value) => checkNumber(op, argument, value, -Number.MAX_VALUE, 0) },
     );
+  }
+
+  protected override stateNames(param: Tensor, _options: AdafactorOptions): readonly string[] {
+    return param.rank > 1 ? ['rowVar', 'colVar'] : ['variance'];
   }
 
   protected override update(

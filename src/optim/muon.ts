@@ -126,6 +126,10 @@ export class Muon extends Optimizer<MuonOptions> {
     }
   }
 
+  protected override stateNames(_param: Tensor, options: MuonOptions): readonly string[] {
+    return options.useMuon ? ['momentumBuffer'] : ['expAvg', 'expAvgSq'];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,

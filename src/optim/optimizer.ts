@@ -9,9 +9,9 @@ import { neg } from '../ops/unary.js';
 import { copy_, to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
-import type { DType } from '../tensor/dtype.js';
+import { itemSize, type DType } from '../tensor/dtype.js';
 import { keep, scope } from '../tensor/scope.js';
-import { sameShape } from '../tensor/shape.js';
+import { sameShape, sizeOf } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
@@ -121,9 +121,12 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   /** One step on one parameter, in place, outside the record. `step` counts from 1. */
   protected abstract update(param: Tensor, grad: Tensor, step: number, options: O, gradScale: GradScale): void;
 
+  /** Names of the states that a parameter has after a step with these options. */
+  protected abstract stateNames(param: Tensor, options: O): readonly string[];
+
   /** One step on parameters of one group: one after another, unless a subclass can take several at once. */
   protected updateAll(due: readonly Due[], options: O, gradScale: GradScale): void {
-    for (const { param, grad, step } of due) this.update(param, grad, step, options, gradScale);
+    for (const { param, grad, step } of due) scope(() => this.update(param, grad, step, options, gradScale));
   }
 
   /** A scale as step kernels take it: a scalar tensor of the precision they compute in (or none), and a number. */
@@ -145,8 +148,7 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   /** State of a parameter, zeros at first. */
   protected state(param: Tensor, name: string): Tensor {
     const { tensors } = this.slots.get(param)!;
-    const dtype = this.stateDType(param, name);
-    return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype })));
+    return (tensors[name] ??= keep(zeros(this.stateShape(param, name), { dtype: this.stateDType(param, name) })));
   }
 
   /**
@@ -201,6 +203,19 @@ export abstract class Optimizer<O extends OptimizerOptions> {
   setRateFactor(factor: number): void {
     checkNumber(this.name, 'factor', factor, 0, Number.MAX_VALUE);
     for (const group of this.groups) group.lr = group.baseLr * factor;
+  }
+
+  /** Bytes that the state takes once every parameter has taken a step, from shapes alone. */
+  stateBytes(): number {
+    let bytes = 0;
+    for (const group of this.groups) {
+      for (const param of group.params) {
+        for (const name of this.stateNames(param, group)) {
+          bytes += sizeOf(this.stateShape(param, name)) * itemSize(this.stateDType(param, name));
+        }
+      }
+    }
+    return bytes;
   }
 
   /** All parameters, group after group. */

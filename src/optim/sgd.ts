@@ -45,6 +45,10 @@ export class SGD extends Optimizer<SgdOptions> {
     }
   }
 
+  protected override stateNames(_param: Tensor, options: SgdOptions): readonly string[] {
+    return options.momentum === 0 ? [] : ['momentumBuffer'];
+  }
+
   protected override update(
     param: Tensor,
     grad: Tensor,
@@ -71,6 +75,10 @@ export interface LionOptions extends OptimizerOptions {
 export class Lion extends Optimizer<LionOptions> {
   constructor(params: OptimizedParameters<LionOptions>, options: Partial<LionOptions> = {}) {
     super('Lion', params, { lr: 1e-4, betas: [0.9, 0.99], weightDecay: 0 }, options);
+  }
+
+  protected override stateNames(_param: Tensor, _options: LionOptions): readonly string[] {
+    return ['expAvg'];
   }
 
   protected override update(

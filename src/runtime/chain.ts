@@ -20,8 +20,8 @@ import {
 import { holdError, submitted, type Operands, type View } from './ring.js';
 import type { Storage } from './storage.js';
 
-/** Elements from which on a chain pays: below, the operands stay in the cache from one call to the next anyway. */
-const DEFAULT_LEAST_SIZE = 8192;
+/** Elements from which on a chain pays: below, the operands stay in the cache from one call to the next anyway, and making one costs more. */
+const DEFAULT_LEAST_SIZE = 32768;
 const FLOAT32 = 0;
 const FLOAT64 = 3;
 

@@ -71,7 +71,7 @@ const collected = new FinalizationRegistry<Ticket>((ticket) => {
 });
 
 const free = new Map<number, Storage[]>();
-const counters = { live: 0, peak: 0, pooled: 0, hits: 0, misses: 0 };
+const counters = { live: 0, peak: 0, window: 0, pooled: 0, hits: 0, misses: 0 };
 /** Blocks kept for reuse, at most; beyond it a returned block is left to the collector. */
 let poolLimit = Infinity;
 
@@ -120,6 +120,7 @@ function take(storage: Storage): Storage {
   storage.generation++;
   counters.live += storage.bytes;
   if (counters.live > counters.peak) counters.peak = counters.live;
+  if (counters.live > counters.window) counters.window = counters.live;
   return storage;
 }
 
@@ -196,4 +197,11 @@ export function storageCounters(): Readonly<typeof counters> {
 
 export function resetPeak(): void {
   counters.peak = counters.live;
+}
+
+/** Largest number of bytes in use since the last call of this; the user's peak goes on. */
+export function takeWindowPeak(): number {
+  const peak = Math.max(counters.window, counters.live);
+  counters.window = counters.live;
+  return peak;
 }

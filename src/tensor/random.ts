@@ -20,6 +20,33 @@ export interface GeneratorState {
   readonly offset: number;
 }
 
+/** Where the streams that a part of the program draws from stood before it. */
+export type Draws = ReadonlyMap<Generator, GeneratorState>;
+let noticing: Map<Generator, GeneratorState> | null = null;
+
+/** @internal Runs `body`, and tells which streams it drew from and where they stood before. */
+export function noticeDraws<T>(body: () => T): [result: T, draws: Draws] {
+  const outer = noticing;
+  const own = (noticing = new Map<Generator, GeneratorState>());
+  try {
+    return [body(), own];
+  } finally {
+    noticing = outer;
+    if (outer !== null) for (const [stream, state] of own) if (!outer.has(stream)) outer.set(stream, state);
+  }
+}
+
+/** @internal Runs `body` with the streams where they stood then, and puts them back to where they stand now. */
+export function replayDraws<T>(draws: Draws, body: () => T): T {
+  const now = [...draws.keys()].map((stream) => [stream, stream.state] as const);
+  for (const [stream, state] of draws) stream.state = state;
+  try {
+    return body();
+  } finally {
+    for (const [stream, state] of now) stream.state = state;
+  }
+}
+
 /** A stream of random numbers. */
 export class Generator {
   private seedValue: number;
@@ -50,6 +77,7 @@ export class Generator {
    * @internal Reserves counters for `count` numbers; [seed low, seed high, counter low, counter high] as kernels take them.
    */
   take(count: number): [number, number, number, number] {
+    if (noticing !== null && !noticing.has(this)) noticing.set(this, this.state);
     const at = this.offsetValue;
     this.offsetValue += Math.ceil(count / 4);
     const high = 2 ** 32;

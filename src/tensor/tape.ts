@@ -23,6 +23,11 @@ export interface OutputInfo {
 
 let nextId = 0;
 
+/** The number that the next recorded call gets. */
+export function nextNodeId(): number {
+  return nextId;
+}
+
 /** One recorded call. Held by its outputs and by the nodes that consumed them; saved tensors go when nobody holds it. */
 export class Node {
   readonly id = nextId++;
@@ -130,11 +135,37 @@ export function setGraphRetained(on: boolean): boolean {
   return before;
 }
 
+/** While somebody asks whether a part of the program, run without recording, would be recorded. */
+let noticing: { needed: boolean } | null = null;
+
 /** Whether a call on these inputs has to be recorded. */
 export function needsRecord(inputs: readonly (Tensor | null)[]): boolean {
-  if (!recording) return false;
-  for (let i = 0; i < inputs.length; i++) if (inputs[i]?.requiresGrad) return true;
+  if (!recording && noticing === null) return false;
+  for (let i = 0; i < inputs.length; i++) {
+    if (!inputs[i]?.requiresGrad) continue;
+    if (noticing !== null) noticing.needed = true;
+    return recording;
+  }
   return false;
+}
+
+/** Whether a call on these inputs is recorded now, or will be when a part that runs without recording is computed again. */
+export function willRecord(inputs: readonly (Tensor | null)[]): boolean {
+  return needsRecord(inputs) || (noticing !== null && inputs.some((input) => input?.requiresGrad));
+}
+
+/** Runs `body` without recording, and tells whether any call in it would have been recorded. */
+export function withoutRecording<T>(body: () => T): [result: T, needed: boolean] {
+  const outer = noticing;
+  const own = (noticing = { needed: false });
+  const before = setRecording(false);
+  try {
+    return [body(), own.needed];
+  } finally {
+    setRecording(before);
+    noticing = outer;
+    if (outer !== null && own.needed) outer.needed = true;
+  }
 }
 
 const nowhere: Edge = { node: null, outputIndex: 0, leaf: null };

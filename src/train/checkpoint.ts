@@ -5,9 +5,10 @@
  */
 import { mkdir, readdir, stat, statfs, unlink } from 'node:fs/promises';
 import path from 'node:path';
-import { AttributeError, FormatError, OmniError, ResourceError } from '../errors.js';
+import { AttributeError, FormatError, OmniError, ResourceError, StateError } from '../errors.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import type { LoaderState } from '../data/loader.js';
+import type { LossScaleState } from './loss_scale.js';
 import type { OptimizerState, SavedGroup } from '../optim/optimizer.js';
 import type { ScheduleState } from '../optim/plateau.js';
 import type { GeneratorState } from '../tensor/random.js';
@@ -33,6 +34,8 @@ export interface RunState {
   readonly generator: GeneratorState;
   /** Of a schedule that observes the loss. */
   readonly schedule?: ScheduleState;
+  /** Of the scale of the loss, in float16. */
+  readonly lossScale?: LossScaleState;
   /** Of callbacks, by their names. */
   readonly callbacks?: Readonly<Record<string, unknown>>;
   /** A validation of this step is still to come. */
@@ -286,4 +289,16 @@ export async function loadLatestCheckpoint(
     }
   }
   return null;
+}
+
+/**
+ * @internal The newest regular checkpoint from before a step: those of multiples of `every`.
+ *
+ * @throws StateError if none is whole
+ */
+export async function checkpointBefore(dir: string, every: number, step: number): Promise<LatestCheckpoint> {
+  const found = await loadLatestCheckpoint(dir, (at) => at % every === 0 && at < step);
+  if (found !== null) return found;
+  const expected = `a checkpoint in ${dir} to go back to from before step ${step}`;
+  throw new StateError({ op: 'Trainer', expected, actual: 'none that is whole' });
 }

@@ -36,6 +36,8 @@ interface EvaluatorOptions<M, B> {
   readonly batchSize: number;
   readonly batches: number;
   readonly ema: EMA | null;
+  /** Copies of the weights in 16 bits, if the run computes with some. */
+  readonly arithmetic: { refresh(): void; dispose(): void };
 }
 
 function checkSets<B>(given: ValidationSets<B>): [string, Dataset<B>][] {
@@ -110,10 +112,11 @@ export class Evaluator<M extends Module, B> {
    */
   async measure(model: M, step: number, stopped: () => boolean = () => false): Promise<EvalEvent | null> {
     const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
-    const { ema } = this.options;
+    const { ema, arithmetic } = this.options;
     const stream = defaultGenerator().state;
     model.eval();
     ema?.apply();
+    arithmetic.refresh();
     try {
       const sets: Record<string, Measurement> = {};
       for (const [name, set] of this.sets) {
@@ -128,6 +131,7 @@ export class Evaluator<M extends Module, B> {
       return { type: 'eval', step, loss, perplexity, metrics, sets };
     } finally {
       ema?.restore();
+      arithmetic.dispose();
       for (const [module, training] of modes) module.training = training;
     }
   }

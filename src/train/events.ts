@@ -1,5 +1,7 @@
 /** What a run reports while it goes on. */
 
+import type { StepProfile } from './profile.js';
+
 /** One optimiser step. */
 export interface StepEvent {
   readonly type: 'step';
@@ -19,6 +21,12 @@ export interface StepEvent {
   readonly tokensPerSecond: number;
   /** Since this process began to train, seconds. */
   readonly elapsed: number;
+  /** With `precision: 'float16'`: what the loss was multiplied by for the backward pass. */
+  readonly lossScale?: number;
+  /** With `precision: 'float16'`: gradients overflowed, and the weights were left as they were. */
+  readonly skipped?: boolean;
+  /** With `profile`: where the time went. */
+  readonly profile?: StepProfile;
 }
 
 /** What was measured on one validation set. */

@@ -5,19 +5,17 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import { AttributeError } from '../errors.js';
-import { noGrad } from '../autograd/grad.js';
 import { DataLoader, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { clipFactor, gradNorm } from '../optim/clip.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
-import { clone, copy_ } from '../ops/copy.js';
-import { defaultGenerator } from '../tensor/random.js';
-import { keep, scope } from '../tensor/scope.js';
+import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
+import { snapshotModel } from './snapshot.js';
 
 /** Options of {@link findLearningRate}. */
 export interface LearningRateSearchOptions<M extends Module> {
@@ -71,26 +69,6 @@ function steepest(rates: readonly number[], smoothed: readonly number[]): number
     if (slope < least) [least, best] = [slope, rates[i]!];
   }
   return best;
-}
-
-/** What a sweep changes: takes note of it and puts it back, bit for bit. */
-function snapshot(model: Module): () => void {
-  const tensors = [...model.namedParameters(), ...model.namedBuffers()].map(([, tensor]) => tensor);
-  const values = noGrad(() => tensors.map((tensor) => keep(clone(tensor))));
-  const grads = tensors.map((tensor) => tensor.grad);
-  const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
-  const generator = defaultGenerator().state;
-  for (const tensor of tensors) tensor.grad = null;
-  return () => {
-    noGrad(() => tensors.forEach((tensor, i) => copy_(tensor, values[i]!)));
-    tensors.forEach((tensor, i) => {
-      tensor.grad?.dispose();
-      tensor.grad = grads[i]!;
-    });
-    for (const [module, training] of modes) module.training = training;
-    defaultGenerator().state = generator;
-    for (const value of values) value.dispose();
-  };
 }
 
 interface Sweep {
@@ -155,7 +133,7 @@ export async function findLearningRate<M extends Module>(
   const losses: number[] = [];
   const smoothed: number[] = [];
   let stopped: LearningRateSearch['stopped'] = 'finished';
-  const restore = snapshot(model);
+  const restore = snapshotModel(model);
   try {
     model.train();
     let [average, least] = [0, Infinity];

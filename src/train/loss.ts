@@ -35,3 +35,8 @@ export function defaultLoss<M extends Module, B>(op: string): LossFunction<M, B>
     return trainable.loss(x, y);
   };
 }
+
+/** @internal Elements of the batch's `x`: what counts as tokens unless a run says otherwise. */
+export function elementsOfX(batch: unknown): number {
+  return (batch as { readonly x?: Tensor }).x?.size ?? 0;
+}

@@ -9,6 +9,7 @@ import type { EMA } from '../optim/ema.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { defaultGenerator } from '../tensor/random.js';
+import type { Arithmetic } from './arithmetic.js';
 import type { TrainCallback } from './callback.js';
 import type { BestCheckpoints } from './best_checkpoints.js';
 import { disposeCheckpoint, loadCheckpoint, type Checkpoint } from './checkpoint.js';
@@ -25,6 +26,7 @@ export interface RunParts<M extends Module> {
   readonly loader: DataLoader<unknown>;
   readonly callbacks: readonly TrainCallback<M>[];
   readonly watch: Pick<Watch<M, unknown>, 'state' | 'restore' | 'spikes'>;
+  readonly arithmetic: Pick<Arithmetic, 'state'>;
   readonly facts: RunFacts;
 }
 
@@ -37,7 +39,7 @@ export interface RunCounts {
 
 /** @internal The run as it stands. The tensors share memory with it. */
 export function takeSnapshot<M extends Module>(parts: RunParts<M>, counts: RunCounts, config: unknown): Checkpoint {
-  const { model, optimizer, ema, loader, callbacks, watch, facts } = parts;
+  const { model, optimizer, ema, loader, callbacks, watch, arithmetic, facts } = parts;
   return {
     model: model.stateDict(),
     optimizer: optimizer.stateDict(),
@@ -46,6 +48,7 @@ export function takeSnapshot<M extends Module>(parts: RunParts<M>, counts: RunCo
       ...counts,
       loader: loader.state,
       generator: defaultGenerator().state,
+      ...arithmetic.state,
       ...watch.state(),
       callbacks: Object.fromEntries(
         callbacks.flatMap((callback) =>
@@ -66,7 +69,7 @@ export function restoreParts<M extends Module>(
   checkpoint: Checkpoint,
   isRollback: boolean,
 ): RunCounts {
-  const { model, optimizer, ema, loader, callbacks, watch, facts } = parts;
+  const { model, optimizer, ema, loader, callbacks, watch, arithmetic, facts } = parts;
   const { run } = checkpoint;
   // Options are the program's: who lowers the rate and goes on wants the new one.
   const sameKind = run.facts === undefined || run.facts.optimizer === facts.optimizer;
@@ -77,6 +80,7 @@ export function restoreParts<M extends Module>(
     const weights = (): Checkpoint['model'] => Object.fromEntries(Object.entries(model.parameters()));
     ema.loadStateDict(Object.keys(averages).length > 0 ? averages : weights());
   }
+  arithmetic.state = run;
   watch.restore(run, isRollback);
   for (const callback of callbacks) {
     const saved = callback.name === undefined ? undefined : run.callbacks?.[callback.name];

@@ -5,38 +5,40 @@
  */
 import { setImmediate } from 'node:timers/promises';
 import { StateError } from '../errors.js';
-import { noGrad } from '../autograd/grad.js';
-import { checkDataset, DataLoader } from '../data/loader.js';
+import { DataLoader } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { clipFactor, gradNorm } from '../optim/clip.js';
 import { EMA } from '../optim/ema.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import { constant, type Schedule } from '../optim/schedule.js';
-import { add, div } from '../ops/arithmetic.js';
-import { detach } from '../ops/views.js';
 import { defaultGenerator } from '../tensor/random.js';
-import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
+import { checkInteger, checkKeys } from '../util/assert.js';
+import { Arithmetic } from './arithmetic.js';
 import type { TrainCallback, TrainContext, TrainPhase } from './callback.js';
 import * as files from './checkpoint.js';
 import { addPlace, checkWeights, explainNonFinite, type StepStart } from './diagnose.js';
 import { evalSchedule } from './evaluate.js';
 import type { CheckpointEvent, EvalEvent, RollbackEvent, StepEvent, TrainEvent } from './events.js';
-import { defaultLoss, type Batch, type LossFunction } from './loss.js';
+import { accumulateGradients } from './gradients.js';
+import { defaultLoss, elementsOfX, type Batch, type LossFunction } from './loss.js';
 import type { Spike } from './loss_spikes.js';
+import type { ProbeSubject } from './memory_probe.js';
+import { planRun, type PlanOptions, type TrainingPlan } from './plan.js';
+import { idleWatch, watchOf, type StepWatch } from './profile.js';
 import { factsOf, type RunFacts } from './resume_check.js';
 import { resumeFrom } from './resume.js';
 import { restoreBest, restoreParts, takeSnapshot, type RunParts } from './run_state.js';
 import { StopClock } from './signals.js';
-import { checkTrainerOptions, runOptionKeys, type RunOptions, type TrainerOptions } from './trainer_options.js';
+import {
+  checkTrainerOptions,
+  runOptionKeys,
+  stepsOf,
+  type RunOptions,
+  type TrainerOptions,
+} from './trainer_options.js';
 import { Watch } from './watch.js';
-
-/** Elements of the batch's `x`. */
-function elementsOfX(batch: unknown): number {
-  return (batch as { readonly x?: Tensor }).x?.size ?? 0;
-}
 
 /**
  * Trains a module. `run` yields typed events; with checkpoints, a run that was killed at any moment goes on from the last one
@@ -56,11 +58,12 @@ export class Trainer<M extends Module, B = Batch> {
   readonly optimizer: Optimizer<OptimizerOptions>;
   /** Steps of the whole run. */
   readonly total: number;
-  private readonly options: TrainerOptions<M, B>;
-  private readonly loader: DataLoader<B>;
-  private readonly accumulation: number;
+  /** @internal */ readonly options: TrainerOptions<M, B>;
+  /** @internal */ readonly loader: DataLoader<B>;
+  /** @internal */ readonly accumulation: number;
+  /** @internal */ readonly arithmetic: Arithmetic;
   private readonly schedule: Schedule;
-  private readonly ema: EMA | null;
+  /** @internal */ readonly ema: EMA | null;
   private readonly computeLoss: LossFunction<M, B>;
   private readonly countTokens: (batch: B) => number;
   private readonly callbacks: readonly TrainCallback<M>[];
@@ -81,27 +84,17 @@ export class Trainer<M extends Module, B = Batch> {
     this.model = model;
     this.options = options;
     this.accumulation = checkInteger('Trainer', 'gradientAccumulation', options.gradientAccumulation ?? 1, 1);
-    checkOneOf('Trainer', 'precision', options.precision ?? 'float32', ['float32']);
-    if (options.clipGradNorm !== undefined) checkNumber('Trainer', 'clipGradNorm', options.clipGradNorm, 0);
-    checkDataset('Trainer', 'train', options.train);
     this.loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
-    this.total = checkInteger(
-      'Trainer',
-      'steps',
-      options.steps ?? Math.max(1, Math.floor(this.loader.length / this.accumulation)),
-      1,
-    );
+    this.total = stepsOf(options, this.loader.length, this.accumulation);
     this.computeLoss = options.loss ?? defaultLoss('Trainer');
     this.countTokens = options.countTokens ?? elementsOfX;
     this.callbacks = options.callbacks ?? [];
-    this.optimizer = options.optimizer(
-      model.parameters().filter((parameter) => parameter.requiresGrad),
-      model,
-    );
+    const trained = model.parameters().filter(({ requiresGrad }) => requiresGrad);
+    this.optimizer = options.optimizer(trained, model);
+    this.arithmetic = new Arithmetic(model, options);
     this.schedule = options.schedule ?? constant();
-    if (options.scheduleTokens !== undefined) checkInteger('Trainer', 'scheduleTokens', options.scheduleTokens, 1);
     this.ema = options.ema === undefined ? null : new EMA(model.parameters(), options.ema);
-    this.watch = new Watch(options, this.computeLoss, this.ema);
+    this.watch = new Watch(options, (_model, batch) => this.lossOf(batch), this.ema, this.arithmetic);
     this.isEvalDue = evalSchedule(options.evalEvery ?? 200);
   }
 
@@ -116,10 +109,31 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Events of the run, from where it stands to its end. */
   async *run(options: RunOptions = {}): AsyncGenerator<TrainEvent, void, undefined> {
-    for await (const event of this.events(options)) {
-      for (const callback of this.callbacks) await callback.onEvent?.(event, this.context);
-      yield event;
+    try {
+      for await (const event of this.events(options)) {
+        for (const callback of this.callbacks) await callback.onEvent?.(event, this.context);
+        yield event;
+      }
+    } finally {
+      this.arithmetic.dispose();
     }
+  }
+
+  /**
+   * What the run will take: parameters, memory, floating-point operations, and with `probe` or `flopsPerSecond` its time and cost. One
+   * and two examples are run forward and backward to find out; the run does not change by it.
+   *
+   * @throws AttributeError for options that are unknown or cannot be
+   * @throws ResourceError if the budget of `activationCheckpointing` is too small
+   */
+  plan(options: PlanOptions = {}): Promise<TrainingPlan> {
+    return planRun({ ...this.subject, run: this, takeStep: () => this.takeStep() }, options);
+  }
+
+  /** The run as probes see it. */
+  private get subject(): ProbeSubject<B, Arithmetic> {
+    const { model, arithmetic, options, countTokens } = this;
+    return { model, arithmetic, options, countTokens, lossOf: (batch) => this.lossOf(batch) };
   }
 
   private async *events(options: RunOptions): AsyncGenerator<TrainEvent, void, undefined> {
@@ -127,6 +141,7 @@ export class Trainer<M extends Module, B = Batch> {
     const clock = new StopClock(options);
     try {
       yield* this.begin(options);
+      this.arithmetic.settle(this.subject);
       this.model.train();
       let reason: 'finished' | 'aborted' | 'time' | 'earlyStopping' = 'finished';
       for (;;) {
@@ -170,9 +185,9 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** What is saved and restored beside the counts. */
   private get parts(): RunParts<M> {
-    const { model, optimizer, loader, callbacks, watch } = this;
+    const { model, optimizer, loader, callbacks, watch, arithmetic } = this;
     this.facts ??= factsOf(this.options, { optimizer, accumulation: this.accumulation, steps: this.total });
-    return { model, optimizer, ema: this.ema, loader, callbacks, watch, facts: this.facts };
+    return { model, optimizer, ema: this.ema, loader, callbacks, watch, arithmetic, facts: this.facts };
   }
 
   private draw(): B {
@@ -185,35 +200,41 @@ export class Trainer<M extends Module, B = Batch> {
   private async trainStep(clock: StopClock): Promise<StepEvent | RollbackEvent> {
     const begun = performance.now();
     const start: StepStart = { loader: this.loader.state, generator: defaultGenerator().state };
+    const scale = this.arithmetic.state;
     const { scheduleTokens } = this.options;
     const place =
       scheduleTokens === undefined ? ([this.step, this.total] as const) : ([this.tokens, scheduleTokens] as const);
     this.optimizer.setRateFactor(this.schedule(...place));
     for (const callback of this.callbacks) callback.beforeStep?.(this.context);
-    let measured: { readonly loss: number; readonly gradNorm: number; readonly tokens: number };
+    const watch = await watchOf(this.options.profile);
+    let [loss, gradNorm, tokens] = [NaN, NaN, 0];
     let norm: Tensor | null = null;
+    let skipped = false;
     try {
-      const { loss, tokens, ...rest } = await this.enqueueGradients();
-      norm = rest.norm;
+      const queued = await this.enqueueGradients(watch);
+      ({ norm, tokens } = queued);
+      skipped = await this.arithmetic.mustSkip(norm);
       // Both are known before the update: what is not finite, or a spike, never reaches the weights.
-      const [lossValue, normValue] = [await loss.item(), await norm.item()];
-      loss.dispose();
-      const spike = await this.inspect(lossValue, normValue, start);
+      [loss, gradNorm] = [await queued.loss.item(), await norm.item()];
+      queued.loss.dispose();
+      const spike = skipped ? null : await this.inspect(loss, gradNorm, start);
       if (spike !== null) {
         norm.dispose();
         return await this.rollBack(spike);
       }
-      measured = { loss: lossValue, gradNorm: normValue, tokens };
     } catch (error) {
       norm?.dispose();
       addPlace(error, this.step + 1, this.loader.last);
       this.optimizer.zeroGrad();
       this.loader.state = start.loader;
+      this.arithmetic.state = scale;
       defaultGenerator().state = start.generator;
       throw error;
     }
-    this.enqueueUpdate(norm);
-    const { loss, gradNorm, tokens } = measured;
+    if (skipped) this.optimizer.zeroGrad();
+    else watch.part(() => this.enqueueUpdate(norm!));
+    norm.dispose();
+    await watch.border('optimizer');
     this.step++;
     this.tokens += tokens;
     const { checkpoint } = this.options;
@@ -231,6 +252,8 @@ export class Trainer<M extends Module, B = Batch> {
       tokens: this.tokens,
       tokensPerSecond: (tokens * 1000) / (performance.now() - begun),
       elapsed: clock.elapsed,
+      ...this.arithmetic.report(),
+      ...watch.report(),
     };
   }
 
@@ -243,7 +266,7 @@ export class Trainer<M extends Module, B = Batch> {
         model: this.model,
         loader: this.loader,
         accumulation: this.accumulation,
-        loss: this.computeLoss,
+        loss: (_model, batch) => this.lossOf(batch),
         start,
         draw: () => this.draw(),
         step: this.step + 1,
@@ -261,11 +284,7 @@ export class Trainer<M extends Module, B = Batch> {
     const { dir, every = 200 } = this.options.checkpoint!;
     const step = this.step + 1;
     spikes!.checkLimit(spike, step);
-    const found = await files.loadLatestCheckpoint(dir, (at) => at % every === 0 && at < spike.step);
-    if (found === null) {
-      const expected = `a checkpoint in ${dir} to go back to from a spike at step ${step}`;
-      throw new StateError({ op: 'Trainer', expected, actual: 'none that is whole' });
-    }
+    const found = await files.checkpointBefore(dir, every, spike.step);
     this.optimizer.zeroGrad();
     this.restore(found.checkpoint, true);
     [this.saved, this.lastPath] = [this.step, found.path];
@@ -276,42 +295,39 @@ export class Trainer<M extends Module, B = Batch> {
     return { type: 'rollback', step, to: this.step, path: found.path, signal, value, limit, ...counts };
   }
 
-  /**
-   * Queues forward and backward; nothing waits for a kernel. Each part is synchronous, so that no other code runs inside its scope,
-   * and the event loop turns between the parts.
-   */
-  private async enqueueGradients(): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
-    let tokens = 0;
-    let total: Tensor | null = null;
-    for (let i = 0; i < this.accumulation; i++) {
-      const before: Tensor | null = total;
-      const part = scope(() => {
-        const batch = this.draw();
-        tokens += this.countTokens(batch);
-        return div(this.computeLoss(this.model, batch), this.accumulation);
-      });
-      await setImmediate();
-      total = scope(() => {
-        part.backward();
-        return noGrad(() => (before === null ? detach(part) : add(before, part)));
-      });
-      before?.dispose();
-      part.dispose();
-      await setImmediate();
-    }
-    for (const callback of this.callbacks) callback.onGradients?.(this.context);
-    const norm = gradNorm(this.optimizer.parameters());
-    await setImmediate();
-    return { loss: total!, norm, tokens };
+  /** The loss of one batch, as the run computes it. */
+  private lossOf(batch: B): Tensor {
+    return this.arithmetic.forward(() => this.computeLoss(this.model, batch));
   }
 
-  /** Queues the update. Frees the norm. */
+  /** Queues forward and backward, and the norm of the gradients. */
+  private async enqueueGradients(
+    watch: StepWatch,
+    callbacks = this.callbacks,
+  ): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
+    const { accumulation, arithmetic, countTokens } = this;
+    const source = { accumulation, arithmetic, countTokens, draw: () => this.draw() };
+    const sums = await accumulateGradients({ ...source, lossOf: (batch: B) => this.lossOf(batch) }, watch);
+    for (const callback of callbacks) callback.onGradients?.(this.context);
+    const norm = gradNorm(this.optimizer.parameters());
+    await setImmediate();
+    return { ...sums, norm };
+  }
+
+  /** One step for a plan: no callback, no check. */
+  private async takeStep(): Promise<{ loss: Tensor; norm: Tensor }> {
+    const { loss, norm } = await this.enqueueGradients(idleWatch, []);
+    if (await this.arithmetic.mustSkip(norm)) this.optimizer.zeroGrad();
+    else this.enqueueUpdate(norm);
+    return { loss, norm };
+  }
+
+  /** Queues the update. */
   private enqueueUpdate(norm: Tensor): void {
     const { clipGradNorm: limit } = this.options;
     const gradScale = limit === undefined ? 1 : clipFactor(norm, limit);
     this.optimizer.step({ gradScale });
     if (typeof gradScale !== 'number') gradScale.dispose();
-    norm.dispose();
     this.optimizer.zeroGrad();
     this.ema?.update();
   }
@@ -348,12 +364,12 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Saves: a regular checkpoint if `regular`, and one of the best if this step is among them. */
   private async *store(regular: boolean): AsyncGenerator<CheckpointEvent, void, undefined> {
-    const { best } = this.watch;
-    const rank = this.due.best;
+    const [best, rank] = [this.watch.best, this.due.best];
     if (!regular && rank === null) return;
     this.announce('saving');
     await checkWeights(this.model, this.step, this.lastPath);
-    const checkpoint = this.snapshot();
+    const counts = { step: this.step, tokens: this.tokens, evalDue: this.due.evaluation };
+    const checkpoint = takeSnapshot(this.parts, counts, this.options.config);
     let path: string | undefined;
     if (rank !== null) {
       // Before the regular one: who resumes from that finds the best that it lists.
@@ -365,6 +381,7 @@ export class Trainer<M extends Module, B = Batch> {
       [this.saved, this.due.save] = [this.step, false];
       await best?.prune();
     }
+    files.disposeCheckpoint(checkpoint);
     const entry = rank === null ? undefined : best!.entries[rank - 1];
     this.announce('training');
     yield {
@@ -373,11 +390,6 @@ export class Trainer<M extends Module, B = Batch> {
       path: path!,
       ...(entry === undefined ? {} : { best: { metric: best!.metric, value: entry.value, rank: rank! } }),
     };
-  }
-
-  private snapshot(): files.Checkpoint {
-    const { step, tokens } = this;
-    return takeSnapshot(this.parts, { step, tokens, evalDue: this.due.evaluation }, this.options.config);
   }
 
   private restore(checkpoint: files.Checkpoint, isRollback = false): void {

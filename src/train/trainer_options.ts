@@ -4,20 +4,24 @@
  * @module
  */
 import { AttributeError } from '../errors.js';
-import type { Dataset } from '../data/loader.js';
+import { checkDataset, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import type { Schedule } from '../optim/schedule.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { checkKeys } from '../util/assert.js';
+import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import type { TrainCallback } from './callback.js';
 import type { CheckpointOptions } from './checkpoint.js';
 import type { EarlyStoppingOptions } from './early_stopping.js';
 import type { EvalInterval, MetricFunction, ValidationSets } from './evaluate.js';
 import type { Batch, LossFunction } from './loss.js';
+import type { LossScaleOptions } from './loss_scale.js';
 import type { LossSpikeOptions } from './loss_spikes.js';
+import type { Precision } from './precision.js';
+import { checkProfile, type ProfileOptions } from './profile.js';
+import type { RecomputationOptions } from './recomputation.js';
 import type { AllowedChanges } from './resume_check.js';
 
 /** Options of `Trainer`. */
@@ -42,8 +46,22 @@ export interface TrainerOptions<M extends Module, B = Batch> {
   readonly clipGradNorm?: number;
   /** Decay of a moving average of the parameters, used for validation. Default: none. */
   readonly ema?: number;
-  /** Arithmetic of the run. */
-  readonly precision?: 'float32';
+  /**
+   * Arithmetic of forward and backward. With 16 bits they run on copies of the weights in that dtype, while the model, its
+   * `stateDict`, the optimiser and the averages keep the float32 (master) weights; gradients are added up in float32. Default float32.
+   */
+  readonly precision?: Precision;
+  /** Dynamic scaling of the loss with `precision: 'float16'`. Default: torch.amp.GradScaler's. */
+  readonly lossScale?: LossScaleOptions;
+  /**
+   * Blocks whose activations are computed again in the backward pass instead of kept: all of them, or as few as a budget in bytes (or
+   * a share of what they take without) allows. The budget counts what a step holds at its largest beside weights, gradients and
+   * optimiser state; it is found by running one and two examples before the first step. The bits of the run do not change. Default
+   * false.
+   */
+  readonly activationCheckpointing?: boolean | RecomputationOptions;
+  /** Whether step events carry a `profile`; the queue is waited for between the parts of a step then. Default false. */
+  readonly profile?: boolean | ProfileOptions;
   /** Default: model.loss(x, y). */
   readonly loss?: LossFunction<M, B>;
   /** Tokens (or examples) of a batch, for rates and schedules. Default: the elements of `x`, or 0 where there is no `x`. */
@@ -67,8 +85,8 @@ export interface TrainerOptions<M extends Module, B = Batch> {
 
 const optionKeys = [
   'train', 'valid', 'batchSize', 'gradientAccumulation', 'steps', 'optimizer', 'schedule', 'scheduleTokens', 'clipGradNorm', 'ema',
-  'precision', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches', 'checkpoint', 'seed', 'config',
-  'metrics', 'earlyStopping', 'lossSpikes',
+  'precision', 'lossScale', 'activationCheckpointing', 'profile', 'loss', 'countTokens', 'callbacks', 'evalEvery', 'evalBatches',
+  'checkpoint', 'seed', 'config', 'metrics', 'earlyStopping', 'lossSpikes',
 ]; // prettier-ignore
 
 /** @internal Throws AttributeError for options that do not exist, and for what should be functions, lists or records and is not. */
@@ -81,6 +99,10 @@ export function checkTrainerOptions<M extends Module, B>(options: TrainerOptions
     const expected = argument === 'optimizer' ? 'a function from parameters to an optimizer' : 'a function';
     throw new AttributeError({ op, argument, expected, actual: formatValue(value) });
   }
+  checkDataset(op, 'train', options.train);
+  if (options.clipGradNorm !== undefined) checkNumber(op, 'clipGradNorm', options.clipGradNorm, 0);
+  if (options.scheduleTokens !== undefined) checkInteger(op, 'scheduleTokens', options.scheduleTokens, 1);
+  checkProfile(options.profile);
   const isCallback = (value: unknown): boolean => typeof value === 'object' && value !== null;
   if (options.callbacks !== undefined && !(Array.isArray(options.callbacks) && options.callbacks.every(isCallback))) {
     const actual = formatValue(options.callbacks);
@@ -116,3 +138,8 @@ export interface RunOptions {
 
 /** @internal */
 export const runOptionKeys = ['signal', 'resume', 'allowChanges', 'handleSignals', 'timeLimit'];
+
+/** @internal Steps of the whole run: as asked for, or one epoch of so many batches. */
+export function stepsOf({ steps }: { readonly steps?: number }, batches: number, accumulation: number): number {
+  return checkInteger('Trainer', 'steps', steps ?? Math.max(1, Math.floor(batches / accumulation)), 1);
+}

@@ -9,6 +9,7 @@ import type { Module } from '../nn/module.js';
 import type { EMA } from '../optim/ema.js';
 import { isObserving, type ObservingSchedule } from '../optim/plateau.js';
 import { formatValue } from '../util/format.js';
+import type { Arithmetic } from './arithmetic.js';
 import { BestCheckpoints } from './best_checkpoints.js';
 import { checkCheckpointOptions, type RunState } from './checkpoint.js';
 import { EarlyStopping } from './early_stopping.js';
@@ -54,10 +55,15 @@ export class Watch<M extends Module, B> {
   private readonly schedule: ObservingSchedule | null;
 
   /** @throws AttributeError for options that cannot be, or not together */
-  constructor(options: TrainerOptions<M, B>, loss: LossFunction<M, B>, ema: EMA | null) {
+  constructor(
+    options: TrainerOptions<M, B>,
+    loss: LossFunction<M, B>,
+    ema: EMA | null,
+    arithmetic: Pick<Arithmetic, 'refresh' | 'dispose'>,
+  ) {
     const { valid, metrics = {}, batchSize, evalBatches: batches = 50, schedule, earlyStopping, lossSpikes } = options;
     this.evaluator =
-      valid === undefined ? null : new Evaluator({ sets: valid, loss, metrics, batchSize, batches, ema });
+      valid === undefined ? null : new Evaluator({ sets: valid, loss, metrics, batchSize, batches, ema, arithmetic });
     this.schedule = schedule !== undefined && isObserving(schedule) ? schedule : null;
     if (options.checkpoint !== undefined) checkCheckpointOptions(options.checkpoint);
     this.early = earlyStopping === undefined ? null : new EarlyStopping(earlyStopping);
