@@ -107,6 +107,14 @@ export {
 } from './generate/generate.js';
 export { sample, type SamplingOptions } from './generate/sampler.js';
 export {
+  benchmark,
+  benchmarkTogether,
+  type BenchmarkOptions,
+  type GenerationSpeed,
+  type Latency,
+  type MeasurableModel,
+} from './generate/benchmark.js';
+export {
   loadSafetensors,
   openSafetensors,
   SafetensorsFile,
@@ -124,6 +132,8 @@ export {
   type SavableModel,
   type SaveModelOptions,
 } from './models/saved_model.js';
+export { perplexity, type PerplexityOptions, type ScoredText, type ScoringModel } from './models/perplexity.js';
+export { residentMemory, type ResidentMemory, type ResidentMemoryOptions } from './models/resident_memory.js';
 export { GPT, type CacheDType, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { HiddenOptions } from './models/gpt_inputs.js';
 export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';

@@ -5,6 +5,34 @@
  */
 export { blocksOf } from './block_walk.js';
 export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
+export { folderJournal, type LayerJournal } from './layer_journal.js';
+export { compressionTable, type ComparedModel, type CompressionCard } from './pipeline/card.js';
+export {
+  compress,
+  compressAll,
+  type CompressedModel,
+  type CompressedModels,
+  type CompressionEvent,
+  type CompressOptions,
+} from './pipeline/compress.js';
+export { type CompressionMetric, type ModelMeasurement } from './pipeline/measure.js';
+export { paretoCharts, paretoFront } from './pipeline/pareto.js';
+export { checkPlan, type CompressionPlan, type PlanStep, type PlanTarget } from './pipeline/plan.js';
+export {
+  comparedModels,
+  renderCompressionReport,
+  writeCompressionReport,
+  type CompressionReportOptions,
+} from './pipeline/report.js';
+export { type CompressionKey } from './pipeline/state.js';
+export {
+  registerStep,
+  type FinetuneFunction,
+  type Rehearsal,
+  type StepContext,
+  type StepKind,
+  type StepNote,
+} from './pipeline/step.js';
 export {
   generateCorpus,
   CorpusDataset,

@@ -152,13 +152,19 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
   const restored = new Set<string>();
   const sites = sitesOf(model, (_module): _module is Module => true);
   const own = formsOf('load', model);
-  for (const [name, form] of Object.entries(content.layers)) {
+  const changed = Object.entries(content.layers).flatMap(([name, form]) => {
     const site = sites.get(name);
     if (site === undefined) {
       const expected = `layers of ${content.architecture}`;
       throw new FormatError({ op: 'load', argument: file, expected, actual: name });
     }
-    if (JSON.stringify(own.get(name)) === JSON.stringify(form)) continue;
+    return JSON.stringify(own.get(name)) === JSON.stringify(form) ? [] : [{ name, form, site }];
+  });
+  const isOfChanged = (key: string): boolean => changed.some(({ name }) => key.startsWith(`${name}.`));
+  const plain = Object.entries(state).flatMap(([key, { dtype }]) => (isOfChanged(key) ? [] : [dtype]));
+  const [dtype] = new Set(plain).size === 1 ? plain : [];
+  if (dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16'); scales keep theirs
+  for (const { name, form, site } of changed) {
     const layer = restoreLayer(name, form, partOf(state, name), site.layer);
     if (layer === site.layer) continue;
     place('load', site, layer);
@@ -166,9 +172,6 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
     for (const key of scope(() => Object.keys(layer.stateDict()))) restored.add(`${name}.${key}`);
   }
   const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
-  const dtypes = new Set(Object.values(rest).map(({ dtype }) => dtype));
-  const [dtype] = dtypes;
-  if (dtypes.size === 1 && dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16')
   const { missing, unexpected } = model.loadStateDict(rest, { strict: false });
   const lost = missing.filter((name) => !restored.has(name));
   if (lost.length + unexpected.length > 0) {

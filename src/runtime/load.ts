@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { BackendError } from '../errors.js';
 import { environment } from './environment.js';
 import type { NativeAddon } from './native.js';
@@ -16,6 +16,12 @@ function nearestPackage(folder: string): string {
   return existsSync(join(folder, 'package.json')) || dirname(folder) === folder
     ? folder
     : nearestPackage(dirname(folder));
+}
+
+/** Where another process finds this library in the form that runs here: sources, or the bundle. */
+export function libraryEntry(): string {
+  const isSource = import.meta.url.endsWith('.ts');
+  return pathToFileURL(join(packageRoot, ...(isSource ? ['src', 'index.ts'] : ['dist', 'index.js']))).href;
 }
 
 /** One place where a binary was looked for. */

@@ -19,6 +19,7 @@ import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
 import { visitInputs, type VisitInputs } from '../calibrated_walk.js';
 import { relativeOutputError } from '../hessian.js';
+import type { LayerJournal } from '../layer_journal.js';
 import { bytesOf, checkWeights, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
 import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
@@ -56,6 +57,8 @@ export interface QuantizeModelOptions extends LayerQuantization, WholeModelOptio
   readonly onLayer?: (report: QuantizedLayerReport) => void;
   /** Stops between layers; the promise is rejected with its reason. */
   readonly signal?: AbortSignal;
+  /** Keeps finished layers, so that the same call goes on after an interruption: see `folderJournal`. Default: none. */
+  readonly journal?: LayerJournal;
 }
 
 /** What became of one layer. */
@@ -84,6 +87,7 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     signal: _4,
     embeddings: _5,
     cacheDType: _6,
+    journal: _7,
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
@@ -194,6 +198,11 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
   return [...parts.values()];
 }
 
+/** @internal Whether `quantize` would take a model and options. @throws what it would throw before any work on layers */
+export function checkQuantization(model: Module, options: QuantizeModelOptions): void {
+  planOf(model, options);
+}
+
 /**
  * A copy of the model (or the model itself, `inPlace`) with quantised linear layers, which run on the integer kernels as they are. The
  * output layer stays as it is unless `target` names it; embeddings stay.
@@ -210,7 +219,7 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
  * @throws StateError if a weight or an activation is not finite, calibration misses a layer, or the model is quantised already
  */
 export async function quantize<M extends Module>(model: M, options: QuantizeModelOptions): Promise<M> {
-  const { calibration, inPlace, onLayer, signal } = options;
+  const { calibration, inPlace, onLayer, signal, journal } = options;
   checkBoolean(OP, 'inPlace', inPlace ?? false);
   checkWholeModel(OP, model, options);
   const rehearsal = planOf(model, options);
@@ -221,15 +230,19 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
     changeWholeModel(OP, result, options);
+    const done = (await journal?.restore(result)) ?? new Set<string>();
+    for (const site of [...plan.keys()]) if (done.has(site.path)) plan.delete(site);
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
         const report = await quantizeLayer(site, plan.get(site)!, inputs);
         onLayer?.(report);
       }
+      const paths = sites.map(({ path }) => path);
+      await journal?.record(result, paths);
     };
     if (!calibrated) {
-      await layers([...plan.keys()], null);
+      for (const site of plan.keys()) await layers([site], null);
       return result;
     }
     const group: VisitInputs = async (sites, statistics, run) => {
