@@ -13,6 +13,13 @@ export interface Dataset<B> {
   readonly length: number;
   /** One batch of the given examples. `epoch` lets a dataset vary from one epoch to the next (shifted windows, say). */
   batch(indices: readonly number[], epoch: number): B;
+  /**
+   * Gets ready what the batch of these examples needs (pages read, images decoded), while the step before is under way. Called ahead of
+   * `batch`, once for each; a rejection surfaces where the batch is waited for.
+   */
+  prepare?(indices: readonly number[], epoch: number): Promise<void>;
+  /** The dataset shuffles by itself, by its own seed and the epoch (mixtures do): a loader then asks for examples in order. */
+  readonly hasOwnOrder?: boolean;
 }
 
 /** Options of {@link DataLoader}. */
@@ -24,6 +31,17 @@ export interface LoaderOptions {
   readonly seed?: number;
   /** Leave out a last batch that is not full. Default true. */
   readonly dropLast?: boolean;
+  /** Batches that are prepared ahead of the one asked for, where the dataset can `prepare`. Default 2; 0: none. */
+  readonly prefetch?: number;
+}
+
+/** Time that data took, of this loader, since it was made; milliseconds. */
+export interface LoaderTimes {
+  readonly batches: number;
+  /** Waiting for what was prepared ahead: 0 if it always was in time. */
+  readonly waited: number;
+  /** Making batches of it. */
+  readonly made: number;
 }
 
 /** Where a loader stands. JSON-safe. */
@@ -41,18 +59,24 @@ export class DataLoader<B> {
   private readonly shuffle: boolean;
   private readonly seed: number;
   private readonly dropLast: boolean;
+  private readonly prefetch: number;
   private epoch = 0;
   private position = 0;
-  private order: Uint32Array | null = null;
+  /** Orders of this epoch and, near its end, of the next. */
+  private readonly orders = new Map<number, Uint32Array>();
+  /** Preparations under way or done, by the number of their batch, counted from the first epoch on. */
+  private readonly prepared = new Map<number, Promise<void>>();
+  private readonly spent = { batches: 0, waited: 0, made: 0 };
 
   /** @throws AttributeError if there is not a single batch in an epoch */
   constructor(dataset: Dataset<B>, options: LoaderOptions) {
-    checkKeys('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast']);
+    checkKeys('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast', 'prefetch']);
     this.dataset = dataset;
     this.batchSize = checkInteger('DataLoader', 'batchSize', options.batchSize, 1);
     this.shuffle = checkBoolean('DataLoader', 'shuffle', options.shuffle ?? true);
     this.seed = checkInteger('DataLoader', 'seed', options.seed ?? 0, 0);
     this.dropLast = checkBoolean('DataLoader', 'dropLast', options.dropLast ?? true);
+    this.prefetch = checkInteger('DataLoader', 'prefetch', options.prefetch ?? 2, 0, 1024);
     if (this.length === 0) {
       throw new AttributeError({
         op: 'DataLoader',
@@ -68,6 +92,11 @@ export class DataLoader<B> {
   get length(): number {
     const { length } = this.dataset;
     return this.dropLast ? Math.floor(length / this.batchSize) : Math.ceil(length / this.batchSize);
+  }
+
+  /** What data has cost so far. */
+  get times(): LoaderTimes {
+    return { ...this.spent };
   }
 
   /** Where the loader stands; set it to go on from there. */
@@ -89,25 +118,74 @@ export class DataLoader<B> {
     }
     this.epoch = epoch;
     this.position = batch;
-    this.order = null;
+    this.orders.clear();
+    this.prepared.clear();
   }
 
-  /** The next batch; the next epoch begins when one ends. */
+  /** Examples of a batch, counted from the first epoch on. */
+  private examplesOf(number: number): { indices: number[]; epoch: number } {
+    const epoch = Math.floor(number / this.length);
+    const start = (number - epoch * this.length) * this.batchSize;
+    const { length, hasOwnOrder } = this.dataset;
+    if (!this.shuffle || hasOwnOrder === true) {
+      const count = Math.min(this.batchSize, length - start);
+      return { indices: Array.from({ length: count }, (_, i) => start + i), epoch };
+    }
+    let order = this.orders.get(epoch);
+    if (order === undefined) {
+      order = permutationOf(length, { seed: this.seed, epoch });
+      for (const old of this.orders.keys()) if (old < this.epoch) this.orders.delete(old);
+      this.orders.set(epoch, order);
+    }
+    return { indices: Array.from(order.subarray(start, start + this.batchSize)), epoch };
+  }
+
+  /** Sees to it that the next batches are prepared, or on their way. */
+  private prepareAhead(): void {
+    if (this.prefetch === 0 || this.dataset.prepare === undefined) return;
+    const next = this.epoch * this.length + this.position;
+    for (let number = next; number <= next + this.prefetch; number++) {
+      if (this.prepared.has(number)) continue;
+      const { indices, epoch } = this.examplesOf(number);
+      const promise = this.dataset.prepare(indices, epoch);
+      promise.catch(() => {}); // thrown by ready(), in its turn
+      this.prepared.set(number, promise);
+    }
+  }
+
+  /** Resolves when what the next batch needs is at hand; the batches after it are being prepared then. */
+  async ready(): Promise<void> {
+    this.prepareAhead();
+    const promise = this.prepared.get(this.epoch * this.length + this.position);
+    if (promise === undefined) return;
+    const begun = performance.now();
+    await promise;
+    this.spent.waited += performance.now() - begun;
+  }
+
+  /** The next batch; the next epoch begins when one ends. Does not wait for preparations: see {@link ready}. */
   next(): B {
+    const begun = performance.now();
     if (this.position >= this.length) {
       this.epoch++;
       this.position = 0;
-      this.order = null;
     }
-    this.order ??= permutationOf(this.dataset.length, this.shuffle ? { seed: this.seed, epoch: this.epoch } : null);
-    const start = this.position * this.batchSize;
+    const number = this.epoch * this.length + this.position;
+    const { indices, epoch } = this.examplesOf(number);
     this.position++;
-    return this.dataset.batch(Array.from(this.order.subarray(start, start + this.batchSize)), this.epoch);
+    this.prepared.delete(number);
+    const batch = this.dataset.batch(indices, epoch);
+    this.spent.batches++;
+    this.spent.made += performance.now() - begun;
+    return batch;
   }
 
   /** The batches that are left of this epoch (all of them, at its start). */
   async *[Symbol.asyncIterator](): AsyncGenerator<B, void, undefined> {
     if (this.position >= this.length) this.state = { epoch: this.epoch + 1, batch: 0 };
-    while (this.position < this.length) yield this.next();
+    while (this.position < this.length) {
+      await this.ready();
+      yield this.next();
+    }
   }
 }

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { BackendError } from '../errors.js';
 import { environment } from './environment.js';
 import type { NativeAddon } from './native.js';
@@ -16,6 +16,16 @@ function nearestPackage(folder: string): string {
   return existsSync(join(folder, 'package.json')) || dirname(folder) === folder
     ? folder
     : nearestPackage(dirname(folder));
+}
+
+/**
+ * A program of this package, for a thread of its own: the source where this code runs from src/, else the bundled file.
+ *
+ * @param name - path inside src/ without extension; it must be an entry in scripts/setup.mjs
+ */
+export function programOf(name: string): URL {
+  const [folder, extension] = import.meta.url.endsWith('.ts') ? ['src', 'ts'] : ['dist', 'js'];
+  return pathToFileURL(join(packageRoot, folder, `${name}.${extension}`));
 }
 
 /** One place where a binary was looked for. */

@@ -204,6 +204,7 @@ export class Trainer<M extends Module, B = Batch> {
     let total: Tensor | null = null;
     for (let i = 0; i < this.accumulation; i++) {
       const before: Tensor | null = total;
+      await this.loader.ready();
       const part = scope(() => {
         const batch = this.loader.next();
         tokens += this.countTokens(batch);
