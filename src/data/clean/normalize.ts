@@ -52,7 +52,7 @@ function apply(text: string, options: Required<NormalizeOptions>, counts: Record
   if (!options.whitespace) return result;
   result = result.replace(/\r\n?|[\u0085\u2028\u2029]/g, '\n');
   result = options.indentation
-    ? result.replace(/(\S)[^\S\n]+/g, '$1 ').replace(/[^\S\n]+$/gm, '')
+    ? result.replace(/(\S)[^\S\n]+/g, '$1 ').replace(/(?<![^\S\n])[^\S\n]+$/gm, '')
     : result.replace(/[^\S\n]{2,}|[^\S\n ]/g, ' ').replace(/^ | $/gm, '');
   result = result.replace(/\n{3,}/g, '\n\n');
   return options.indentation ? result.replace(/^\n+|\n+$/g, '') : result.trim();

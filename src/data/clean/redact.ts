@@ -117,7 +117,7 @@ function finders(keepPrivateIp: boolean): Readonly<Record<PersonalData, Finder>>
     },
     iban: {
       hint: /[A-Za-z]{2}\d\d/,
-      pattern: /(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]{1,4}){3,9}(?![A-Za-z0-9])/g,
+      pattern: /(?<![A-Za-z0-9])[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}(?![A-Za-z0-9])/g,
       accepts: isIbanValid,
     },
     creditCard: {
