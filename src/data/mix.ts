@@ -183,11 +183,14 @@ export function mixDatasets<B>(sources: readonly MixSource<B>[], options: MixOpt
   const weights = sources.map(({ dataset, weight }, i) => {
     if (dataset.length === 0)
       throw new AttributeError({ op, argument: `sources[${i}]`, expected: 'at least one example', actual: 'none' });
-    return checkNumber(op, `sources[${i}].weight`, weight ?? dataset.length, 0, Number.MAX_VALUE);
+    return checkNumber(op, `sources[${i}].weight`, weight ?? dataset.length, 0, 1e300);
   });
   const most = Math.max(...weights);
   if (most === 0) throw new AttributeError({ op, argument: 'weights', expected: 'one above 0', actual: 'none' });
-  const powers = weights.map((weight) => (weight === 0 ? 0 : (weight / most) ** (1 / temperature)));
+  const powers = weights.map((weight) => {
+    if (temperature === 1 || weight === 0) return weight;
+    return (weight / most) ** (1 / temperature);
+  });
   const sum = powers.reduce((a, b) => a + b);
   const together = sources.reduce((total, { dataset }) => total + dataset.length, 0);
   const length = checkInteger(op, 'length', options.length ?? together, 1, 2 ** 32 - 1);

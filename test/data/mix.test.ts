@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
-import * as fc from 'fast-check';
+import fc from 'fast-check';
 import { mixDatasets } from '../../src/data/index.js';
 import { assignSources } from '../../src/data/mix.js';
 import { DataLoader, TextDataset, type Dataset } from '../../src/index.js';

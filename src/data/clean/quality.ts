@@ -164,7 +164,7 @@ const CITATIONS = /\[\d{1,3}\]|\[edit\]|\[citation needed\]/gi;
 /** @internal */
 export const TERMINAL_MARKS = '.!?"”’\'…。！？」』';
 
-const escapeForRegExp = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/-]/g, '\\$&');
+const escapeForRegExp = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&');
 
 /**
  * The page and line filters of the Colossal Clean Crawled Corpus, less its deduplication (see {@link exactDuplicates}) and its
@@ -193,7 +193,10 @@ export function c4Filter(options: C4Options = {}): CleanStep {
   };
   const split = wordSplitter(op, rules.words);
   const marks = new Set(rules.punctuation);
-  const sentenceEnd = new RegExp(`[${escapeForRegExp(rules.punctuation)}]+(?=\\s|$)|[。！？]+`, 'gu');
+  const sentenceEnd = new RegExp(
+    `[${escapeForRegExp(rules.punctuation).replaceAll('-', '\\-')}]+(?=\\s|$)|[。！？]+`,
+    'gu',
+  );
   const bad =
     rules.badWords.length === 0
       ? null
