@@ -97,7 +97,7 @@ test('shards: the same bytes', async () => {
   const tokenizer = await BpeTokenizer.train(documents.slice(0, 20).map(({ text }) => text), { vocabSize: 320, specialTokens: ['</s>'] }); // prettier-ignore
   const contents = async (workers: number): Promise<Record<string, string>> => {
     const dir = path.join(folder, `shards${workers}`);
-    await writeShards(documents, dir, { tokenizer, shardTokens: 5000, workers });
+    await writeShards(documents, dir, { tokenizer, shardTokens: 1000, workers });
     const names = (await readdir(dir)).sort();
     return Object.fromEntries(await Promise.all(names.map(async (name) => [name, await readFile(path.join(dir, name), 'base64')]))) as Record<string, string>; // prettier-ignore
   };
