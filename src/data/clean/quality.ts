@@ -167,8 +167,8 @@ export const TERMINAL_MARKS = '.!?"”’\'…。！？」』';
 const escapeForRegExp = (text: string): string => text.replace(/[\\^$.*+?()[\]{}|/]/g, '\\$&');
 
 /**
- * The page and line filters of the Colossal Clean Crawled Corpus, less its deduplication (see {@link exactDuplicates}) and its
- * language filter (see {@link languageFilter}). Pages of which no line is left are dropped as `no lines`.
+ * The page and line filters of the Colossal Clean Crawled Corpus, less its deduplication (see `exactDuplicates`) and its
+ * language filter (see `languageFilter`). Pages of which no line is left are dropped as `no lines`.
  *
  * @source Raffel et al. 2020, Exploring the Limits of Transfer Learning, JMLR 21, section 2.2
  * @throws AttributeError for unknown switches

@@ -29,7 +29,7 @@ export interface StepResult {
 export interface CleanStep {
   /** Name in reports. */
   readonly name: string;
-  /** Thresholds and switches, JSON, as they go into reports; with {@link kind}, enough to make the step again in a worker. */
+  /** Thresholds and switches, JSON, as they go into reports; with `kind`, enough to make the step again in a worker. */
   readonly options: Readonly<Record<string, unknown>>;
   /** Set by built-in steps without memory: which factory makes the step of its options. */
   readonly kind?: string;

@@ -10,7 +10,7 @@ export type FileFormat = 'text' | 'jsonl' | 'csv' | 'parquet';
 /** A row of a table or JSON Lines file as it was parsed. */
 export type Row = Readonly<Record<string, unknown>>;
 
-/** Options of {@link readDocuments}. */
+/** Options of `readDocuments`. */
 export interface ReadOptions {
   /** Default: by the name, without `.gz` or `.zst`: `.txt`, `.md`, `.text`; `.jsonl`, `.ndjson`; `.csv`, `.tsv`; `.parquet`. */
   readonly format?: FileFormat;
