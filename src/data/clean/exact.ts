@@ -26,6 +26,8 @@ function bare(text: string): string {
  *
  * Texts are compared by the first 96 bits of their SHA-256. Memory: one hash of 12 bytes in a Set, about 60 bytes in all, for each
  * distinct unit; nothing of the text is held.
+ *
+ * @throws AttributeError for options that cannot be
  */
 export function exactDuplicates(options: ExactDuplicatesOptions = {}): CleanStep {
   const op = 'exactDuplicates';

@@ -67,7 +67,11 @@ export function normalizeText(text: string, options: NormalizeOptions = {}): str
   return apply(text, resolve(options), {});
 }
 
-/** {@link normalizeText} as a step; documents of which nothing is left are dropped as `empty`. Counts what it removed. */
+/**
+ * {@link normalizeText} as a step; documents of which nothing is left are dropped as `empty`. Counts what it removed.
+ *
+ * @throws AttributeError for unknown options
+ */
 export function normalize(options: NormalizeOptions = {}): CleanStep {
   const resolved = resolve(options);
   return {
