@@ -93,9 +93,10 @@ export * as nn from './nn/index.js';
 export * as optim from './optim/index.js';
 export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
-export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
+export { DataLoader, type Dataset, type LoaderOptions, type LoaderState, type LoaderTimes } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
 export { packFirstFit } from './data/packing.js';
+export type { TokenSequence } from './data/token_sequence.js';
 export { openTokens, saveTokens } from './data/tokens_file.js';
 export {
   generateTokens,

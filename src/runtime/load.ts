@@ -24,6 +24,19 @@ export function libraryEntry(): string {
   return pathToFileURL(join(packageRoot, ...(isSource ? ['src', 'index.ts'] : ['dist', 'index.js']))).href;
 }
 
+/**
+ * A program of this package, for a thread of its own: the bundled file, also where this code runs from src/, since threads do not inherit
+ * whatever lets Node load TypeScript.
+ *
+ * @param name - path inside src/ without extension; it must be an entry in scripts/setup.mjs
+ * @throws BackendError if the package was not built
+ */
+export function programOf(name: string): URL {
+  const file = join(packageRoot, 'dist', `${name}.js`);
+  if (existsSync(file)) return pathToFileURL(file);
+  throw new BackendError({ op: 'worker', expected: file, actual: 'no file', hint: 'Run: npm run build' });
+}
+
 /** One place where a binary was looked for. */
 export interface LoadAttempt {
   /** What kind of place it is. */

@@ -305,9 +305,9 @@ export class Trainer<M extends Module, B = Batch> {
     watch: StepWatch,
     callbacks = this.callbacks,
   ): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
-    const { accumulation, arithmetic, countTokens } = this;
-    const source = { accumulation, arithmetic, countTokens, draw: () => this.draw() };
-    const sums = await accumulateGradients({ ...source, lossOf: (batch: B) => this.lossOf(batch) }, watch);
+    const { accumulation, loader } = this;
+    const source = { ...this.subject, accumulation, ready: () => loader.ready(), draw: () => this.draw() };
+    const sums = await accumulateGradients(source, watch);
     for (const callback of callbacks) callback.onGradients?.(this.context);
     const norm = gradNorm(this.optimizer.parameters());
     await setImmediate();
