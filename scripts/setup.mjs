@@ -252,6 +252,8 @@ const entries = [
   'src/finetune/index.ts',
   'src/compress/index.ts',
   'src/cost/index.ts',
+  'src/data/index.ts',
+  'src/data/workers/worker.ts',
   'src/cli/main.ts',
 ];
 

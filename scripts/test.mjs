@@ -4,8 +4,8 @@ import { availableParallelism } from 'node:os';
 import { filesUnder, main, run, ScriptError } from './common.mjs';
 import { setup } from './setup.mjs';
 
-// Tests of the published form read dist/; everything else runs from src/ and must not wait for tsc.
-const needsDist = (file) => /^test\/(packaging|process_exit)/.test(file);
+// Tests of the published form, and of threads, read dist/; everything else runs from src/ and must not wait for tsc.
+const needsDist = (file) => /^test\/(packaging|process_exit|data\/workers)/.test(file);
 
 await main(async (args) => {
   const options = args.filter((arg) => arg.startsWith('-'));

@@ -93,9 +93,10 @@ export * as nn from './nn/index.js';
 export * as optim from './optim/index.js';
 export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
-export { DataLoader, type Dataset, type LoaderOptions, type LoaderState } from './data/loader.js';
+export { DataLoader, type Dataset, type LoaderOptions, type LoaderState, type LoaderTimes } from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
 export { packFirstFit } from './data/packing.js';
+export type { TokenSequence } from './data/token_sequence.js';
 export { openTokens, saveTokens } from './data/tokens_file.js';
 export {
   generateTokens,
@@ -107,12 +108,21 @@ export {
 } from './generate/generate.js';
 export { sample, type SamplingOptions } from './generate/sampler.js';
 export {
+  benchmark,
+  benchmarkTogether,
+  type BenchmarkOptions,
+  type GenerationSpeed,
+  type Latency,
+  type MeasurableModel,
+} from './generate/benchmark.js';
+export {
   loadSafetensors,
   openSafetensors,
   SafetensorsFile,
   saveSafetensors,
   type LoadSafetensorsOptions,
   type SafetensorsOptions,
+  type SaveSafetensorsOptions,
 } from './interop/safetensors.js';
 export { loadSafetensorsIndex, openSafetensorsIndex, ShardedSafetensors } from './interop/safetensors_index.js';
 export {
@@ -123,7 +133,9 @@ export {
   type SavableModel,
   type SaveModelOptions,
 } from './models/saved_model.js';
-export { GPT, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
+export { perplexity, type PerplexityOptions, type ScoredText, type ScoringModel } from './models/perplexity.js';
+export { residentMemory, type ResidentMemory, type ResidentMemoryOptions } from './models/resident_memory.js';
+export { GPT, type CacheDType, type ForwardOptions, type GPTConfig, type ResolvedGPTConfig } from './models/gpt.js';
 export type { HiddenOptions } from './models/gpt_inputs.js';
 export type { TrainCallback, TrainContext, TrainPhase } from './train/callback.js';
 export {

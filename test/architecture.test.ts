@@ -43,6 +43,7 @@ const sideways: Readonly<Record<string, string>> = {
   'util → errors.ts': 'checks of arguments throw the typed errors',
   'errors.ts → util': 'error texts use the formatters',
   'optim → nn': 'groups of parameters are told apart by the kind of their module; nn knows no optimiser',
+  'compress → cost': 'cards of compressed models say what tokens cost; cost is arithmetic that knows no model',
   'index.ts → methods.ts': 'the entry point installs the methods',
 };
 

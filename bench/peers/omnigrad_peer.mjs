@@ -1,6 +1,7 @@
 // omnigrad in a process of its own, as the peers are, so that peak memory and event-loop gaps compare. Plain JavaScript on
 // dist/: a TypeScript loader would count as our memory.
 import { setImmediate } from 'node:timers/promises';
+import { quantize } from '../../dist/compress/index.js';
 import { lora } from '../../dist/finetune/index.js';
 import * as og from '../../dist/index.js';
 import { serve } from './serve.mjs';
@@ -11,22 +12,12 @@ const modelOf = ({ layers, heads, width, context, vocab }) =>
 
 const training = ({ batch, ...geometry }) => stepsOf(modelOf(geometry), batch, geometry);
 
-/** Adapters of q and v, over float32 or (`scheme`) quantised layers. */
-function adapting({ batch, rank, scheme, ...geometry }) {
+/** Adapters of q and v, over float32 or (`scheme`) quantised layers and tables. */
+async function adapting({ batch, rank, scheme, ...geometry }) {
   const model = modelOf(geometry);
   if (scheme !== undefined) {
-    for (const block of model.blocks) {
-      for (const [parent, names] of [
-        [block.attention, ['q', 'k', 'v', 'o']],
-        [block.mlp, ['up', 'down']],
-      ]) {
-        for (const name of names) {
-          const dense = parent[name];
-          parent[name] = og.nn.QuantizedLinear.from(dense, { scheme, groupSize: 64 });
-          dense.weight.dispose();
-        }
-      }
-    }
+    const doubleQuant = scheme === 'nf4';
+    await quantize(model, { scheme, groupSize: 64, doubleQuant, embeddings: 'int8', inPlace: true });
     og.emptyCache();
   }
   return stepsOf(lora(model, { rank, target: /attention\.(q|v)$/ }), batch, geometry);

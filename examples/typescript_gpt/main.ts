@@ -1,6 +1,6 @@
 /**
- * The main job: on real text, trains a byte-pair tokeniser and a GPT, measures the result, shows what it writes, and
- * leaves a report. Ctrl-C saves a checkpoint; starting again goes on.
+ * The main job: on real text, trains a byte-pair tokeniser and a GPT, makes it cheaper, measures every form of it, shows what they
+ * write, and leaves a report. Ctrl-C saves what is done; starting again goes on.
  *
  *     npm start -- --text my.txt --minutes 2 --out runs/mine
  */
@@ -11,9 +11,18 @@ import { Command } from 'commander';
 import ts from 'typescript';
 import * as og from '../../src/index.js';
 import { optim, schedules } from '../../src/index.js';
+import { table } from '../../src/cli/table.js';
+import {
+  comparedModels,
+  compressAll,
+  compressionTable,
+  paretoCharts,
+  type ComparedModel,
+  type CompressionEvent,
+  type CompressionPlan,
+} from '../../src/compress/index.js';
 import { loadCorpus } from './corpus.js';
-import { measure, type Measurement, type Variant } from './measure.js';
-import { median } from './statistics.js';
+import { median } from '../../src/util/statistics.js';
 
 const BATCH = 16;
 const CONTEXT = 128;
@@ -21,6 +30,11 @@ const SHAPE = { context: CONTEXT, layers: 4, heads: 4, width: 256 };
 const VOCABULARY = 2048;
 const SEED = 1337;
 const PROMPT = 'interface HTML';
+/** What the trained model is made into. */
+const PLANS: readonly CompressionPlan[] = [
+  { name: 'int8-smoothquant', steps: [{ quantize: { scheme: 'w8a8', method: 'smoothquant' } }] },
+  { name: 'int4-gptq', steps: [{ quantize: { scheme: 'w4a16', groupSize: 32, method: 'gptq' } }] },
+];
 const OPTIMIZER = { lr: 2e-3, betas: [0.9, 0.95], weightDecay: 0.1 } as const;
 
 const command = new Command('npm start --')
@@ -146,12 +160,40 @@ async function sampleText(model: og.GPT, tokenizer: og.BpeTokenizer, prompt: str
   return text;
 }
 
-const columns = (row: Measurement): Record<string, string> => ({
-  perplexity: row.perplexity.toFixed(2),
-  'size MiB': (row.bytes / 2 ** 20).toFixed(1),
-  'prefill tokens/s': Math.round(row.prefill).toLocaleString('en'),
-  'decode tokens/s': Math.round(row.decode).toLocaleString('en'),
-});
+const show = (event: CompressionEvent): void => {
+  if (event.type === 'step') say(`Compressing: ${event.plan}`);
+  else if (event.type === 'measure') say(`Measuring: ${event.what}`);
+};
+
+/** The trained model and its cheaper forms, each as it was measured; null if the signal stopped it. */
+async function compressed(
+  model: og.GPT,
+  tokenizer: og.BpeTokenizer,
+  data: { readonly train: og.TextDataset; readonly valid: og.TextDataset },
+  signal: AbortSignal,
+): Promise<{ measured: ComparedModel[]; smallest: og.GPT } | null> {
+  try {
+    const { models } = await compressAll(model, PLANS, {
+      dir: file('compressed'),
+      calibration: data.train,
+      evaluation: data.valid,
+      tokenizer,
+      baseline: 'float32',
+      onEvent: show,
+      signal,
+    });
+    const all = Object.values(models);
+    const measured = comparedModels(
+      all.map(({ card }) => card),
+      'float32',
+    );
+    const sizes = all.map(({ card }) => card.after!.bytes);
+    return { measured, smallest: all[sizes.indexOf(Math.min(...sizes))]!.model };
+  } catch (error) {
+    if (!signal.aborted) throw error;
+    return null;
+  }
+}
 
 async function main(): Promise<void> {
   const interrupt = new AbortController();
@@ -180,18 +222,28 @@ async function main(): Promise<void> {
   const logger = makeLogger(model, plan);
   const trainer = makeTrainer(model, train, valid, plan.steps, [progress, logger]);
   // Should the machine become slower than planned, training ends early rather than late.
+  let isNew = false;
   for await (const event of trainer.run({ signal: interrupt.signal, timeLimit: minutes * 75 })) {
+    isNew ||= event.type === 'step';
     if (event.type === 'done' && event.reason === 'aborted') {
       say('Saved. Run the same command again to go on.');
       return;
     }
   }
-  await og.saveSafetensors(file('model.safetensors'), model.stateDict(), { config: JSON.stringify(model.config) });
+  await og.saveModel(file('model'), model, { tokenizer });
+  if (isNew) await rm(file('compressed'), { recursive: true, force: true }); // what an earlier state of the model was made into
 
-  const variants: Variant[] = [{ name: 'float32', model }];
-  const rows: Measurement[] = [];
-  for (const variant of variants) rows.push(await measure(variant, valid, BATCH));
-  console.table(Object.fromEntries(rows.map((row) => [row.name, columns(row)])));
+  const results = await compressed(model, tokenizer, { train, valid }, interrupt.signal);
+  if (results === null) {
+    say('Saved. Run the same command again to go on.');
+    return;
+  }
+  const { measured, smallest } = results;
+  const rows = compressionTable(measured);
+  const titles = Object.keys(rows[0]!.cells);
+  say(
+    `\n${table([['', ...titles], ...rows.map(({ name, cells }) => [name, ...titles.map((title) => cells[title]!)])])}`,
+  );
 
   const prompts =
     options.text === undefined
@@ -207,16 +259,19 @@ async function main(): Promise<void> {
     samples.push(text);
     logger.addSample({ title, text });
   }
+  const short = await sampleText(smallest, tokenizer, prompts[0]!, SEED);
+  logger.addSample({ title: `${JSON.stringify(prompts[0])}, the smallest model`, text: short });
   say(`\nWhat it writes after ${JSON.stringify(prompts[0])}:\n\n${samples[0]}\n`);
 
   logger.addResults({
-    rows: rows.map((row) => ({ name: row.name, cells: columns(row) })),
+    rows,
     facts: { 'peak tensor memory': og.formatBytes(og.memory().peakBytes) },
   });
   const run = await og.readRun(options.out);
   await og.writeRunReport(file('report.html'), [run], {
     title: 'A GPT trained in TypeScript',
-    summary: `${(model.parameterCount() / 1e6).toFixed(1)} million parameters, ${plan.steps} steps on ${options.text ?? 'the declaration files of TypeScript'}; validation perplexity ${rows[0]!.perplexity.toFixed(2)}.`,
+    summary: `${(model.parameterCount() / 1e6).toFixed(1)} million parameters, ${plan.steps} steps on ${options.text ?? 'the declaration files of TypeScript'}; validation perplexity ${measured[0]!.measured.perplexity!.toFixed(2)}.`,
+    sections: [{ title: 'Quality against size and speed', html: await paretoCharts(measured) }],
   });
   say(`Report: ${file('report.html')}`);
 }

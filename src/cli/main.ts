@@ -3,6 +3,7 @@
 import { Command } from 'commander';
 import { OmniError } from '../errors.js';
 import { packageVersion } from '../runtime/load.js';
+import { compressCommand } from './compress.js';
 import { doctorCommand } from './doctor.js';
 import { runsCommand } from './runs.js';
 import { trainCommand } from './train.js';
@@ -12,6 +13,7 @@ const program = new Command('omnigrad')
   .version(packageVersion())
   .addCommand(doctorCommand())
   .addCommand(trainCommand())
+  .addCommand(compressCommand())
   .addCommand(runsCommand())
   .showHelpAfterError();
 

@@ -2,6 +2,7 @@
 import path from 'node:path';
 import { Command } from 'commander';
 import type { RunRecord, RunSummary } from '../train/run_reader.js';
+import { table } from './table.js';
 
 interface Flags {
   readonly json?: boolean;
@@ -20,19 +21,6 @@ function when(time: number): string {
   const two = (value: number): string => String(value).padStart(2, '0');
   const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join('-');
   return `${day} ${two(date.getHours())}:${two(date.getMinutes())}`;
-}
-
-/** Columns side by side; all but the first `left` ones are set to the right. */
-function table(rows: readonly (readonly string[])[], left = 1): string {
-  const widths = rows[0]!.map((_, column) => Math.max(...rows.map((row) => row[column]!.length)));
-  return rows
-    .map((row) =>
-      row
-        .map((cell, i) => (i < left ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
-        .join('  ')
-        .trimEnd(),
-    )
-    .join('\n');
 }
 
 const progressOf = ({ step, total }: RunSummary): string => `${step}/${total}`;

@@ -1,5 +1,6 @@
 /** `omnigrad train`: trains a GPT as a configuration file says. */
 import { Command } from 'commander';
+import { stopOnSignals } from './stop_on_signals.js';
 
 interface TrainFlags {
   readonly set: string[];
@@ -8,22 +9,6 @@ interface TrainFlags {
 }
 
 const collect = (value: string, list: string[]): string[] => [...list, value];
-
-/** The statuses of shells for a program that a signal ended. */
-const statuses = { SIGINT: 130, SIGTERM: 143 } as const;
-
-/** The first signal stops after the step under way and saves; a second one ends the process. */
-function stopOnSignals(): AbortSignal {
-  const stop = new AbortController();
-  for (const [name, status] of Object.entries(statuses)) {
-    process.on(name, () => {
-      if (stop.signal.aborted) process.exit(status);
-      process.exitCode = status;
-      stop.abort();
-    });
-  }
-  return stop.signal;
-}
 
 /** The subcommand. Its exit status is 130 after Ctrl-C, when the run is saved. */
 export function trainCommand(): Command {

@@ -139,7 +139,7 @@ function learn(data: DataConfig, vocabSize: number): Promise<BpeTokenizer> {
 }
 
 /** Ids of all documents, each with an end-of-text token behind it, if the tokenizer has one. */
-async function encodeFiles(files: readonly string[], field: string, tokenizer: Tokenizer): Promise<Int32Array> {
+export async function encodeFiles(files: readonly string[], field: string, tokenizer: Tokenizer): Promise<Int32Array> {
   const end = ['<|endoftext|>', '<|end_of_text|>', '</s>', '<eos>'].map((token) => tokenizer.tokenToId(token));
   const endId = end.find((id) => id !== undefined);
   const parts: Int32Array[] = [];

@@ -17,10 +17,17 @@ import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { blocksOf, walkBlocks } from './block_walk.js';
 import type { Calibration } from './calibration.js';
-import { observeInputs, type InputStatistics, type StatisticKind } from './input_statistics.js';
+import { observeInputs, type InputStatistics, type ObserveOptions } from './input_statistics.js';
 
-/** Told of layers that share their input, with what was gathered of it; changes or replaces them. */
-export type VisitInputs = (sites: readonly Site<Linear>[], statistics: InputStatistics) => Promise<void>;
+/**
+ * Told of layers that share their input, with what was gathered of it; changes or replaces them. `run` calls them with their inputs once
+ * more.
+ */
+export type VisitInputs = (
+  sites: readonly Site<Linear>[],
+  statistics: InputStatistics,
+  run: () => Promise<void>,
+) => Promise<void>;
 
 /** @throws StateError naming layers that calibration never reached */
 function refuseUnreached(op: string, unreached: readonly Site[]): void {
@@ -77,7 +84,7 @@ export async function checkInputs(
 async function oneByOne(
   op: string,
   sites: readonly Site<Linear>[],
-  kinds: readonly StatisticKind[],
+  gathered: ObserveOptions,
   run: () => Promise<void>,
   visit: VisitInputs,
 ): Promise<void> {
@@ -86,9 +93,9 @@ async function oneByOne(
   for (const { statistics } of first.groups) statistics.dispose();
   refuseUnreached(op, first.unreached);
   for (const group of first.groups) {
-    const { groups } = await observeInputs(group.sites, { kinds }, run);
+    const { groups } = await observeInputs(group.sites, gathered, run);
     try {
-      for (const { sites: of, statistics } of groups) await visit(of, statistics);
+      for (const { sites: of, statistics } of groups) await visit(of, statistics, run);
     } finally {
       for (const { statistics } of groups) statistics.dispose();
     }
@@ -105,17 +112,19 @@ export async function visitInputs(
   model: Module,
   sites: readonly Site<Linear>[],
   calibration: Calibration,
-  kinds: readonly StatisticKind[],
+  gathered: ObserveOptions,
   visit: VisitInputs,
 ): Promise<void> {
   const isWithin = (prefix: string, path: string): boolean => prefix === '' || path.startsWith(`${prefix}.`);
   const blocks = blocksOf(model).map(([path]) => path);
   for await (const { path: prefix, observe } of walkBlocks(op, model, calibration)) {
     const within = sites.filter(({ path }) => isWithin(prefix, path));
-    await oneByOne(op, within, kinds, observe, visit);
+    await oneByOne(op, within, gathered, observe, visit);
   }
   const outside = sites.filter(({ path }) => !blocks.some((prefix) => isWithin(prefix, path)));
   const wasTraining = model.training;
   model.eval();
-  await oneByOne(op, outside, kinds, () => runWhole(model, calibration), visit).finally(() => model.train(wasTraining));
+  await oneByOne(op, outside, gathered, () => runWhole(model, calibration), visit).finally(() =>
+    model.train(wasTraining),
+  );
 }

@@ -5,6 +5,63 @@
  */
 export { blocksOf } from './block_walk.js';
 export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
+export { folderJournal, type LayerJournal } from './layer_journal.js';
+export { compressionTable, type ComparedModel, type CompressionCard } from './pipeline/card.js';
+export {
+  compress,
+  compressAll,
+  type CompressedModel,
+  type CompressedModels,
+  type CompressionEvent,
+  type CompressOptions,
+} from './pipeline/compress.js';
+export { type CompressionMetric, type ModelMeasurement } from './pipeline/measure.js';
+export { paretoCharts, paretoFront } from './pipeline/pareto.js';
+export { checkPlan, type CompressionPlan, type PlanStep, type PlanTarget } from './pipeline/plan.js';
+export {
+  comparedModels,
+  renderCompressionReport,
+  writeCompressionReport,
+  type CompressionReportOptions,
+} from './pipeline/report.js';
+export { type CompressionKey } from './pipeline/state.js';
+export {
+  registerStep,
+  type FinetuneFunction,
+  type Rehearsal,
+  type StepContext,
+  type StepKind,
+  type StepNote,
+} from './pipeline/step.js';
+export {
+  generateCorpus,
+  CorpusDataset,
+  type CorpusBatch,
+  type CorpusOptions,
+  type WrittenRow,
+} from './distill/corpus.js';
+export { type WritingModel } from './distill/continuation.js';
+export { distill, type DistillationParts, type DistillOptions } from './distill/distill.js';
+export {
+  batchLoss,
+  Distillation,
+  type DistillationBatch,
+  type DistillationModuleOptions,
+  type LogitsModel,
+  type TeacherBatch,
+} from './distill/distillation.js';
+export {
+  distillationDivergence,
+  type DivergenceChoice,
+  type DivergenceKind,
+  type DivergenceOptions,
+} from './distill/divergence.js';
+export { type AttentionMapOptions, type HiddenStateOptions } from './distill/features.js';
+export { type LayerMap, type LayerName } from './distill/layer_map.js';
+export { OnPolicyDataset, type OnPolicyOptions } from './distill/on_policy.js';
+export { initializeFromTeacher, studentOf, type InitializeOptions, type LayerChoice } from './distill/student.js';
+export { TeacherCache, type TeacherCacheOptions } from './distill/teacher_cache.js';
+export { topKOf, type TopKPredictions } from './distill/top_k.js';
 export {
   globalMagnitudeMasks,
   magnitudeMask,
@@ -46,5 +103,15 @@ export {
   type QuantizedLayerReport,
   type QuantizeModelOptions,
 } from './quantize/quantize_model.js';
+export { planMixedPrecision, type MixedPrecisionBudget, type MixedPrecisionPlan } from './quantize/mixed_precision.js';
+export { type WholeModelOptions } from './quantize/model_options.js';
+export { type ObserverKind } from './quantize/observers.js';
+export { convertQat, prepareQat, type ConvertQatOptions, type QatOptions } from './quantize/qat.js';
 export { type LayerQuantization, type QuantizationMethod, type WeightScheme } from './quantize/scheme.js';
+export {
+  sensitivity,
+  type LayerSensitivity,
+  type MeasuredCandidate,
+  type SensitivityOptions,
+} from './quantize/sensitivity.js';
 export { type Target } from '../nn/surgery.js';

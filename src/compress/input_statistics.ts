@@ -39,6 +39,12 @@ const combinations: Readonly<Record<StatisticKind, (a: Tensor, b: Tensor) => Ten
   min: minimum,
 };
 
+/** What looks at inputs in its own way. */
+export interface InputObserver {
+  /** Takes inputs `[rows, in]`, float32, into account. */
+  add(rows: Tensor): void;
+}
+
 /** Statistics of the inputs of one layer, or of several that share their input (the projections of attention). float32. */
 export class InputStatistics {
   /** Rows (tokens) seen. */
@@ -46,12 +52,15 @@ export class InputStatistics {
   private readonly values = new Map<StatisticKind, Tensor>();
   private readonly kinds: readonly StatisticKind[];
   private readonly keepRows: boolean;
+  /** Sees the inputs as well, if there is one. */
+  readonly observer: InputObserver | null;
   /** The inputs themselves, `[rows, in]` each, if they were asked for. */
   readonly samples: Tensor[] = [];
 
-  constructor(kinds: readonly StatisticKind[], keepRows = false) {
+  constructor(kinds: readonly StatisticKind[], keepRows = false, observer: InputObserver | null = null) {
     this.kinds = kinds;
     this.keepRows = keepRows;
+    this.observer = observer;
   }
 
   /** Takes the inputs `[…, in]` of one call into account. */
@@ -68,6 +77,7 @@ export class InputStatistics {
           this.values.set(kind, keep(before === undefined ? now : combinations[kind](before, now)));
           before?.dispose();
         }
+        this.observer?.add(rows);
         if (this.keepRows) this.samples.push(keep(clone(rows)));
       }),
     );
@@ -103,6 +113,8 @@ export interface ObserveOptions {
   readonly kinds: readonly StatisticKind[];
   /** Keep the inputs as well (`samples`). Default false. */
   readonly keepRows?: boolean;
+  /** Makes an observer for each group of layers. Default: none. */
+  readonly observer?: () => InputObserver;
 }
 
 /**
@@ -123,7 +135,11 @@ export async function observeInputs<L extends Module>(
       let group = groupOf.get(site);
       if (group === undefined) {
         if (latest?.input === input) group = latest.group;
-        else groups.push((group = { sites: [], statistics: new InputStatistics(options.kinds, options.keepRows) }));
+        else {
+          const observer = options.observer?.() ?? null;
+          group = { sites: [], statistics: new InputStatistics(options.kinds, options.keepRows, observer) };
+          groups.push(group);
+        }
         group.sites.push(site);
         groupOf.set(site, group);
       }

@@ -5,6 +5,7 @@
  */
 import { AttributeError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
+import { Float8Linear } from '../nn/float8_linear.js';
 import { Int8Linear } from '../nn/int8_linear.js';
 import { Linear } from '../nn/linear.js';
 import type { Module } from '../nn/module.js';
@@ -28,6 +29,9 @@ export interface PlanRule<R> {
 /** A plain linear layer, not one of a derived class. */
 export const isLinear = (module: Module): module is Linear => Object.getPrototypeOf(module) === Linear.prototype;
 
+const isQuantized = (module: Module): boolean =>
+  module instanceof QuantizedLinear || module instanceof Int8Linear || module instanceof Float8Linear;
+
 /** Bytes of a layer's tensors. */
 export const bytesOf = (layer: Module): number =>
   scope(() => Object.values(layer.stateDict()).reduce((sum, { bytes }) => sum + bytes, 0));
@@ -37,7 +41,7 @@ export function linearSites(op: string, model: Module): Site<Linear>[] {
   const sites = [...sitesOf(model, isLinear).values()];
   if (sites.length > 0) return sites;
   const modules = [...model.namedModules()].map(([, module]) => module);
-  const actual = modules.some((module) => module instanceof QuantizedLinear || module instanceof Int8Linear)
+  const actual = modules.some(isQuantized)
     ? 'one that is quantised already'
     : modules.some((module) => module instanceof SparseLinear)
       ? 'one whose layers are sparse already'

@@ -19,6 +19,13 @@ export interface Dataset<B> {
    * a hash of a few examples.
    */
   readonly fingerprint?: string;
+  /**
+   * Gets ready what the batch of these examples needs (pages read, images decoded), while the step before is under way. Called ahead of
+   * `batch`, once for each; a rejection surfaces where the batch is waited for.
+   */
+  prepare?(indices: readonly number[], epoch: number): Promise<void>;
+  /** The dataset shuffles by itself, by its own seed and the epoch (mixtures do): a loader then asks for examples in order. */
+  readonly hasOwnOrder?: boolean;
 }
 
 /**
@@ -55,6 +62,17 @@ export interface LoaderOptions {
   readonly seed?: number;
   /** Leave out a last batch that is not full. Default true. */
   readonly dropLast?: boolean;
+  /** Batches that are prepared ahead of the one asked for, where the dataset can `prepare`. Default 2; 0: none. */
+  readonly prefetch?: number;
+}
+
+/** Time that data took, of this loader, since it was made; milliseconds. */
+export interface LoaderTimes {
+  readonly batches: number;
+  /** Waiting for what was prepared ahead: 0 if it always was in time. */
+  readonly waited: number;
+  /** Making batches of it. */
+  readonly made: number;
 }
 
 /** Where a loader stands. JSON-safe. */
@@ -78,20 +96,26 @@ export class DataLoader<B> {
   private readonly shuffle: boolean;
   private readonly seed: number;
   private readonly dropLast: boolean;
+  private readonly prefetch: number;
   private epoch = 0;
   private batch = 0;
-  private order: Uint32Array | null = null;
+  /** Orders of this epoch and, near its end, of the next. */
+  private readonly orders = new Map<number, Uint32Array>();
+  /** Preparations under way or done, by the number of their batch, counted from the first epoch on. */
+  private readonly prepared = new Map<number, Promise<void>>();
+  private readonly spent = { batches: 0, waited: 0, made: 0 };
   private drawn: DrawnBatch | null = null;
 
   /** @throws AttributeError if there is not a single batch in an epoch */
   constructor(dataset: Dataset<B>, options: LoaderOptions) {
-    checkKeys('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast']);
+    checkKeys('DataLoader', options, ['batchSize', 'shuffle', 'seed', 'dropLast', 'prefetch']);
     checkDataset('DataLoader', 'dataset', dataset);
     this.dataset = dataset;
     this.batchSize = checkInteger('DataLoader', 'batchSize', options.batchSize, 1);
     this.shuffle = checkBoolean('DataLoader', 'shuffle', options.shuffle ?? true);
     this.seed = checkInteger('DataLoader', 'seed', options.seed ?? 0, 0);
     this.dropLast = checkBoolean('DataLoader', 'dropLast', options.dropLast ?? true);
+    this.prefetch = checkInteger('DataLoader', 'prefetch', options.prefetch ?? 2, 0, 1024);
     if (this.length === 0) {
       throw new AttributeError({
         op: 'DataLoader',
@@ -125,6 +149,11 @@ export class DataLoader<B> {
     return this.drawn;
   }
 
+  /** What data has cost so far. */
+  get times(): LoaderTimes {
+    return { ...this.spent };
+  }
+
   /** Where the loader stands; set it to go on from there. */
   get state(): LoaderState {
     return { epoch: this.epoch, batch: this.batch };
@@ -142,32 +171,72 @@ export class DataLoader<B> {
         actual: String(batch),
       });
     }
-    if (epoch !== this.epoch) this.order = null;
     this.epoch = epoch;
     this.batch = batch;
+    this.prepared.clear();
   }
 
-  private peek(): DrawnBatch {
-    if (this.batch >= this.length) {
-      this.epoch++;
-      this.batch = 0;
-      this.order = null;
+  /** Examples of a batch, counted from the first epoch on. */
+  private examplesOf(number: number): DrawnBatch {
+    const epoch = Math.floor(number / this.length);
+    const start = (number - epoch * this.length) * this.batchSize;
+    const { length, hasOwnOrder } = this.dataset;
+    if (!this.shuffle || hasOwnOrder === true) {
+      const count = Math.min(this.batchSize, length - start);
+      return { indices: Array.from({ length: count }, (_, i) => start + i), epoch };
     }
-    this.order ??= permutationOf(this.dataset.length, this.shuffle ? { seed: this.seed, epoch: this.epoch } : null);
-    const start = this.batch * this.batchSize;
-    return { indices: Array.from(this.order.subarray(start, start + this.batchSize)), epoch: this.epoch };
+    let order = this.orders.get(epoch);
+    if (order === undefined) {
+      order = permutationOf(length, { seed: this.seed, epoch });
+      for (const old of this.orders.keys()) if (old < this.epoch) this.orders.delete(old);
+      this.orders.set(epoch, order);
+    }
+    return { indices: Array.from(order.subarray(start, start + this.batchSize)), epoch };
+  }
+
+  /** Sees to it that the next batches are prepared, or on their way. */
+  private prepareAhead(): void {
+    if (this.prefetch === 0 || this.dataset.prepare === undefined) return;
+    const next = this.position;
+    for (let number = next; number <= next + this.prefetch; number++) {
+      if (this.prepared.has(number)) continue;
+      const { indices, epoch } = this.examplesOf(number);
+      const promise = this.dataset.prepare(indices, epoch);
+      promise.catch(() => {}); // thrown by ready(), in its turn
+      this.prepared.set(number, promise);
+    }
+  }
+
+  /** Resolves when what the next batch needs is at hand; the batches after it are being prepared then. */
+  async ready(): Promise<void> {
+    this.prepareAhead();
+    const promise = this.prepared.get(this.position);
+    if (promise === undefined) return;
+    const begun = performance.now();
+    await promise;
+    this.spent.waited += performance.now() - begun;
   }
 
   /**
-   * The next batch; the next epoch begins when one ends.
+   * The next batch; the next epoch begins when one ends. Does not wait for preparations: see {@link ready}.
    *
    * @throws StateError naming the examples if the dataset throws; its own error is the cause
    */
   next(): B {
-    const { indices, epoch } = (this.drawn = this.peek());
+    const begun = performance.now();
+    if (this.batch >= this.length) {
+      this.epoch++;
+      this.batch = 0;
+    }
+    const number = this.position;
+    const { indices, epoch } = (this.drawn = this.examplesOf(number));
     this.batch++;
+    this.prepared.delete(number);
     try {
-      return this.dataset.batch(indices, epoch);
+      const made = this.dataset.batch(indices, epoch);
+      this.spent.batches++;
+      this.spent.made += performance.now() - begun;
+      return made;
     } catch (cause) {
       throw new StateError({
         op: 'DataLoader',
@@ -182,6 +251,9 @@ export class DataLoader<B> {
   /** The batches that are left of this epoch (all of them, at its start). */
   async *[Symbol.asyncIterator](): AsyncGenerator<B, void, undefined> {
     if (this.batch >= this.length) this.state = { epoch: this.epoch + 1, batch: 0 };
-    while (this.batch < this.length) yield this.next();
+    while (this.batch < this.length) {
+      await this.ready();
+      yield this.next();
+    }
   }
 }

@@ -9,6 +9,7 @@ import { checkBoolean, checkInteger, checkKeys } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import type { Dataset } from './loader.js';
 import { hostRandom } from './permutation.js';
+import type { TokenSequence } from './token_sequence.js';
 
 /** Inputs and the tokens that follow them, both `[B, T]` int32. */
 export interface TextBatch {
@@ -27,22 +28,22 @@ export interface TextDatasetOptions {
 }
 
 /**
- * Windows of `context` tokens from one long sequence, side by side; y is x moved on by one. The sequence is an array of ids, or an
- * int32 tensor: one that is mapped from a file (see `openTokens`) is read page by page as windows ask for it.
+ * Windows of `context` tokens from one long sequence, side by side; y is x moved on by one. The sequence is an array of ids, an
+ * int32 tensor, or shards of one (`openShards`): what is mapped from files (see `openTokens`) is read page by page as windows ask for it.
  */
 export class TextDataset implements Dataset<TextBatch> {
   readonly context: number;
-  readonly tokens: Tensor;
+  readonly tokens: Tensor | TokenSequence;
   private readonly shift: boolean;
   private readonly seed: number;
 
   /** @throws AttributeError if there are too few tokens for one window */
-  constructor(tokens: ArrayLike<number> | Tensor, options: TextDatasetOptions) {
+  constructor(tokens: ArrayLike<number> | Tensor | TokenSequence, options: TextDatasetOptions) {
     checkKeys('TextDataset', options, ['context', 'shift', 'seed']);
     this.context = checkInteger('TextDataset', 'context', options.context, 1);
     this.seed = checkInteger('TextDataset', 'seed', options.seed ?? 0, 0);
-    this.tokens = tokens instanceof Tensor ? tokens : keep(tensor(Int32Array.from(tokens)));
-    if (this.tokens.dtype !== 'int32' || this.tokens.rank !== 1) {
+    this.tokens = tokens instanceof Tensor || 'copyTo' in tokens ? tokens : keep(tensor(Int32Array.from(tokens)));
+    if (this.tokens instanceof Tensor && (this.tokens.dtype !== 'int32' || this.tokens.rank !== 1)) {
       const actual = `${this.tokens.dtype} ${formatShape(this.tokens.shape)}`;
       throw new DTypeError({ op: 'TextDataset', argument: 'tokens', expected: 'one axis of int32', actual });
     }
@@ -67,6 +68,18 @@ export class TextDataset implements Dataset<TextBatch> {
     return this.shift ? Math.floor(hostRandom(this.seed, epoch + 0x5eed)() * this.context) : 0;
   }
 
+  private copyTo(row: Tensor, start: number): void {
+    if (this.tokens instanceof Tensor) copy_(row, narrow(this.tokens, 0, start, this.context));
+    else this.tokens.copyTo(row, start);
+  }
+
+  async prepare(indices: readonly number[], epoch: number): Promise<void> {
+    if (this.tokens instanceof Tensor || this.tokens.prefetch === undefined) return;
+    const { tokens, context } = this;
+    const offset = this.offset(epoch);
+    await Promise.all(indices.map((index) => tokens.prefetch!(offset + index * context, context + 1)));
+  }
+
   batch(indices: readonly number[], epoch: number): TextBatch {
     const offset = this.offset(epoch);
     const shape = [indices.length, this.context];
@@ -76,8 +89,8 @@ export class TextDataset implements Dataset<TextBatch> {
         const y = empty(shape, { dtype: 'int32' });
         for (const [row, index] of indices.entries()) {
           const start = offset + index * this.context;
-          copy_(select(x, 0, row), narrow(this.tokens, 0, start, this.context));
-          copy_(select(y, 0, row), narrow(this.tokens, 0, start + 1, this.context));
+          this.copyTo(select(x, 0, row), start);
+          this.copyTo(select(y, 0, row), start + 1);
         }
         return { x: reshape(x, shape), y: reshape(y, shape) };
       }),

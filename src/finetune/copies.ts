@@ -1,8 +1,8 @@
 /**
- * Small services of this folder: copies of tensors that live on, and models that are in evaluation mode for a while.
+ * Small services of this folder: copies of tensors that live on.
  */
 import { noGrad } from '../autograd/grad.js';
-import type { Module, StateDict } from '../nn/module.js';
+import type { StateDict } from '../nn/module.js';
 import { clone } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import { keep, scope } from '../tensor/scope.js';
@@ -21,15 +21,4 @@ export function copyState(entries: Iterable<readonly [string, Tensor]>): StateDi
 /** @internal */
 export function disposeState(state: Readonly<StateDict>): void {
   for (const tensor of Object.values(state)) tensor.dispose();
-}
-
-/** @internal Runs `body` with a model in evaluation mode, and puts each module's mode back. */
-export function inEvaluation<T>(model: Module, body: () => T): T {
-  const modes = [...model.namedModules()].map(([, module]) => [module, module.training] as const);
-  model.eval();
-  try {
-    return body();
-  } finally {
-    for (const [module, training] of modes) module.training = training;
-  }
 }

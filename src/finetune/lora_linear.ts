@@ -315,8 +315,7 @@ export class LoraLinear extends Module {
     const { layer, weight } = this.#merged;
     this.#merged = null;
     if (weight !== null) return [weight];
-    const { codes, scale, zeroPoint } = layer as QuantizedLinear;
-    return [codes, scale, ...(zeroPoint === null ? [] : [zeroPoint])];
+    return (layer as QuantizedLinear).weightTensors;
   }
 }
 

@@ -19,6 +19,7 @@ import { scope } from '../tensor/scope.js';
 import { contiguousStrides, MAX_RANK, sizeOf } from '../tensor/shape.js';
 import { Tensor } from '../tensor/tensor.js';
 import { tensor } from '../tensor/create.js';
+import { checkOneOf } from '../util/assert.js';
 import { writeFileAtomically } from '../util/atomic_file.js';
 import { headerLength, parseHeader, type SafetensorsHeader, type TensorEntry } from './safetensors_header.js';
 
@@ -38,12 +39,21 @@ const namesOf = Object.fromEntries(Object.entries(fileDTypes).map(([file, own]) 
   string
 >;
 const float8Formats: Readonly<Record<string, Float8Format>> = { F8_E4M3: 'e4m3fn', F8_E5M2: 'e5m2' };
+const float8Names: Readonly<Record<Float8Format, string>> = { e4m3fn: 'F8_E4M3', e5m2: 'F8_E5M2' };
 const copyKernel = kernelId('copy', 1, 1, 0);
 
 /** Options of {@link openSafetensors}. */
 export interface SafetensorsOptions {
   /** Map the file instead of reading it. The file must not shrink while its tensors live. Default true. */
   readonly map?: boolean;
+  /** What F8_E4M3 and F8_E5M2 become: float32 copies, or their bit patterns as uint8, in place. Default `float32`. */
+  readonly float8?: 'float32' | 'bits';
+}
+
+/** Options of {@link saveSafetensors}. */
+export interface SaveSafetensorsOptions {
+  /** Tensors of uint8 that hold 8-bit floats, by name: they are written as F8_E4M3 or F8_E5M2. */
+  readonly float8?: Readonly<Record<string, Float8Format>>;
 }
 
 /** An open file. Tensors are made when asked for. */
@@ -51,10 +61,12 @@ export class SafetensorsFile {
   readonly path: string;
   private readonly header: SafetensorsHeader;
   private readonly storage: Storage;
+  private readonly keepsBits: boolean;
 
   /** @internal */
-  constructor(path: string, header: SafetensorsHeader, storage: Storage) {
+  constructor(path: string, header: SafetensorsHeader, storage: Storage, keepsBits = false) {
     this.path = path;
+    this.keepsBits = keepsBits;
     this.header = header;
     this.storage = storage;
   }
@@ -93,7 +105,7 @@ export class SafetensorsFile {
 
   /**
    * A tensor of the file, sharing its pages; what is written to it stays in this process. I16 and U16 become int32, U32
-   * int64, 8-bit floats float32: copies.
+   * int64, 8-bit floats float32 (unless their bits were asked for): copies.
    *
    * @throws DTypeError if the file's dtype has no counterpart
    */
@@ -107,7 +119,8 @@ export class SafetensorsFile {
         actual: String(entry.shape.length),
       });
     }
-    const dtype = fileDTypes[entry.dtype];
+    const isBits = this.keepsBits && float8Formats[entry.dtype] !== undefined;
+    const dtype = isBits ? 'uint8' : fileDTypes[entry.dtype];
     if (dtype === undefined) return this.converted(name, entry);
     const at = this.header.dataStart + entry.begin;
     if (at % itemSize(dtype) === 0) {
@@ -190,7 +203,7 @@ export async function openSafetensors(path: string, options: SafetensorsOptions 
       actual: `${storage.bytes}: it changed while opening`,
     });
   }
-  return new SafetensorsFile(path, header, storage);
+  return new SafetensorsFile(path, header, storage, options.float8 === 'bits');
 }
 
 /** Options of {@link loadSafetensors}. */
@@ -252,13 +265,23 @@ async function bytesOf(value: Tensor): Promise<Uint8Array> {
  * change them until the promise resolves.
  *
  * @param metadata - free text, string to string
+ * @throws DTypeError if `float8` names what is not uint8
  * @throws ResourceError if the file cannot be written
  */
 export async function saveSafetensors(
   path: string,
   tensors: Readonly<Record<string, Tensor>>,
   metadata: Readonly<Record<string, string>> = {},
+  options: SaveSafetensorsOptions = {},
 ): Promise<void> {
+  const { float8 = {} } = options;
+  for (const [name, format] of Object.entries(float8)) {
+    const argument = `float8.${name}`;
+    checkOneOf('saveSafetensors', argument, format, ['e4m3fn', 'e5m2']);
+    if (tensors[name]?.dtype === 'uint8') continue;
+    const actual = tensors[name]?.dtype ?? 'no tensor of that name';
+    throw new DTypeError({ op: 'saveSafetensors', argument, expected: 'a uint8 tensor', actual });
+  }
   // Wide elements first keeps every tensor aligned to its own size.
   const entries = Object.entries(tensors).sort(([a, x], [b, y]) => y.itemBytes - x.itemBytes || (a < b ? -1 : 1));
   let at = 0;
@@ -272,7 +295,8 @@ export async function saveSafetensors(
       });
     const begin = at;
     at += value.bytes;
-    return [name, { dtype: namesOf[value.dtype], shape: value.shape, data_offsets: [begin, at] }];
+    const dtype = Object.hasOwn(float8, name) ? float8Names[float8[name]!] : namesOf[value.dtype];
+    return [name, { dtype, shape: value.shape, data_offsets: [begin, at] }];
   });
   const head = Object.keys(metadata).length > 0 ? [['__metadata__', metadata] as [string, object]] : [];
   const json = new TextEncoder().encode(JSON.stringify(Object.fromEntries([...head, ...described])));

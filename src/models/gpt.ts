@@ -22,6 +22,7 @@ import { Linear } from '../nn/linear.js';
 import { activations, type Activation } from '../nn/mlp.js';
 import { Module } from '../nn/module.js';
 import type { LayerNorm, RMSNorm } from '../nn/norm.js';
+import { QuantizedEmbedding } from '../nn/quantized_embedding.js';
 import {
   generateTokens,
   type GenerateOptions,
@@ -64,15 +65,21 @@ export interface GPTConfig {
   readonly tieEmbeddings?: boolean;
   /** Default 0. */
   readonly dropout?: number;
+  /** How keys and values are cached by default: `int8` takes about a quarter of the memory. Default: in the dtype of the token table. */
+  readonly cacheDType?: CacheDType;
 }
+
+/** How a model may say that its keys and values are cached. */
+export type CacheDType = 'float32' | 'bfloat16' | 'float16' | 'int8';
 
 const configKeys = [
   'vocabSize', 'context', 'layers', 'heads', 'width', 'kvHeads', 'hidden', 'activation', 'norm', 'normEps', 'position',
-  'ropeTheta', 'bias', 'tieEmbeddings', 'dropout',
+  'ropeTheta', 'bias', 'tieEmbeddings', 'dropout', 'cacheDType',
 ]; // prettier-ignore
 
 /** A {@link GPTConfig} with its defaults filled in. */
-export type ResolvedGPTConfig = Required<Omit<GPTConfig, 'hidden'>> & Pick<GPTConfig, 'hidden'>;
+export type ResolvedGPTConfig = Required<Omit<GPTConfig, 'hidden' | 'cacheDType'>> &
+  Pick<GPTConfig, 'hidden' | 'cacheDType'>;
 
 /** @throws AttributeError naming the first entry that cannot be */
 function resolve(config: GPTConfig): ResolvedGPTConfig {
@@ -113,6 +120,9 @@ function resolve(config: GPTConfig): ResolvedGPTConfig {
     bias: checkBoolean('GPT', 'bias', config.bias ?? true),
     tieEmbeddings: checkBoolean('GPT', 'tieEmbeddings', config.tieEmbeddings ?? true),
     dropout: checkNumber('GPT', 'dropout', config.dropout ?? 0, 0, 1),
+    ...(config.cacheDType === undefined
+      ? {}
+      : { cacheDType: checkOneOf('GPT', 'cacheDType', config.cacheDType, ['float32', 'bfloat16', 'float16', 'int8']) }),
   };
 }
 
@@ -221,7 +231,9 @@ export class GPT extends Module {
 
   /** Logits of hidden states: `[…, width]` → `[…, vocabSize]`. */
   logits(x: Tensor): Tensor {
-    return this.head === null ? linear(x, this.tokens.weight) : this.head.forward(x);
+    if (this.head !== null) return this.head.forward(x);
+    const { frozenTokens } = this;
+    return frozenTokens === null ? linear(x, this.tokens.weight) : frozenTokens.logits(x);
   }
 
   /**
@@ -232,15 +244,29 @@ export class GPT extends Module {
    */
   loss(ids: Tensor, targets: Tensor, options: HiddenOptions = {}): Tensor {
     return scope(() => {
+      const { frozenTokens } = this;
+      if (frozenTokens !== null && this.head === null && this.isPlain)
+        return frozenTokens.crossEntropy(this.hidden(ids, options), targets);
       const weight = this.plainHead();
       if (weight !== null) return linearCrossEntropy(this.hidden(ids, options), weight, targets);
       return crossEntropy(this.forward(ids, options), targets);
     });
   }
 
+  /** The token table, if it was made smaller (`quantize` with `embeddings`). */
+  private get frozenTokens(): QuantizedEmbedding | null {
+    const tokens: unknown = this.tokens;
+    return tokens instanceof QuantizedEmbedding ? tokens : null;
+  }
+
+  /** Whether no hook wants to see logits. */
+  private get isPlain(): boolean {
+    return this.forward === GPT.prototype.forward && this.logits === GPT.prototype.logits;
+  }
+
   /** The output layer's matrix, if nobody needs to see the logits: no hook, and no other kind of layer in its place. */
   private plainHead(): Tensor | null {
-    if (this.forward !== GPT.prototype.forward || this.logits !== GPT.prototype.logits) return null;
+    if (!this.isPlain) return null;
     const { head } = this;
     if (head === null) return this.tokens.weight;
     const isPlain = Object.getPrototypeOf(head) === Linear.prototype && !Object.hasOwn(head, 'forward');
@@ -252,8 +278,9 @@ export class GPT extends Module {
    * or `{ dtype: 'int8' }` for about a quarter of it. Dispose of them afterwards.
    */
   makeCache(batch = 1, options: ModelCacheOptions = {}): KvCache[] {
-    const { capacity = this.config.context, ...rest } = options;
-    const own = { dtype: this.tokens.weight.dtype, ...rest };
+    const { context, cacheDType } = this.config;
+    const { capacity = context, ...rest } = options;
+    const own = { dtype: cacheDType ?? (this.frozenTokens?.scale ?? this.tokens.weight).dtype, ...rest };
     return this.blocks.map(
       ({ attention: { kvHeads, headWidth } }) => new KvCache(batch, kvHeads, capacity, headWidth, own),
     );

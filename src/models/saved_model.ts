@@ -16,6 +16,7 @@ import { formOf, restoreLayer, type LayerForm } from '../nn/layer_forms.js';
 import { TransformerBlock } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
+import { Float8Linear } from '../nn/float8_linear.js';
 import { Mlp } from '../nn/mlp.js';
 import type { Module, StateDict } from '../nn/module.js';
 import { LayerNorm, RMSNorm } from '../nn/norm.js';
@@ -105,7 +106,12 @@ export async function saveModel(folder: string, model: SavableModel, options: Sa
   await options.tokenizer?.save(path.join(folder, 'tokenizer.json'));
   const state = model.stateDict();
   try {
-    await saveSafetensors(path.join(folder, 'model.safetensors'), state, { omnigrad: id });
+    const float8 = Object.fromEntries(
+      [...model.namedModules()].flatMap(([name, module]) =>
+        module instanceof Float8Linear ? [[`${name}.codes`, module.format]] : [],
+      ),
+    );
+    await saveSafetensors(path.join(folder, 'model.safetensors'), state, { omnigrad: id }, { float8 });
   } finally {
     for (const tensor of Object.values(state)) tensor.dispose();
   }
@@ -146,13 +152,19 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
   const restored = new Set<string>();
   const sites = sitesOf(model, (_module): _module is Module => true);
   const own = formsOf('load', model);
-  for (const [name, form] of Object.entries(content.layers)) {
+  const changed = Object.entries(content.layers).flatMap(([name, form]) => {
     const site = sites.get(name);
     if (site === undefined) {
       const expected = `layers of ${content.architecture}`;
       throw new FormatError({ op: 'load', argument: file, expected, actual: name });
     }
-    if (JSON.stringify(own.get(name)) === JSON.stringify(form)) continue;
+    return JSON.stringify(own.get(name)) === JSON.stringify(form) ? [] : [{ name, form, site }];
+  });
+  const isOfChanged = (key: string): boolean => changed.some(({ name }) => key.startsWith(`${name}.`));
+  const plain = Object.entries(state).flatMap(([key, { dtype }]) => (isOfChanged(key) ? [] : [dtype]));
+  const [dtype] = new Set(plain).size === 1 ? plain : [];
+  if (dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16'); scales keep theirs
+  for (const { name, form, site } of changed) {
     const layer = restoreLayer(name, form, partOf(state, name), site.layer);
     if (layer === site.layer) continue;
     place('load', site, layer);
@@ -160,9 +172,6 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
     for (const key of scope(() => Object.keys(layer.stateDict()))) restored.add(`${name}.${key}`);
   }
   const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
-  const dtypes = new Set(Object.values(rest).map(({ dtype }) => dtype));
-  const [dtype] = dtypes;
-  if (dtypes.size === 1 && dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16')
   const { missing, unexpected } = model.loadStateDict(rest, { strict: false });
   const lost = missing.filter((name) => !restored.has(name));
   if (lost.length + unexpected.length > 0) {
@@ -226,7 +235,7 @@ export async function load(folder: string): Promise<LoadedModel> {
     const [expected, actual] = ['the weights of this configuration', 'those of another model'];
     throw new FormatError({ op: 'load', argument: weights, expected, actual, hint: 'Save the model again' });
   }
-  const model = assemble(content, await loadSafetensors(weights), file);
+  const model = assemble(content, await loadSafetensors(weights, { float8: 'bits' }), file);
   const tokenizerFile = path.join(folder, 'tokenizer.json');
   const hasTokenizer = await stat(tokenizerFile).then(
     () => true,

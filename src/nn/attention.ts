@@ -1,6 +1,6 @@
 import { AttributeError, ShapeError } from '../errors.js';
 import { alibiSlopes } from '../ops/alibi.js';
-import { scaledDotProductAttention } from '../ops/attention.js';
+import { attentionScores, scaledDotProductAttention } from '../ops/attention.js';
 import type { AttentionOptions as SdpaOptions } from '../ops/attention_options.js';
 import { expand } from '../ops/broadcast.js';
 import { concat } from '../ops/join.js';
@@ -107,6 +107,42 @@ export class MultiHeadAttention extends Module {
 
   /** `[B, T, width]` → `[B, T, width]`. */
   forward(x: Tensor, context: AttentionContext = {}): Tensor {
+    const { q, ...own } = this.project(x, context);
+    let { k, v } = own;
+    if (context.prefix !== undefined) {
+      const [keys, values] = this.prefixOf(context.prefix, x.shape[0]!);
+      if (context.cache === undefined) [k, v] = [concat([keys, k], 2), concat([values, v], 2)];
+      else context.cache.append(keys, values);
+    }
+    const options = {
+      ...this.options(context),
+      dropout: this.training ? this.attentionDropout : 0,
+      ...(this.#generator === undefined ? {} : { generator: this.#generator }),
+    };
+    const { cache } = context;
+    const y = cache === undefined ? scaledDotProductAttention(q, k, v, options) : cache.attend(q, k, v, options);
+    return this.o.forward(reshape(transpose(y, 1, 2), [x.shape[0]!, x.shape[1]!, this.heads * this.headWidth]));
+  }
+
+  /**
+   * The scores that {@link forward} turns into weights by softmax, −∞ where a position may not look: `[B, T, width]` →
+   * `[B, heads, T, S]`, with the gradients of queries and keys. They are all held in memory, which `forward` does without. Not for
+   * calls with a cache.
+   *
+   * @throws AttributeError for a call with a cache
+   */
+  scores(x: Tensor, context: AttentionContext = {}): Tensor {
+    if (context.cache !== undefined) {
+      const [expected, actual] = ['none for the scores', 'a cache'];
+      throw new AttributeError({ op: 'MultiHeadAttention.scores', argument: 'cache', expected, actual });
+    }
+    const { q, k } = this.project(x, context);
+    const keys = context.prefix === undefined ? k : concat([this.prefixOf(context.prefix, x.shape[0]!)[0], k], 2);
+    return attentionScores(q, keys, this.options(context));
+  }
+
+  /** Queries, keys and values, `[B, H, T, D]`, rotated to their positions. */
+  private project(x: Tensor, context: AttentionContext): { q: Tensor; k: Tensor; v: Tensor } {
     if (x.rank !== 3) {
       throw new ShapeError({
         op: 'MultiHeadAttention',
@@ -120,7 +156,7 @@ export class MultiHeadAttention extends Module {
       transpose(reshape(y, [batch, time, heads, this.headWidth]), 1, 2);
     let q = split(this.q.forward(x), this.heads); // [B, H, T, D]
     let k = split(this.k.forward(x), this.kvHeads);
-    let v = split(this.v.forward(x), this.kvHeads);
+    const v = split(this.v.forward(x), this.kvHeads);
     if (context.rotary !== undefined) {
       q = rope(q, context.rotary.cos, context.rotary.sin);
       k = rope(k, context.rotary.cos, context.rotary.sin);
@@ -133,12 +169,12 @@ export class MultiHeadAttention extends Module {
         actual: 'both',
       });
     }
-    if (context.prefix !== undefined) {
-      const [keys, values] = this.prefixOf(context.prefix, batch);
-      if (context.cache === undefined) [k, v] = [concat([keys, k], 2), concat([values, v], 2)];
-      else context.cache.append(keys, values);
-    }
-    const options = {
+    return { q, k, v };
+  }
+
+  /** How positions see each other. */
+  private options(context: AttentionContext): SdpaOptions {
+    return {
       causal: this.causal,
       ...(context.mask === undefined ? {} : { mask: context.mask }),
       ...(this.window === undefined ? {} : { window: this.window }),
@@ -146,12 +182,7 @@ export class MultiHeadAttention extends Module {
       ...(this.#slopes === undefined ? {} : { alibi: this.#slopes }),
       ...(context.offsets === undefined ? {} : { queryOffsets: context.offsets }),
       ...(context.spans === undefined ? {} : { spans: context.spans }),
-      dropout: this.training ? this.attentionDropout : 0,
-      ...(this.#generator === undefined ? {} : { generator: this.#generator }),
     };
-    const { cache } = context;
-    const y = cache === undefined ? scaledDotProductAttention(q, k, v, options) : cache.attend(q, k, v, options);
-    return this.o.forward(reshape(transpose(y, 1, 2), [batch, time, this.heads * this.headWidth]));
   }
 
   /** A prefix for every sequence of the batch. @throws ShapeError if it does not fit the heads */

@@ -5,13 +5,16 @@
  * @module
  */
 import { FormatError } from '../errors.js';
+import type { Float8Format } from '../ops/float8.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { keep } from '../tensor/scope.js';
 import { formatValue } from '../util/format.js';
 import { MultiHeadAttention } from './attention.js';
+import { Float8Linear } from './float8_linear.js';
 import { Int8Linear } from './int8_linear.js';
 import { Linear } from './linear.js';
-import type { Module, StateDict } from './module.js';
+import { parameter, type Module, type StateDict } from './module.js';
+import { QuantizedEmbedding } from './quantized_embedding.js';
 import { QuantizedLinear, type WeightFormat } from './quantized_linear.js';
 import { SparseLinear } from './sparse_linear.js';
 
@@ -98,11 +101,17 @@ registerLayerKind<QuantizedLinear>({
     bias: layer.bias !== null,
   }),
   restore(form, state) {
-    const { bits, groupSize, scheme, packed } = form as unknown as Required<WeightFormat> & { packed: boolean };
+    const { bits, groupSize, scheme, packed, doubleQuant } = form as unknown as Required<WeightFormat> & {
+      packed: boolean;
+    };
+    const part = (name: string): Tensor => keep(statePart(state, name));
+    const coded = doubleQuant
+      ? { scaleCodes: part('scaleCodes'), scaleMax: part('scaleMax'), scaleMean: part('scaleMean') }
+      : false;
     const zeroPoint = state['zeroPoint'] === undefined ? null : keep(state['zeroPoint']);
     const weight = {
       codes: statePart(state, 'codes'),
-      scale: statePart(state, 'scale'),
+      scale: coded === false ? statePart(state, 'scale') : coded.scaleMax, // the codes of scales stand for them
       zeroPoint,
       bits,
       scheme,
@@ -110,7 +119,9 @@ registerLayerKind<QuantizedLinear>({
     };
     const bias = form['bias'] === true ? statePart(state, 'bias') : null;
     const axis = groupSize === null ? 0 : null;
-    const layer = QuantizedLinear.of({ ...weight, groupSize, axis }, bias, form['activations'] as 'float' | 'int8');
+    const activations = form['activations'] as 'float' | 'int8';
+    const layer = QuantizedLinear.of({ ...weight, groupSize, axis }, bias, activations, coded);
+    Object.assign(layer.format, { scaleDType: form['scaleDType'] }); // which codes of scales do not tell
     layer.bias?.requiresGrad_();
     if (state['inputFactor'] !== undefined) layer.inputFactor = keep(state['inputFactor']);
     return layer;
@@ -132,6 +143,24 @@ registerLayerKind<Int8Linear>({
     const options = { inputScale, inputZeroPoint, inputFactor };
     return new Int8Linear({ ...weight, bits: 8, axis: 0, groupSize: null }, bias, options);
   },
+});
+
+registerLayerKind<Float8Linear>({
+  kind: 'float8Linear',
+  matches: (layer): layer is Float8Linear => isExactly(layer, Float8Linear),
+  describe: ({ format, bias }) => ({ format, bias: bias !== null }),
+  restore(form, state) {
+    const bias = form['bias'] === true ? parameter(statePart(state, 'bias')) : null;
+    const [codes, scale] = [keep(statePart(state, 'codes')), keep(statePart(state, 'scale'))];
+    return new Float8Linear({ codes, scale, format: form['format'] as Float8Format }, bias);
+  },
+});
+
+registerLayerKind<QuantizedEmbedding>({
+  kind: 'quantizedEmbedding',
+  matches: (layer): layer is QuantizedEmbedding => isExactly(layer, QuantizedEmbedding),
+  describe: () => ({}),
+  restore: (_form, state) => new QuantizedEmbedding(keep(statePart(state, 'codes')), keep(statePart(state, 'scale'))),
 });
 
 registerLayerKind<SparseLinear>({

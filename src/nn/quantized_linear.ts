@@ -1,3 +1,4 @@
+import { customFunction } from '../autograd/custom.js';
 import { noGrad } from '../autograd/grad.js';
 import { mul } from '../ops/arithmetic.js';
 import { clone, to } from '../ops/copy.js';
@@ -8,13 +9,15 @@ import {
   type QuantizationScheme,
   type QuantizeOptions,
 } from '../ops/quantization.js';
-import { quantizedLinear } from '../ops/quantized_linear.js';
-import { detach } from '../ops/views.js';
+import { quantizedLinear, quantizedLinearBackward } from '../ops/quantized_linear.js';
+import { sum } from '../ops/reduce.js';
+import { detach, reshape } from '../ops/views.js';
 import { zeros } from '../tensor/create.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
-import { ShapeError } from '../errors.js';
-import { checkInteger, checkOneOf } from '../util/assert.js';
+import { AttributeError, ShapeError } from '../errors.js';
+import { checkBoolean, checkInteger, checkOneOf } from '../util/assert.js';
+import { codeScales, decodeScales, type CodedScales } from './double_quant.js';
 import type { Linear } from './linear.js';
 import { Module, parameter } from './module.js';
 
@@ -28,6 +31,8 @@ export interface WeightFormat {
   readonly groupSize?: number | null;
   /** Default float32. */
   readonly scaleDType?: 'float32' | 'float16';
+  /** Scales of nf4 as 8-bit codes (double quantisation): decoded at each call, which saves most of their memory. Default false. */
+  readonly doubleQuant?: boolean;
 }
 
 /** Options of {@link QuantizedLinear}. */
@@ -38,7 +43,7 @@ export interface QuantizedLinearModuleOptions extends WeightFormat {
   readonly activations?: 'float' | 'int8';
 }
 
-const defaults = { scheme: 'symmetric', bits: 4, groupSize: 32, scaleDType: 'float32' } as const;
+const defaults = { scheme: 'symmetric', bits: 4, groupSize: 32, scaleDType: 'float32', doubleQuant: false } as const;
 
 function resolve(format: WeightFormat): Required<WeightFormat> {
   const given = Object.fromEntries(Object.entries(format).filter(([, value]) => value !== undefined));
@@ -65,7 +70,11 @@ export class QuantizedLinear extends Module {
   activations: 'float' | 'int8';
   private packed: boolean;
   codes: Tensor;
-  scale: Tensor;
+  /** Null under double quantisation: `scaleCodes`, `scaleMax` and `scaleMean` stand for it. */
+  scale: Tensor | null;
+  scaleCodes: Tensor | null = null;
+  scaleMax: Tensor | null = null;
+  scaleMean: Tensor | null = null;
   zeroPoint: Tensor | null;
   bias: Tensor | null;
   /** Multiplied into the inputs first, `[in]`: what a calibrated method moved from them to the weight (AWQ). Null: nothing. */
@@ -77,13 +86,18 @@ export class QuantizedLinear extends Module {
     const op = 'QuantizedLinear';
     this.inFeatures = checkInteger(op, 'inFeatures', inFeatures, 0);
     this.outFeatures = checkInteger(op, 'outFeatures', outFeatures, 0);
-    const { bias = true, activations = 'float', scheme, bits, groupSize, scaleDType } = options;
-    this.format = resolve({ scheme, bits, groupSize, scaleDType } as WeightFormat);
+    const { bias = true, activations = 'float', scheme, bits, groupSize, scaleDType, doubleQuant } = options;
+    this.format = resolve({ scheme, bits, groupSize, scaleDType, doubleQuant } as WeightFormat);
+    if (checkBoolean(op, 'doubleQuant', this.format.doubleQuant) && this.format.scheme !== 'nf4') {
+      const [expected, actual] = ['false unless the scheme is nf4', 'true'];
+      throw new AttributeError({ op, argument: 'doubleQuant', expected, actual });
+    }
     this.activations = checkOneOf(op, 'activations', activations, ['float', 'int8']);
     const weight = scope(() => quantize(zeros([outFeatures, inFeatures]), quantizeOptions(this.format)));
     this.packed = this.format.bits === 4;
     this.codes = keep(weight.codes);
     this.scale = keep(weight.scale);
+    if (this.format.doubleQuant) this.codeScale();
     this.zeroPoint = weight.zeroPoint === null ? null : keep(weight.zeroPoint);
     this.bias = bias ? parameter(zeros([outFeatures])) : null;
   }
@@ -96,7 +110,7 @@ export class QuantizedLinear extends Module {
   static from(linear: Linear, options: Omit<QuantizedLinearModuleOptions, 'bias'> = {}): QuantizedLinear {
     const { activations, ...format } = options;
     const weight = scope(() => quantize(detach(linear.weight), quantizeOptions(resolve(format))));
-    return QuantizedLinear.of(weight, linear.bias, activations);
+    return QuantizedLinear.of(weight, linear.bias, activations, format.doubleQuant);
   }
 
   /**
@@ -104,7 +118,12 @@ export class QuantizedLinear extends Module {
    *
    * @throws ShapeError unless the codes are those of a matrix
    */
-  static of(weight: Quantized, bias: Tensor | null = null, activations: 'float' | 'int8' = 'float'): QuantizedLinear {
+  static of(
+    weight: Quantized,
+    bias: Tensor | null = null,
+    activations: 'float' | 'int8' = 'float',
+    doubleQuant: boolean | CodedScales = false,
+  ): QuantizedLinear {
     const { codes, scale, zeroPoint, bits, packed = false, groupSize, axis } = weight;
     if (codes.rank !== 2 || (groupSize === null && axis !== 0)) {
       const expected = 'codes [out, in] in groups or with one scale an output';
@@ -120,11 +139,16 @@ export class QuantizedLinear extends Module {
       scaleDType,
       activations,
       bias: bias !== null,
+      doubleQuant: doubleQuant !== false,
     });
     layer.dispose();
     layer.packed = packed;
     layer.codes = keep(codes);
-    layer.scale = keep(scale);
+    if (typeof doubleQuant === 'object') Object.assign(layer, doubleQuant);
+    else {
+      layer.scale = keep(scale);
+      if (doubleQuant) layer.codeScale();
+    }
     layer.zeroPoint = zeroPoint === null ? null : keep(zeroPoint);
     layer.bias = bias === null ? null : parameter(scope(() => noGrad(() => clone(detach(bias)))));
     if (layer.bias !== null) layer.bias.requiresGrad = bias!.requiresGrad;
@@ -134,14 +158,50 @@ export class QuantizedLinear extends Module {
   /** The weight as {@link quantizedLinear} and `dequantize` take it. */
   get weight(): Quantized {
     const { scheme, bits, groupSize } = this.format;
-    const { codes, scale, zeroPoint, packed } = this;
+    const { codes, zeroPoint, packed } = this;
+    const scale = this.scale ?? this.decodedScale();
     return { codes, scale, zeroPoint, bits, scheme, packed, groupSize, axis: groupSize === null ? 0 : null };
+  }
+
+  /** @internal Everything but the bias. */
+  get weightTensors(): Tensor[] {
+    const { codes, scale, zeroPoint, scaleCodes, scaleMax, scaleMean } = this;
+    return [codes, scale, zeroPoint, scaleCodes, scaleMax, scaleMean].filter((part) => part !== null);
+  }
+
+  private codeScale(): void {
+    const { scale } = this;
+    Object.assign(this, codeScales(scale!));
+    this.scale = null;
+    scale!.dispose();
+  }
+
+  private decodedScale(): Tensor {
+    const { scaleCodes, scaleMax, scaleMean, outFeatures, inFeatures } = this;
+    const { groupSize } = this.format;
+    const shape = groupSize === null ? [outFeatures] : [outFeatures, inFeatures / groupSize];
+    return decodeScales({ scaleCodes: scaleCodes!, scaleMax: scaleMax!, scaleMean: scaleMean! }, shape);
   }
 
   /** `[…, in]` → `[…, out]`. */
   forward(x: Tensor): Tensor {
-    const { inputFactor, activations } = this;
-    if (inputFactor === null) return quantizedLinear(x, this.weight, this.bias, { activations });
-    return scope(() => quantizedLinear(to(mul(x, inputFactor), x.dtype), this.weight, this.bias, { activations }));
+    const { inputFactor } = this;
+    if (inputFactor === null) return this.product(x);
+    return scope(() => this.product(to(mul(x, inputFactor), x.dtype)));
+  }
+
+  private product(x: Tensor): Tensor {
+    const { bias, activations } = this;
+    if (this.scale !== null) return quantizedLinear(x, this.weight, bias, { activations });
+    // decoded scales are not kept until the gradient is asked for: they are decoded again
+    return customFunction<readonly Tensor[]>({
+      name: 'quantizedLinear',
+      forward: (input, offset) => scope(() => quantizedLinear(input!, this.weight, offset ?? null)),
+      save: () => [],
+      backward: ({ grad, needs }) => [
+        needs(0) ? scope(() => quantizedLinearBackward(grad, this.weight)) : null,
+        bias !== null && needs(1) ? to(sum(reshape(grad, [-1, this.outFeatures]), 0), bias.dtype) : null,
+      ],
+    })(...(bias === null ? [x] : [x, bias]));
   }
 }

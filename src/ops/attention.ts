@@ -12,6 +12,7 @@ import { formatShape } from '../util/format.js';
 import { mul } from './arithmetic.js';
 import {
   attentionParts,
+  attentionScoreParts,
   gradientParts,
   scoresShape,
   type AttentionAttrs,
@@ -177,23 +178,13 @@ function toFour(x: Tensor): Tensor {
   return x.rank === 4 ? x : reshape(x, [...new Array<number>(4 - x.rank).fill(1), ...x.shape]);
 }
 
-/**
- * dropout(softmax(cap(scale · q kᵀ) − slopes · distance + mask)) v. Query head h reads key and value head ⌊h / (Hq / Hkv)⌋, so
- * fewer key heads than query heads mean grouped or multi-query attention. A query that may see nothing gives 0. Memory does not
- * grow with T·S; values at places that are masked must be finite.
- *
- * The result lies in (B, T, H, D) order: `y.transpose(1, 2).reshape(…)` copies nothing.
- *
- * @shape q: (B, Hq, T, D), k: (B, Hkv, S, D), v: (B, Hkv, S, Dv) → (B, Hq, T, Dv); leading axes may be left out of all
- * @dtype floats, promoted; computes in float32 (float64 in float64)
- * @throws ShapeError if the shapes do not match
- * @throws AttributeError if an option is outside its domain
- * @throws AttributeError when the result is read at the latest, if offsets in a tensor do not go from 0 to the end without falling,
- *   or spans in a tensor do not hold their queries or overlap
- * @source arXiv 1706.03762, 2307.08691; soft cap 2408.00118; ALiBi 2108.12409
- * @cost 2·B·Hq·T·S·(D + Dv) flops, half of it when causal
- */
-export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+/** The kernel's inputs and attributes, checked; the stream of dropped weights is not drawn yet. */
+function prepare(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: AttentionOptions,
+): { inputs: Inputs; attrs: AttentionAttrs } {
   const mask = options.mask ?? null;
   checkShapes(q, k, v, mask);
   const width = q.shape.at(-1)!;
@@ -212,9 +203,43 @@ export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, optio
     ...packing(options, a, b),
     spansOf(options, a, new Array<number>(a.shape[0]!).fill(b.shape[2]!)),
   ];
+  return { inputs, attrs };
+}
+
+/**
+ * @internal The scores that softmax turns into the weights of {@link scaledDotProductAttention}, with −∞ where a query may not look.
+ * They are held in memory, all of them. Options of dropout are of no effect.
+ *
+ * @shape q: (B, Hq, T, D), k: (B, Hkv, S, D) → (B, Hq, T, S)
+ */
+export function attentionScores(q: Tensor, k: Tensor, options: AttentionOptions = {}): Tensor {
+  const { inputs, attrs } = prepare(q, k, k, options);
+  return attentionScoreParts(inputs, attrs);
+}
+
+/**
+ * dropout(softmax(cap(scale · q kᵀ) − slopes · distance + mask)) v. Query head h reads key and value head ⌊h / (Hq / Hkv)⌋, so
+ * fewer key heads than query heads mean grouped or multi-query attention. A query that may see nothing gives 0. Memory does not
+ * grow with T·S; values at places that are masked must be finite.
+ *
+ * The result lies in (B, T, H, D) order: `y.transpose(1, 2).reshape(…)` copies nothing.
+ *
+ * @shape q: (B, Hq, T, D), k: (B, Hkv, S, D), v: (B, Hkv, S, Dv) → (B, Hq, T, Dv); leading axes may be left out of all
+ * @dtype floats, promoted; computes in float32 (float64 in float64)
+ * @throws ShapeError if the shapes do not match
+ * @throws AttributeError if an option is outside its domain
+ * @throws AttributeError when the result is read at the latest, if offsets in a tensor do not go from 0 to the end without falling,
+ *   or spans in a tensor do not hold their queries or overlap
+ * @source arXiv 1706.03762, 2307.08691; soft cap 2408.00118; ALiBi 2108.12409
+ * @cost 2·B·Hq·T·S·(D + Dv) flops, half of it when causal
+ */
+export function scaledDotProductAttention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOptions = {}): Tensor {
+  const { inputs, attrs } = prepare(q, k, v, options);
+  const [a, b, c] = inputs as [Tensor, Tensor, Tensor];
   const drawn =
     attrs.dropout > 0 ? { ...attrs, stream: generatorOf(options.generator).take(sizeOf(scoresShape(a, b))) } : attrs;
-  const made = width > MAX_WIDTH || c.shape[3]! > MAX_WIDTH ? attentionParts(inputs, drawn) : fused(inputs, drawn);
+  const made =
+    a.shape[3]! > MAX_WIDTH || c.shape[3]! > MAX_WIDTH ? attentionParts(inputs, drawn) : fused(inputs, drawn);
   const y = options.dropout === 1 ? mul(made, 0) : made;
   const extra = 4 - q.rank;
   return extra === 0

@@ -107,7 +107,13 @@ interface Weights {
   readonly bend: Tensor | null;
 }
 
-function weights(q: Tensor, k: Tensor, extras: Extras, attrs: AttentionAttrs): Weights {
+/** Scores as softmax takes them, [B, Hkv, G, T, S]: −∞ where a query may not look. */
+function scoresOf(
+  q: Tensor,
+  k: Tensor,
+  extras: Extras,
+  attrs: AttentionAttrs,
+): { scores: Tensor; bend: Tensor | null } {
   const groups = k.shape[1]!;
   const [queries, keys] = [q.shape[2]!, k.shape[2]!];
   let scores = mul(matmul(grouped(q, groups), transpose(unsqueeze(k, 2))), attrs.scale);
@@ -126,7 +132,17 @@ function weights(q: Tensor, k: Tensor, extras: Extras, attrs: AttentionAttrs): W
   const whole = extras.mask === null ? null : grouped(broadcastMask(extras.mask, q, k), groups);
   if (whole !== null) scores = whole.dtype === 'bool' ? where(whole, scores, -Infinity) : add(scores, whole);
   const seen = places(query, within, extras.spans, keys, attrs);
-  if (seen !== null) scores = where(seen, scores, -Infinity);
+  return { scores: seen === null ? scores : where(seen, scores, -Infinity), bend };
+}
+
+/** Scores of the kernel's inputs, [B, Hq, T, S]: −∞ where a query may not look. */
+export function attentionScoreParts(inputs: Inputs, attrs: AttentionAttrs): Tensor {
+  const [q, k] = inputs as [Tensor, Tensor];
+  return reshape(scoresOf(q, k, extrasOf(inputs), attrs).scores, scoresShape(q, k));
+}
+
+function weights(q: Tensor, k: Tensor, extras: Extras, attrs: AttentionAttrs): Weights {
+  const { scores, bend } = scoresOf(q, k, extras, attrs);
   if (scores.size === 0) return { p: scores, bend };
   const most = detach(amax(scores, -1, { keepDims: true }));
   const powers = exp(sub(scores, where(eq(most, -Infinity), 0, most)));

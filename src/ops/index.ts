@@ -92,7 +92,7 @@ export {
   type Quantized,
   type QuantizeOptions,
 } from './quantization.js';
-export * from './quantized_linear.js';
+export { quantizedLinear, type QuantizedLinearOptions } from './quantized_linear.js';
 export * from './random_ops.js';
 export { cumprod, cumsum, prod } from './scan.js';
 export * from './sorting.js';

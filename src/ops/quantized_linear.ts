@@ -13,6 +13,7 @@ import { formatShape, formatValue } from '../util/format.js';
 import { contiguous, to } from './copy.js';
 import { defineOp, type Op } from './define.js';
 import { linear } from './linear.js';
+import { matmul } from './matmul.js';
 import { PackedForms } from './packed_forms.js';
 import { dequantize, schemeOf, type Quantized, type QuantizationScheme } from './quantization.js';
 import { sum } from './reduce.js';
@@ -188,4 +189,27 @@ export function quantizedLinear(
       : null;
   const y = weightOnlyOp.call([rows, ...parts, bias, panels], attrs);
   return reshape(y, [...x.shape.slice(0, -1), outFeatures]);
+}
+
+/**
+ * @internal grad·W for a weight of codes: the gradient that {@link quantizedLinear} sends to x, (…, out) → (…, in), for callers that keep
+ * something smaller than scales until it is needed.
+ */
+export function quantizedLinearBackward(grad: Tensor, weight: Quantized): Tensor {
+  const { codes, packed = false } = weight;
+  const outFeatures = codes.shape[0]!;
+  const inFeatures = packed ? 2 * codes.shape[1]! : codes.shape[1]!;
+  const parts = kernelWeight(weight, outFeatures, inFeatures);
+  if (parts === null) return to(matmul(grad, dequantize(weight)), grad.dtype);
+  const attrs = {
+    scheme: schemeOf(weight),
+    bits: packed ? 4 : 8,
+    coded: false,
+    transposed: true,
+    inFeatures,
+    dtype: grad.dtype,
+    biasDType: null,
+  } as const;
+  const rows = reshape(contiguous(grad), [sizeOf(grad.shape.slice(0, -1)), outFeatures]);
+  return reshape(weightOnlyOp.call([rows, ...parts, null, null], attrs), [...grad.shape.slice(0, -1), inFeatures]);
 }

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { BackendError } from '../errors.js';
 import { environment } from './environment.js';
 import type { NativeAddon } from './native.js';
@@ -16,6 +16,25 @@ function nearestPackage(folder: string): string {
   return existsSync(join(folder, 'package.json')) || dirname(folder) === folder
     ? folder
     : nearestPackage(dirname(folder));
+}
+
+/** Where another process finds this library in the form that runs here: sources, or the bundle. */
+export function libraryEntry(): string {
+  const isSource = import.meta.url.endsWith('.ts');
+  return pathToFileURL(join(packageRoot, ...(isSource ? ['src', 'index.ts'] : ['dist', 'index.js']))).href;
+}
+
+/**
+ * A program of this package, for a thread of its own: the bundled file, also where this code runs from src/, since threads do not inherit
+ * whatever lets Node load TypeScript.
+ *
+ * @param name - path inside src/ without extension; it must be an entry in scripts/setup.mjs
+ * @throws BackendError if the package was not built
+ */
+export function programOf(name: string): URL {
+  const file = join(packageRoot, 'dist', `${name}.js`);
+  if (existsSync(file)) return pathToFileURL(file);
+  throw new BackendError({ op: 'worker', expected: file, actual: 'no file', hint: 'Run: npm run build' });
 }
 
 /** One place where a binary was looked for. */

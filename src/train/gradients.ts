@@ -15,6 +15,8 @@ import type { StepWatch } from './profile.js';
 export interface GradientSource<B> {
   readonly accumulation: number;
   readonly arithmetic: Arithmetic;
+  /** Resolves when the next batch can be drawn without waiting. */
+  ready(): Promise<void>;
   draw(): B;
   lossOf(batch: B): Tensor;
   countTokens(batch: B): number;
@@ -37,6 +39,7 @@ export async function accumulateGradients<B>(
   arithmetic.refresh();
   for (let i = 0; i < accumulation; i++) {
     const before: Tensor | null = total;
+    await source.ready();
     const part = scope(() => {
       const batch = watch.data(() => source.draw());
       tokens += source.countTokens(batch);

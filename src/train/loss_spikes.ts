@@ -6,6 +6,7 @@
 import { AttributeError, StateError } from '../errors.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
+import { median } from '../util/statistics.js';
 
 /** Options of spike detection. */
 export interface LossSpikeOptions {
@@ -71,13 +72,6 @@ export class DivergenceError extends StateError {
     this.spike = spike;
     this.rollbacks = rollbacks;
   }
-}
-
-/** Median of a list of at least one number. */
-export function median(values: readonly number[]): number {
-  const sorted = Float64Array.from(values).sort();
-  const middle = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 /** 1 / Φ⁻¹(3/4): makes the median absolute deviation estimate σ of normal numbers (Rousseeuw and Croux 1993). */

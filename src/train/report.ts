@@ -7,7 +7,7 @@
 import { writeFileAtomically } from '../util/atomic_file.js';
 import type { EvalEvent, StepEvent } from './events.js';
 import { renderCharts } from './report_charts.js';
-import { escapeHtml, factTable, htmlPage, htmlTable, section } from './report_page.js';
+import { escapeHtml, factTable, htmlPage, htmlTable, section } from '../util/report_page.js';
 
 /** One row of the table: a model as it came out, and what it costs. */
 export interface ReportRow {

@@ -3,9 +3,9 @@
  *
  * @module
  */
-import { importOptional } from '../util/optional.js';
+import { formatTick, loadPlot, type PlotModule } from '../util/plot.js';
 import type { EvalEvent, StepEvent } from './events.js';
-import { colorOf, escapeHtml, smoothingChoice } from './report_page.js';
+import { colorOf, escapeHtml, smoothingChoice } from '../util/report_page.js';
 import type { HardwareUse } from './run_lines.js';
 
 /** What is drawn of a run. */
@@ -40,14 +40,6 @@ interface Chart {
   readonly log?: boolean;
   /** Vertical lines, with what they mean. */
   readonly rules?: readonly { readonly step: number; readonly label: string }[];
-}
-
-interface PlotModule {
-  plot(options: object): { outerHTML: string };
-  line(data: readonly object[], options: object): object;
-  dot(data: readonly object[], options: object): object;
-  ruleX(data: readonly object[], options: object): object;
-  ruleY(data: readonly number[], options?: object): object;
 }
 
 /** Points of a line, at most: more are not to be told apart on paper. */
@@ -88,15 +80,6 @@ function smooth(points: readonly Point[], span: number): Point[] {
 
 const isDrawable = ({ x, y }: Point): boolean => Number.isFinite(x) && Number.isFinite(y);
 
-/** 12345 → "12.3k", 0.00081 → "8.1e-4". */
-function tick(value: number): string {
-  const size = Math.abs(value);
-  if (size >= 1e6) return `${Number((value / 1e6).toPrecision(3))}M`;
-  if (size >= 1e4) return `${Number((value / 1e3).toPrecision(3))}k`;
-  if (size > 0 && size < 1e-4) return value.toExponential(1).replace('.0e', 'e');
-  return String(Number(value.toPrecision(4)));
-}
-
 function draw(plot: PlotModule, document: unknown, chart: Chart): string {
   const lines = chart.lines.map((line) => ({ ...line, points: line.points.filter(isDrawable) }));
   const values = lines.flatMap(({ points }) => points.map(({ y }) => y));
@@ -134,11 +117,11 @@ function draw(plot: PlotModule, document: unknown, chart: Chart): string {
     marginTop: 26,
     marginBottom: 42,
     style: { fontSize: '12px', background: 'none' },
-    x: { label: chart.x, labelAnchor: 'center', labelArrow: 'none', tickFormat: tick, ticks: 7 },
+    x: { label: chart.x, labelAnchor: 'center', labelArrow: 'none', tickFormat: formatTick, ticks: 7 },
     y: {
       label: chart.y,
       grid: true,
-      tickFormat: tick,
+      tickFormat: formatTick,
       ticks: 5,
       type: isLog ? 'log' : 'linear',
       ...(isLog ? {} : { nice: true, domain: [low, most + span / 2] }),
@@ -267,9 +250,7 @@ function legend(runs: readonly RunCurves[]): string {
  */
 export async function renderCharts(runs: readonly RunCurves[]): Promise<{ training: string; hardware: string }> {
   if (runs.every(({ steps, evals }) => steps.length === 0 && evals.length === 0)) return { training: '', hardware: '' };
-  const plot = await importOptional<PlotModule>('@observablehq/plot', 'report');
-  const { parseHTML } = await importOptional<{ parseHTML(html: string): { document: unknown } }>('linkedom', 'report');
-  const { document } = parseHTML('<html><body></body></html>');
+  const { plot, document } = await loadPlot('report');
   const { training, hardware } = chartsOf(runs);
   const figures = (charts: readonly Chart[]): string => {
     const drawn = charts.map((chart) => draw(plot, document, chart)).filter((html) => html !== '');

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Machine } from '../runtime/machine.js';
 import type { EvalEvent, StepEvent } from './events.js';
 
 /** Name of the log in a run's folder. */
@@ -12,18 +13,7 @@ export const LOG_FILE = 'run.jsonl';
 export const LOG_FORMAT = 1;
 
 /** Where a run ran. */
-export interface RunMachine {
-  readonly host: string;
-  readonly pid: number;
-  readonly processor: string;
-  /** Threads of one kernel. */
-  readonly threads: number;
-  /** Instruction set of the kernels. */
-  readonly isa: string;
-  readonly node: string;
-  readonly platform: string;
-  readonly omnigrad: string;
-}
+export type RunMachine = Machine;
 
 /** A process begins to train, or goes on. */
 export interface StartLine {

@@ -4,12 +4,10 @@
  * @module
  */
 import { mkdirSync } from 'node:fs';
-import { cpus, hostname } from 'node:os';
 import path from 'node:path';
 import { AttributeError, OmniError, StateError } from '../errors.js';
 import type { Module } from '../nn/module.js';
-import { backend } from '../runtime/backend.js';
-import { packageVersion } from '../runtime/load.js';
+import { describeMachine } from '../runtime/machine.js';
 import { memory } from '../tensor/memory.js';
 import { defaultGenerator } from '../tensor/random.js';
 import { checkBoolean, checkInteger, checkKeys } from '../util/assert.js';
@@ -19,7 +17,7 @@ import type { TrainCallback, TrainContext } from './callback.js';
 import { flattenConfig } from './config_difference.js';
 import type { EvalEvent, StepEvent, TrainEvent } from './events.js';
 import type { ReportRow } from './report.js';
-import { encodeLine, LOG_FILE, LOG_FORMAT, type HardwareUse, type RunMachine } from './run_lines.js';
+import { encodeLine, LOG_FILE, LOG_FORMAT, type HardwareUse } from './run_lines.js';
 import { ParameterHistograms } from './run_histograms.js';
 import { TensorBoardWriter } from './tensorboard/writer.js';
 
@@ -67,21 +65,6 @@ function checkJson(argument: string, value: unknown): void {
 
 const withPrefix = (prefix: string, values: object): Record<string, number> =>
   Object.fromEntries(Object.entries(values).map(([name, value]) => [`${prefix}/${name}`, value as number]));
-
-/** @internal Where this process runs. */
-export function describeMachine(): RunMachine {
-  const { threads, isa } = backend();
-  return {
-    host: hostname(),
-    pid: process.pid,
-    processor: cpus()[0]?.model.trim() ?? 'unknown',
-    threads,
-    isa,
-    node: process.version,
-    platform: `${process.platform} ${process.arch}`,
-    omnigrad: packageVersion(),
-  };
-}
 
 /**
  * A callback that logs a run: every event as a line of JSON in `run.jsonl`, with memory and processor use beside each step, and the

@@ -11,7 +11,7 @@ import { configDifferences, flattenConfig, type Setting } from './config_differe
 import { formatDuration } from './progress.js';
 import { resultTable } from './report.js';
 import { renderCharts, type RunCurves } from './report_charts.js';
-import { colorOf, escapeHtml, factTable, htmlPage, htmlTable, section, type Cell } from './report_page.js';
+import { colorOf, escapeHtml, factTable, htmlPage, htmlTable, section, type Cell } from '../util/report_page.js';
 import type { LoggedEvent } from './run_lines.js';
 import { summarizeRun, type RunRecord } from './run_reader.js';
 
@@ -21,6 +21,8 @@ export interface RunReportOptions {
   readonly title?: string;
   /** A sentence under the title. Default: made of the figures. */
   readonly summary?: string;
+  /** Further parts of the page of one run, after its table of results. HTML that is safe, such as `paretoCharts` gives. */
+  readonly sections?: readonly { readonly title: string; readonly html: string }[];
 }
 
 const number = (value: number, digits = 4): string => {
@@ -179,6 +181,7 @@ async function reportOfOne(run: RunRecord, options: RunReportOptions): Promise<s
   return htmlPage(options.title ?? run.name, summary, [
     tiles(run),
     section('Result', resultTable(run.rows)),
+    ...(options.sections ?? []).map(({ title, html }) => section(title, html)),
     section('Training', charts.training),
     section('Hardware', charts.hardware),
     section('Samples', samplesOf(run)),
@@ -228,7 +231,7 @@ async function reportOfSeveral(runs: readonly RunRecord[], options: RunReportOpt
  * @throws BackendError if `@observablehq/plot` or `linkedom` is not installed
  */
 export async function renderRunReport(runs: readonly RunRecord[], options: RunReportOptions = {}): Promise<string> {
-  checkKeys('renderRunReport', options, ['title', 'summary']);
+  checkKeys('renderRunReport', options, ['title', 'summary', 'sections']);
   const [first] = runs;
   if (first === undefined)
     throw new AttributeError({ op: 'renderRunReport', argument: 'runs', expected: 'at least one run', actual: 'none' });

@@ -305,9 +305,9 @@ export class Trainer<M extends Module, B = Batch> {
     watch: StepWatch,
     callbacks = this.callbacks,
   ): Promise<{ loss: Tensor; norm: Tensor; tokens: number }> {
-    const { accumulation, arithmetic, countTokens } = this;
-    const source = { accumulation, arithmetic, countTokens, draw: () => this.draw() };
-    const sums = await accumulateGradients({ ...source, lossOf: (batch: B) => this.lossOf(batch) }, watch);
+    const { accumulation, loader } = this;
+    const source = { ...this.subject, accumulation, ready: () => loader.ready(), draw: () => this.draw() };
+    const sums = await accumulateGradients(source, watch);
     for (const callback of callbacks) callback.onGradients?.(this.context);
     const norm = gradNorm(this.optimizer.parameters());
     await setImmediate();
@@ -364,8 +364,7 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Saves: a regular checkpoint if `regular`, and one of the best if this step is among them. */
   private async *store(regular: boolean): AsyncGenerator<CheckpointEvent, void, undefined> {
-    const { best } = this.watch;
-    const rank = this.due.best;
+    const [best, rank] = [this.watch.best, this.due.best];
     if (!regular && rank === null) return;
     this.announce('saving');
     await checkWeights(this.model, this.step, this.lastPath);
@@ -382,6 +381,7 @@ export class Trainer<M extends Module, B = Batch> {
       [this.saved, this.due.save] = [this.step, false];
       await best?.prune();
     }
+    files.disposeCheckpoint(checkpoint);
     const entry = rank === null ? undefined : best!.entries[rank - 1];
     this.announce('training');
     yield {

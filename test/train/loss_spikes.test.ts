@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readdir } from 'node:fs/promises';
 import { test } from 'node:test';
 import * as og from '../../src/index.js';
-import { LossSpikes, median, robustLimit } from '../../src/train/loss_spikes.js';
+import { LossSpikes, robustLimit } from '../../src/train/loss_spikes.js';
+import { median } from '../../src/util/statistics.js';
 import { temporaryFolders } from '../helpers/folders.js';
 import {
   eventsOf,

@@ -1,5 +1,8 @@
 /** 300 training steps keep memory flat, in tensors and in the process. */
 import assert from 'node:assert/strict';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
 import * as og from '../../src/index.js';
 import { tinyTrainer } from '../helpers/tiny_run.js';
@@ -21,4 +24,20 @@ test('300 steps keep tensors, bytes and resident memory flat', async () => {
     `resident memory grew by ${og.formatBytes(after.resident - before.resident)}`,
   );
   assert.ok(og.memory().poolHitRate > 0.9, `pool hit rate ${og.memory().poolHitRate}`);
+});
+
+test('saving leaves no tensor behind', async () => {
+  const dir = await mkdtemp(path.join(tmpdir(), 'omnigrad-memory-'));
+  try {
+    const counts: number[] = [];
+    for await (const event of tinyTrainer({ dir, every: 2, steps: 12 }).run())
+      if (event.type === 'checkpoint') counts.push(og.memory().tensors);
+    assert.deepEqual(
+      counts,
+      counts.map(() => counts[0]),
+    );
+    assert.equal(counts.length, 6);
+  } finally {
+    await rm(dir, { recursive: true, force: true });
+  }
 });

@@ -227,7 +227,7 @@ export async function prune<M extends Module>(model: M, options: PruneOptions): 
     };
     const kinds = statisticsFor(plan, onLayer !== undefined);
     if (!calibrated) await visit([...plan.keys()], null);
-    else await visitInputs(OP, result, [...plan.keys()], calibration!, kinds, visit);
+    else await visitInputs(OP, result, [...plan.keys()], calibration!, { kinds }, visit);
     return result;
   } catch (error) {
     if (!inPlace) result.dispose();

@@ -21,6 +21,7 @@ import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { hessianFactor } from '../hessian.js';
 import { packNibbles } from './pack.js';
+import { gridOf } from './weight_codes.js';
 
 /** Columns that are rounded before what they lost is taken from those behind them (the paper's B). */
 const BLOCK = 128;
@@ -39,6 +40,8 @@ export interface GptqOptions {
   readonly actOrder: boolean;
   /** Share of the mean diagonal of the Hessian that is added to it. */
   readonly damping: number;
+  /** Range of the codes. Default `minmax`. */
+  readonly weightObserver?: 'minmax' | 'mse';
 }
 
 /** Scales of every column: a [out, 1] or [out, columns] view that obsBlock broadcasts. */
@@ -72,7 +75,7 @@ export async function gptq(
   rows: number,
   options: GptqOptions,
 ): Promise<Quantized> {
-  const { scheme, bits, groupSize, scaleDType, actOrder, damping } = options;
+  const { scheme, bits, groupSize, scaleDType, actOrder, damping, weightObserver = 'minmax' } = options;
   const inFeatures = weight.shape[1]!;
   const own = { scheme, bits, scaleDType } as const;
   const [lowest, highest] = scheme === 'affine' ? [0, 2 ** bits - 1] : [1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1];
@@ -95,10 +98,10 @@ export async function gptq(
       ),
     );
     // scales that are known beforehand: of whole rows, or of the original weight's groups
-    const gridOf = (x: Tensor, size: number | null): Quantized =>
-      noGrad(() => quantize(x, { ...own, ...(size === null ? { axis: 0 } : { groupSize: size }) }));
+    const scalesOf = (x: Tensor, size: number | null): Quantized =>
+      gridOf(x, { ...own, weightObserver, groupSize: size });
     const isStatic = groupSize === null || actOrder;
-    const fixed = isStatic ? scope(() => gridOf(groupSize === null ? w : to(weight, 'float32'), groupSize)) : null;
+    const fixed = isStatic ? scope(() => scalesOf(groupSize === null ? w : to(weight, 'float32'), groupSize)) : null;
     if (fixed !== null) [fixed.codes, fixed.scale, fixed.zeroPoint].forEach(held);
     const columnGroups =
       fixed !== null && groupSize !== null
@@ -119,7 +122,7 @@ export async function gptq(
           if (fixed !== null) {
             grid = { scale: column(fixed.scale), zeroPoint: fixed.zeroPoint === null ? null : column(fixed.zeroPoint) };
           } else {
-            const found = gridOf(contiguous(part), size);
+            const found = scalesOf(contiguous(part), size);
             grid = found;
             scales.push(held(found.scale));
             if (found.zeroPoint !== null) zeroPoints.push(held(found.zeroPoint));

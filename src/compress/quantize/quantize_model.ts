@@ -3,15 +3,15 @@
  *
  * @module
  */
-import { AttributeError } from '../../errors.js';
 import { noGrad } from '../../autograd/grad.js';
 import { cloneModel, type SavableModel } from '../../models/saved_model.js';
+import { Float8Linear } from '../../nn/float8_linear.js';
 import { Int8Linear } from '../../nn/int8_linear.js';
 import type { Linear } from '../../nn/linear.js';
 import type { Module } from '../../nn/module.js';
 import { QuantizedLinear } from '../../nn/quantized_linear.js';
 import { place, type Site, type Target } from '../../nn/surgery.js';
-import { dequantize, quantize as quantizeTensor, type Quantized } from '../../ops/quantization.js';
+import { dequantize, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
@@ -19,10 +19,14 @@ import { checkBoolean, checkKeys } from '../../util/assert.js';
 import { checkCalibration, type Calibration } from '../calibration.js';
 import { visitInputs, type VisitInputs } from '../calibrated_walk.js';
 import { relativeOutputError } from '../hessian.js';
+import type { LayerJournal } from '../layer_journal.js';
 import { bytesOf, checkWeights, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
-import { calibratedInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
+import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
+import { changeWholeModel, checkWholeModel, type WholeModelOptions } from './model_options.js';
+import { ActivationObserver } from './observers.js';
 import {
+  checkGroups,
   layerQuantizationKeys,
   needsCalibration,
   resolveQuantization,
@@ -30,6 +34,7 @@ import {
   type ResolvedQuantization,
 } from './scheme.js';
 import type { Rounding } from './smoothing.js';
+import { roundToNearest, type WeightGrid } from './weight_codes.js';
 
 /** A scheme of their own for some layers, or none. */
 export interface QuantizationOverride extends Partial<LayerQuantization> {
@@ -39,7 +44,7 @@ export interface QuantizationOverride extends Partial<LayerQuantization> {
 }
 
 /** Options of {@link quantize}. */
-export interface QuantizeModelOptions extends LayerQuantization {
+export interface QuantizeModelOptions extends LayerQuantization, WholeModelOptions {
   /** What the model sees while its activations are measured. Needed by all methods but `rtn`, and by static activations. */
   readonly calibration?: Calibration;
   /** Which layers. Default: all linear layers but the output layer. */
@@ -52,6 +57,8 @@ export interface QuantizeModelOptions extends LayerQuantization {
   readonly onLayer?: (report: QuantizedLayerReport) => void;
   /** Stops between layers; the promise is rejected with its reason. */
   readonly signal?: AbortSignal;
+  /** Keeps finished layers, so that the same call goes on after an interruption: see `folderJournal`. Default: none. */
+  readonly journal?: LayerJournal;
 }
 
 /** What became of one layer. */
@@ -78,6 +85,9 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     inPlace: _2,
     onLayer: _3,
     signal: _4,
+    embeddings: _5,
+    cacheDType: _6,
+    journal: _7,
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
@@ -89,34 +99,17 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     return { target: match, resolved: skip ? null : resolveQuantization(OP, scheme as LayerQuantization) };
   });
   const plan = planLayers(OP, sites, target, general, rules);
-  for (const [site, resolved] of plan) checkGroups(site, resolved);
+  for (const [{ path, layer }, resolved] of plan) checkGroups(OP, path, layer.inFeatures, resolved);
   return plan;
 }
 
-function checkGroups({ path, layer }: Site<Linear>, { groupSize, bits }: ResolvedQuantization): void {
-  const { inFeatures } = layer;
-  if (groupSize !== null && inFeatures % groupSize !== 0) {
-    const divisors = [32, 64, 128].filter((size) => inFeatures % size === 0);
-    throw new AttributeError({
-      op: OP,
-      argument: 'groupSize',
-      expected: `a divisor of the ${inFeatures} inputs of ${path}`,
-      actual: String(groupSize),
-      hint: divisors.length > 0 ? `Use ${divisors.join(' or ')}, or an override` : 'Skip the layer with an override',
-    });
-  }
-  if (bits === 4 && inFeatures % 2 !== 0) {
-    const [expected, actual] = ['an even number of inputs for 4 bits', `${path} has ${inFeatures}`];
-    throw new AttributeError({ op: OP, argument: 'scheme', expected, actual });
-  }
-}
-
-function roundToNearest(weight: Tensor, { codes, bits, scaleDType, groupSize }: ResolvedQuantization): Quantized {
-  const grouping = groupSize === null ? { axis: 0 } : { groupSize };
-  return scope(() =>
-    noGrad(() => quantizeTensor(detach(weight), { scheme: codes, bits, scaleDType, packed: bits === 4, ...grouping })),
-  );
-}
+const gridFor = ({ codes, bits, groupSize, scaleDType, weightObserver }: ResolvedQuantization): WeightGrid => ({
+  scheme: codes,
+  bits,
+  groupSize,
+  scaleDType,
+  weightObserver,
+});
 
 /** Codes by the method that was asked for. */
 async function codesOf(
@@ -124,10 +117,59 @@ async function codesOf(
   wanted: ResolvedQuantization,
   inputs: CalibratedInputs | null,
 ): Promise<Quantized> {
-  if (wanted.method !== 'gptq') return roundToNearest(layer.weight, wanted);
-  const { codes, bits, groupSize, scaleDType, actOrder, damping } = wanted;
-  const options = { scheme: codes as 'symmetric' | 'affine', bits, groupSize, scaleDType, actOrder, damping };
+  if (wanted.method !== 'gptq')
+    return roundToNearest(layer.weight, gridFor(wanted), wanted.method === 'awq' ? inputs!.gram : null);
+  const { actOrder, damping, codes } = wanted;
+  const options = { ...gridFor(wanted), scheme: codes as 'symmetric' | 'affine', actOrder, damping };
   return gptq(OP, path, layer.weight, inputs!.gram, inputs!.rows, options);
+}
+
+/** ‖X·(W − Ŵ)ᵀ‖² / ‖X·Wᵀ‖² of a layer's new weight, which is freed. */
+async function errorOf(layer: Linear, back: Tensor, inputs: CalibratedInputs): Promise<number> {
+  try {
+    return await relativeOutputError(layer.weight, back, inputs.gram);
+  } finally {
+    back.dispose();
+  }
+}
+
+/** The layer that takes another's place, and what it loses of the output. */
+async function madeOf(
+  site: Site<Linear>,
+  wanted: ResolvedQuantization,
+  inputs: CalibratedInputs | null,
+): Promise<{ made: Int8Linear | QuantizedLinear | Float8Linear; outputError: number | null }> {
+  const { layer } = site;
+  const { scheme, float8, doubleQuant } = wanted;
+  if (float8 !== null) {
+    const made = Float8Linear.from(layer, float8);
+    return { made, outputError: inputs === null ? null : await errorOf(layer, made.weight, inputs) };
+  }
+  const weight = await codesOf(site, wanted, inputs);
+  const { codes = null, inputFactor = null } = inputs ?? {};
+  if (scheme === 'w8a8') {
+    const inputScale = codes?.scale ?? null;
+    const made = new Int8Linear(weight, layer.bias, {
+      inputScale,
+      inputZeroPoint: codes?.zeroPoint ?? null,
+      inputFactor,
+    });
+    return {
+      made,
+      outputError:
+        inputs === null
+          ? null
+          : await errorOf(
+              layer,
+              noGrad(() => dequantize(weight)),
+              inputs,
+            ),
+    };
+  }
+  const made = QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float', doubleQuant);
+  if (inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
+  const back = (): Tensor => scope(() => noGrad(() => dequantize(made.weight)));
+  return { made, outputError: inputs === null ? null : await errorOf(layer, back(), inputs) };
 }
 
 /** Replaces one layer. */
@@ -137,20 +179,8 @@ async function quantizeLayer(
   inputs: CalibratedInputs | null,
 ): Promise<QuantizedLayerReport> {
   const { path, layer } = site;
-  const weight = await codesOf(site, wanted, inputs);
-  let outputError: number | null = null;
-  if (inputs !== null) {
-    const back = noGrad(() => dequantize(weight));
-    outputError = await relativeOutputError(layer.weight, back, inputs.gram);
-    back.dispose();
-  }
+  const { made, outputError } = await madeOf(site, wanted, inputs);
   const { scheme, method } = wanted;
-  const { inputScale = null, inputFactor = null } = inputs ?? {};
-  const made =
-    scheme === 'w8a8'
-      ? new Int8Linear(weight, layer.bias, { inputScale, inputFactor })
-      : QuantizedLinear.of(weight, layer.bias, scheme === 'w4a8' ? 'int8' : 'float');
-  if (made instanceof QuantizedLinear && inputFactor !== null) made.inputFactor = keep(detach(inputFactor));
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
@@ -166,6 +196,11 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
     parts.set(key, [...(parts.get(key) ?? []), site]);
   }
   return [...parts.values()];
+}
+
+/** @internal Whether `quantize` would take a model and options. @throws what it would throw before any work on layers */
+export function checkQuantization(model: Module, options: QuantizeModelOptions): void {
+  planOf(model, options);
 }
 
 /**
@@ -184,8 +219,9 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
  * @throws StateError if a weight or an activation is not finite, calibration misses a layer, or the model is quantised already
  */
 export async function quantize<M extends Module>(model: M, options: QuantizeModelOptions): Promise<M> {
-  const { calibration, inPlace, onLayer, signal } = options;
+  const { calibration, inPlace, onLayer, signal, journal } = options;
   checkBoolean(OP, 'inPlace', inPlace ?? false);
+  checkWholeModel(OP, model, options);
   const rehearsal = planOf(model, options);
   const calibrated = [...rehearsal.values()].some(needsCalibration) || calibration !== undefined;
   if (calibrated) checkCalibration(OP, calibration);
@@ -193,33 +229,38 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
+    changeWholeModel(OP, result, options);
+    const done = (await journal?.restore(result)) ?? new Set<string>();
+    for (const site of [...plan.keys()]) if (done.has(site.path)) plan.delete(site);
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
         const report = await quantizeLayer(site, plan.get(site)!, inputs);
         onLayer?.(report);
       }
+      const paths = sites.map(({ path }) => path);
+      await journal?.record(result, paths);
     };
     if (!calibrated) {
-      await layers([...plan.keys()], null);
+      for (const site of plan.keys()) await layers([site], null);
       return result;
     }
-    const group: VisitInputs = async (sites, statistics) => {
+    const group: VisitInputs = async (sites, statistics, run) => {
       for (const part of alike(sites, plan)) {
         const wanted = plan.get(part[0]!)!;
-        const rounding: Rounding = (weight) => dequantize(roundToNearest(weight, wanted));
-        const inputs = await calibratedInputs(result, part, wanted, statistics, rounding);
+        const rounding: Rounding = (weight) =>
+          dequantize(roundToNearest(weight, { ...gridFor(wanted), weightObserver: 'minmax' }));
+        const inputs = await calibratedInputs(result, part, wanted, statistics, rounding, run);
         try {
           await layers(part, inputs);
         } finally {
-          inputs.inputFactor?.dispose();
-          inputs.inputScale?.dispose();
           inputs.dispose();
         }
       }
     };
     const kinds = [...new Set([...plan.values()].flatMap(statisticsFor))];
-    await visitInputs(OP, result, [...plan.keys()], calibration!, kinds, group);
+    const observer = [...plan.values()].some(observesInputs) ? { observer: () => new ActivationObserver() } : {};
+    await visitInputs(OP, result, [...plan.keys()], calibration!, { kinds, ...observer }, group);
     return result;
   } catch (error) {
     if (!inPlace) result.dispose();

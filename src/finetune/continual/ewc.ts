@@ -22,7 +22,8 @@ import { generator as makeGenerator, type Generator } from '../../tensor/random.
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber, checkOneOf } from '../../util/assert.js';
-import { copyState, disposeState, inEvaluation } from '../copies.js';
+import { copyState, disposeState } from '../copies.js';
+import { inEvaluation } from '../../nn/evaluation.js';
 import { distanceTo, trainedOf } from './anchor.js';
 
 /** Options of {@link Ewc.estimate}. */

@@ -11,7 +11,7 @@ import { sum } from '../../ops/reduce.js';
 import { noGrad } from '../../autograd/grad.js';
 import { scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
-import { inEvaluation } from '../copies.js';
+import { inEvaluation } from '../../nn/evaluation.js';
 
 /** A model that gives logits `[B, T, V]` for ids `[B, T]`. */
 export type LogitsModel = Module & { forward(ids: Tensor): Tensor };
