@@ -1,7 +1,7 @@
 /** The text of the default run: the declaration files that ship inside the `typescript` package. */
-import { readdir, readFile } from 'node:fs/promises';
-import { createRequire } from 'node:module';
+import { readFile } from 'node:fs/promises';
 import path from 'node:path';
+import { declarationFiles } from '../shared/text.js';
 
 export interface Corpus {
   readonly name: string;
@@ -29,18 +29,10 @@ function split(name: string, text: string): Corpus {
   return { name, train: parts.train.join(''), valid: parts.valid.join('') };
 }
 
-/** The declarations of the language and of the browser: about 3 MB of regular, well-commented TypeScript. */
-async function declarationFiles(): Promise<string> {
-  const folder = path.join(path.dirname(createRequire(import.meta.url).resolve('typescript/package.json')), 'lib');
-  const names = (await readdir(folder)).filter((name) => /^lib\.(es|dom).*\.d\.ts$/.test(name)).sort();
-  const texts = await Promise.all(names.map((name) => readFile(path.join(folder, name), 'utf8')));
-  const licence = /^\/\*! \*+\nCopyright[\s\S]*?\*+ \*\/\s*/;
-  return texts.map((text) => text.replaceAll('\r\n', '\n').replace(licence, '').trim()).join('\n\n');
-}
-
 /** The user's text, or the default one, with a part held back. */
 export async function loadCorpus(file: string | undefined): Promise<Corpus> {
-  if (file === undefined) return split('TypeScript declaration files', await declarationFiles());
+  if (file === undefined)
+    return split('TypeScript declaration files', [...(await declarationFiles()).values()].join('\n\n'));
   const text = await readFile(file, 'utf8');
   if (text.length < 20_000) {
     throw new Error(`--text ${file}: expected at least 20 kB of text to train on, got ${text.length} characters`);

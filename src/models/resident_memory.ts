@@ -8,6 +8,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { ResourceError } from '../errors.js';
 import { backend } from '../runtime/backend.js';
+import { childEnvironment } from '../runtime/environment.js';
 import { libraryEntry } from '../runtime/load.js';
 import { checkInteger, checkKeys } from '../util/assert.js';
 import { median } from '../util/statistics.js';
@@ -83,7 +84,7 @@ export async function residentMemory(folder: string, options: ResidentMemoryOpti
   const measured: ResidentMemory[] = [];
   for (let i = 0; i < runs; i++) {
     const own = ['--expose-gc', ...loaderOptions(process.execArgv), '--input-type=module', '--eval', program];
-    const env = { ...process.env, OG_THREADS: String(backend().threads) };
+    const env = childEnvironment({ OG_THREADS: String(backend().threads) });
     const inputs = [libraryEntry(), path.resolve(folder), String(prompt), String(generate)];
     const { signal } = options;
     const { stdout } = await promisify(execFile)(process.execPath, [...own, ...inputs], { env, signal }).catch(

@@ -16,3 +16,8 @@ export const environment = {
   prepack: process.env['OG_PREPACK'] !== '0',
   binary: process.env['OG_BINARY'],
 };
+
+/** The variables for a process of this one's making: its own, and some that differ. */
+export function childEnvironment(changes: Readonly<Record<string, string>>): NodeJS.ProcessEnv {
+  return { ...process.env, ...changes };
+}

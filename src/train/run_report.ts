@@ -209,6 +209,7 @@ async function reportOfSeveral(runs: readonly RunRecord[], options: RunReportOpt
   const title = options.title ?? `Comparison of ${runs.length} runs`;
   return htmlPage(title, options.summary ?? names.join(', '), [
     section('Figures', comparison(runs, names)),
+    section('Result', resultTable(runs.flatMap(({ rows }) => rows))),
     section('Differences of the configurations', table),
     section('Training', charts.training),
     section('Hardware', charts.hardware),

@@ -68,6 +68,10 @@ test('a page of several runs lays curves over each other and names differences; 
   const twins = await og.renderRunReport([runs[0]!, { ...runs[0]!, dir: 'elsewhere/a' }]);
   assert.match(twins, /elsewhere\/a/);
   assert.match(twins, /The configurations are the same/);
+  assert.doesNotMatch(twins, /<h2>Result/);
+  const scored = runs.map((run, i) => ({ ...run, rows: [{ name: `row ${i}`, cells: { score: `0.5${i}` } }] }));
+  const table = textOf(await og.renderRunReport(scored)).text;
+  for (const expected of ['row 0', '0.50', 'row 1', '0.51']) assert.ok(table.includes(expected), expected);
 });
 
 test('a run of one step, and one without any, make pages too', async () => {
