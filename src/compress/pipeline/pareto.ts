@@ -47,10 +47,10 @@ export function paretoFront<P extends { readonly x: number; readonly y: number }
   return points.filter((point) => !points.some((other) => beats(other, point))).sort((a, b) => a.x - b.x);
 }
 
-/** A scale's ends with room for labels; about the value itself where all are the same. */
+/** A scale's ends with room for labels; values that are all but the same get a scale on which they look so. */
 function domainOf(values: readonly number[], left: number, right: number): [number, number] {
   const [least, most] = [Math.min(...values), Math.max(...values)];
-  const span = most - least || Math.abs(most) || 1;
+  const span = Math.max(most - least, Math.abs(most) / 50) || 1;
   return [Math.max(0, least - left * span), most + right * span];
 }
 
