@@ -146,6 +146,15 @@ function partOf(state: Readonly<StateDict>, name: string): StateDict {
   return Object.fromEntries(entries.map(([key, tensor]) => [key.slice(prefix.length), tensor]));
 }
 
+/** What layers copy, or view, of their state; all else they take over. */
+const copied = ['bias', 'inputScale', 'inputZeroPoint', 'inputFactor'];
+
+/** Frees the tensors of a state that a layer has in a form of its own. */
+function freeCopied(layer: Module, part: Readonly<StateDict>): void {
+  const own = new Set([...layer.children()].map(([, value]) => value));
+  for (const name of copied) if (part[name] !== undefined && !own.has(part[name])) part[name].dispose();
+}
+
 /** A model of a configuration, with layers of the given forms around the tensors of a state. @throws FormatError if they do not fit */
 function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>, state: StateDict, file: string): GPT {
   const model = architectures[content.architecture]!(content.config as never) as GPT;
@@ -165,8 +174,10 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
   const [dtype] = new Set(plain).size === 1 ? plain : [];
   if (dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16'); scales keep theirs
   for (const { name, form, site } of changed) {
-    const layer = restoreLayer(name, form, partOf(state, name), site.layer);
+    const part = partOf(state, name);
+    const layer = restoreLayer(name, form, part, site.layer);
     if (layer === site.layer) continue;
+    freeCopied(layer, part);
     place('load', site, layer);
     site.layer.dispose();
     for (const key of scope(() => Object.keys(layer.stateDict()))) restored.add(`${name}.${key}`);

@@ -252,8 +252,12 @@ export abstract class Module {
 
   /** Frees all parameters and buffers. */
   dispose(): void {
+    for (const [, module] of [...this.namedModules()]) module.release();
     for (const [, tensor] of this.namedTensors()) tensor.dispose();
   }
+
+  /** Frees what a module holds beside parameters, buffers and modules; {@link dispose} calls it for each module. */
+  protected release(): void {}
 
   /** Calls `hook` before `forward`; what it returns, if anything, takes the inputs' place. Returns its remover. */
   registerForwardPreHook(hook: ForwardPreHook): () => void {

@@ -91,9 +91,8 @@ export class SparseLinear extends Module {
     return sparseLinear(x, this.weight, this.bias);
   }
 
-  override dispose(): void {
+  protected override release(): void {
     this.form.dispose();
-    super.dispose();
   }
 
   /**

@@ -88,7 +88,20 @@ test('a copy has tensors of its own', async () => {
   const model = tinyGpt();
   const layers = model.blocks[0]!.mlp as unknown as Record<string, og.nn.Module>;
   layers['up'] = nn.QuantizedLinear.from(layers['up'] as og.nn.Linear, { bits: 8 });
+  layers['down'] = new nn.Int8Linear(
+    og.quantize((layers['down'] as og.nn.Linear).weight, { axis: 0 }),
+    og.zeros([32]),
+    {
+      inputScale: og.tensor(0.1),
+      inputFactor: og.ones([128]),
+    },
+  );
+  const sparse = model.blocks[1]!.mlp as unknown as Record<string, og.nn.Module>;
+  sparse['up'] = await nn.SparseLinear.fromLinear(sparse['up'] as og.nn.Linear, { layout: 'csr' });
   model.blocks[1]!.freeze();
+  const tensors = og.memory().tensors;
+  og.cloneModel(model).dispose();
+  assert.equal(og.memory().tensors, tensors, 'nothing is left behind');
   const copy = og.cloneModel(model);
   await assertSame(model, copy);
   assert.deepEqual(
