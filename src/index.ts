@@ -93,7 +93,14 @@ export * as nn from './nn/index.js';
 export * as optim from './optim/index.js';
 export * as schedules from './optim/schedules.js';
 export { KvCache } from './nn/kv_cache.js';
-export { DataLoader, type Dataset, type LoaderOptions, type LoaderState, type LoaderTimes } from './data/loader.js';
+export {
+  DataLoader,
+  type Dataset,
+  type DrawnBatch,
+  type LoaderOptions,
+  type LoaderState,
+  type LoaderTimes,
+} from './data/loader.js';
 export { TextDataset, type TextBatch, type TextDatasetOptions } from './data/text_dataset.js';
 export { packFirstFit } from './data/packing.js';
 export type { TokenSequence } from './data/token_sequence.js';
@@ -159,7 +166,13 @@ export {
 export type { EarlyStoppingOptions, EarlyStoppingState } from './train/early_stopping.js';
 export type { EvalInterval, MetricFunction, ValidationSets } from './train/evaluate.js';
 export { DivergenceError, type LossSpikeOptions, type LossSpikeState, type Spike } from './train/loss_spikes.js';
-export { ResumeError, type ResumeAspect, type RunDifference, type RunFacts } from './train/resume_check.js';
+export {
+  ResumeError,
+  type AllowedChanges,
+  type ResumeAspect,
+  type RunDifference,
+  type RunFacts,
+} from './train/resume_check.js';
 export * from './train/events.js';
 export { configDifferences, flattenConfig, type ConfigDifference, type Setting } from './train/config_difference.js';
 export { formatDuration, TrainingProgress, type ProgressOptions, type ProgressStream } from './train/progress.js';
@@ -179,6 +192,7 @@ export type {
   RunSample,
   StartLine,
 } from './train/run_lines.js';
+export type { Machine } from './runtime/machine.js';
 export { RunLogger, type RunLoggerOptions, type SampleOptions } from './train/run_logger.js';
 export {
   findRun,

@@ -17,7 +17,7 @@ export {
 } from './pipeline/compress.js';
 export { type CompressionMetric, type ModelMeasurement } from './pipeline/measure.js';
 export { paretoCharts, paretoFront } from './pipeline/pareto.js';
-export { checkPlan, type CompressionPlan, type PlanStep, type PlanTarget } from './pipeline/plan.js';
+export { checkPlan, type CompressionPlan, type PlanStep, type PlanTarget, type ResolvedPlan } from './pipeline/plan.js';
 export {
   comparedModels,
   renderCompressionReport,
@@ -55,6 +55,7 @@ export {
   type DivergenceChoice,
   type DivergenceKind,
   type DivergenceOptions,
+  type ResolvedDivergence,
 } from './distill/divergence.js';
 export { type AttentionMapOptions, type HiddenStateOptions } from './distill/features.js';
 export { type LayerMap, type LayerName } from './distill/layer_map.js';

@@ -18,7 +18,7 @@ export interface GradualUnfreezingOptions {
 }
 
 /** What the callback reads of a run. */
-interface Place {
+export interface UnfreezingContext {
   readonly model: Module;
   readonly optimizer: { parameters(): readonly Tensor[] };
   readonly step: number;
@@ -42,7 +42,7 @@ interface Place {
  */
 export function gradualUnfreezing(options: GradualUnfreezingOptions): {
   readonly name: string;
-  beforeStep(context: Place): void;
+  beforeStep(context: UnfreezingContext): void;
 } {
   const op = 'gradualUnfreezing';
   checkKeys(op, options, ['every', 'at', 'initial']);

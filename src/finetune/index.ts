@@ -29,7 +29,7 @@ export {
   type TrainableReport,
 } from './freeze.js';
 export { type Target } from '../nn/surgery.js';
-export { gradualUnfreezing, type GradualUnfreezingOptions } from './gradual.js';
+export { gradualUnfreezing, type GradualUnfreezingOptions, type UnfreezingContext } from './gradual.js';
 export {
   EmbeddingModel,
   SequenceClassifier,
@@ -135,7 +135,13 @@ export {
   type RewardModelingOptions,
   type RewardModelOptions,
 } from './preference/reward.js';
-export { type AnswerRowOptions, type RowBatch, type TokenIds } from './preference/rows.js';
+export {
+  type AnswerRow,
+  type AnswerRowOptions,
+  type AnswerRowSettings,
+  type RowBatch,
+  type TokenIds,
+} from './preference/rows.js';
 export {
   dpo,
   kto,
@@ -156,7 +162,14 @@ export { withPenalty, type Penalty } from './continual/penalty.js';
 export { mergeBatches, RehearsalDataset, type RehearsalOptions } from './continual/rehearsal.js';
 export { LogitEnsemble, type EnsembleMember, type EnsembleOptions } from './merge/ensemble.js';
 export { graftStates, stackStates, type LayerSlice } from './merge/layers.js';
-export { graftLayers, mergeModels, stackLayers, type MergeModelsOptions, type ModelSlice } from './merge/models.js';
+export {
+  graftLayers,
+  mergeModels,
+  stackLayers,
+  type MergeIntoOptions,
+  type MergeModelsOptions,
+  type ModelSlice,
+} from './merge/models.js';
 export { slerpStates } from './merge/slerp.js';
 export { greedySoup, type GreedySoup, type GreedySoupOptions } from './merge/soup.js';
 export { averageStates, taskArithmetic, taskVector, type TaskArithmeticOptions } from './merge/states.js';
@@ -169,6 +182,7 @@ export {
   PromptEmbedding,
   promptTuning,
   VirtualTokenModel,
+  VirtualTokenSets,
   type PrefixOptions,
   type PromptOptions,
 } from './virtual_tokens.js';

@@ -99,7 +99,8 @@ export class PrefixEncoder extends Module {
 }
 
 /** Parts by name. */
-class Named extends Module {
+/** Virtual tokens by name. */
+export class VirtualTokenSets extends Module {
   readonly parts = new Map<string, PromptEmbedding | PrefixEncoder>();
 
   override *children(): globalThis.Generator<[name: string, part: Module | Tensor]> {
@@ -117,7 +118,7 @@ class Named extends Module {
  */
 export class VirtualTokenModel extends Module {
   readonly base: GPT;
-  readonly virtual = new Named();
+  readonly virtual = new VirtualTokenSets();
   #active: readonly string[] = [];
 
   constructor(base: GPT) {

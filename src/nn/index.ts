@@ -20,6 +20,7 @@ export * from './mlp.js';
 export * from './module.js';
 export * from './norm.js';
 export * from './quantized_embedding.js';
+export type { CodedScales } from './double_quant.js';
 export * from './quantized_linear.js';
 export * from './sequential.js';
 export * from './sparse_linear.js';

@@ -24,7 +24,7 @@ export interface EarlyStoppingOptions {
   readonly restoreBest?: boolean;
 }
 
-/** State of an {@link EarlyStopping}. JSON-safe. */
+/** State of an `EarlyStopping`. JSON-safe. */
 export interface EarlyStoppingState {
   /** Best value that counted; null before the first. */
   readonly best: number | null;

@@ -30,7 +30,7 @@ export interface LossSpikeOptions {
   readonly nonFinite?: 'stop' | 'rollback';
 }
 
-/** State of a {@link LossSpikes}. JSON-safe. */
+/** State of a `LossSpikes`. JSON-safe. */
 export interface LossSpikeState {
   readonly losses: readonly number[];
   /** Logarithms of the norms. */

@@ -26,7 +26,7 @@ import {
   countOf,
   onlyCounted,
   rowLosses,
-  type Choice,
+  type ResolvedDivergence,
   type DivergenceChoice,
 } from './divergence.js';
 import {
@@ -159,7 +159,7 @@ export class Distillation<S extends LogitsModel = LogitsModel> extends Module {
   readonly alpha: number;
   readonly ignoreIndex: number;
   /** Which divergence, with its defaults. */
-  readonly choice: Readonly<Choice>;
+  readonly choice: Readonly<ResolvedDivergence>;
   readonly #teacher: LogitsModel | null;
   readonly #terms: readonly FeatureTerm[];
   readonly #blockRows: number | null;

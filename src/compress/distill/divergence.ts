@@ -45,11 +45,11 @@ export interface DivergenceChoice {
 /** @internal */
 export const choiceKeys = ['divergence', 'beta', 'temperature'];
 
-/** @internal A {@link DivergenceChoice} with defaults. */
-export type Choice = Required<DivergenceChoice>;
+/** A {@link DivergenceChoice} with defaults. */
+export type ResolvedDivergence = Required<DivergenceChoice>;
 
 /** @internal @throws AttributeError naming the option that cannot be */
-export function checkChoice(op: string, options: DivergenceChoice): Choice {
+export function checkChoice(op: string, options: DivergenceChoice): ResolvedDivergence {
   const divergence = checkOneOf(op, 'divergence', options.divergence ?? 'forward', kinds);
   const beta = checkNumber(op, 'beta', options.beta ?? 0.5, Number.EPSILON, 1 - Number.EPSILON);
   const temperature = checkNumber(op, 'temperature', options.temperature ?? 2, 1e-3, 1e6);
@@ -62,7 +62,7 @@ function relativeEntropy(a: Tensor, logA: Tensor, logB: Tensor): Tensor {
 }
 
 /** @internal The divergence of rows of log-probabilities, without the temperature's square: `[N, C]` twice → `[N]`. */
-export function rowDivergence(student: Tensor, teacher: Tensor, { divergence, beta }: Choice): Tensor {
+export function rowDivergence(student: Tensor, teacher: Tensor, { divergence, beta }: ResolvedDivergence): Tensor {
   const p = exp(teacher);
   if (divergence === 'forward') return relativeEntropy(p, teacher, student);
   const q = exp(student);
@@ -81,7 +81,7 @@ export function softened(logits: Tensor, temperature: number): Tensor {
 }
 
 /** @internal The divergence of each row of logits, times the temperature's square: `[N, V]` twice → `[N]`. */
-export function rowLosses(student: Tensor, teacher: Tensor, choice: Choice): Tensor {
+export function rowLosses(student: Tensor, teacher: Tensor, choice: ResolvedDivergence): Tensor {
   if (choice.divergence === 'hard') {
     const classes = noGrad(() => argmax(detach(teacher), -1));
     return crossEntropy(student, classes, { reduction: 'none' });

@@ -18,7 +18,7 @@ import { sameShape } from '../../tensor/shape.js';
 import { checkTensor, type Tensor } from '../../tensor/tensor.js';
 import { checkInteger } from '../../util/assert.js';
 import { formatShape } from '../../util/format.js';
-import { rowDivergence, softened, type Choice } from './divergence.js';
+import { rowDivergence, softened, type ResolvedDivergence } from './divergence.js';
 
 /** A teacher's k likeliest classes, the likeliest first, at one temperature. */
 export interface TopKPredictions {
@@ -70,7 +70,7 @@ export function checkTopK(op: string, teacher: TopKPredictions, outer: readonly 
  * @internal The divergence of each row over k + 1 buckets, times the temperature's square: logits `[N, V]`, predictions of N rows →
  * `[N]`. Merging classes never makes a divergence larger, so it is at most the one over all classes, and equal to it for k = V.
  */
-export function topKLosses(student: Tensor, teacher: TopKPredictions, choice: Choice): Tensor {
+export function topKLosses(student: Tensor, teacher: TopKPredictions, choice: ResolvedDivergence): Tensor {
   const { indices, logProbs, rest } = teacher;
   if (choice.divergence === 'hard') return crossEntropy(student, select(indices, 1, 0), { reduction: 'none' });
   const { temperature } = choice;

@@ -13,13 +13,14 @@ import { slerpStates } from './slerp.js';
 import { averageStates, taskArithmetic, type TaskArithmeticOptions } from './states.js';
 import { dareStates, tiesStates, type DareOptions, type TiesOptions } from './ties.js';
 
-interface Common<M extends Module> {
+/** What every method of {@link mergeModels} takes. */
+export interface MergeIntoOptions<M extends Module> {
   /** Takes the merged weights, and is returned. Default: a new model of the first one's configuration, for a `GPT`; others need it. */
   readonly into?: M;
 }
 
 /** Options of {@link mergeModels}, by method. */
-export type MergeModelsOptions<M extends Module = Module> = Common<M> &
+export type MergeModelsOptions<M extends Module = Module> = MergeIntoOptions<M> &
   (
     | { readonly method: 'average'; readonly weights?: readonly number[] }
     | { readonly method: 'slerp'; readonly t?: number | ((name: string) => number) }

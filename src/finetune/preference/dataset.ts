@@ -15,10 +15,10 @@ import {
   makeRow,
   rowOptionKeys,
   rowSettings,
-  type Row,
+  type AnswerRow,
   type RowBatch,
   type AnswerRowOptions,
-  type RowSettings,
+  type AnswerRowSettings,
   type TokenIds,
 } from './rows.js';
 
@@ -43,12 +43,12 @@ export interface KtoBatch extends PairedBatch {
 /** @internal A dataset with two rows an example. */
 export abstract class PairedDataset<B extends PairedBatch> implements Dataset<B> {
   /** Two an example. */
-  protected readonly rows: readonly Row[];
-  protected readonly settings: RowSettings;
+  protected readonly rows: readonly AnswerRow[];
+  protected readonly settings: AnswerRowSettings;
   /** Log-probabilities of all rows' answers under a reference model. */
   protected readonly reference: Float32Array | null;
 
-  protected constructor(rows: readonly Row[], settings: RowSettings, reference: Float32Array | null) {
+  protected constructor(rows: readonly AnswerRow[], settings: AnswerRowSettings, reference: Float32Array | null) {
     this.rows = rows;
     this.settings = settings;
     this.reference = reference;

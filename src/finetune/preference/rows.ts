@@ -23,15 +23,15 @@ export interface AnswerRowOptions {
 /** @internal */
 export const rowOptionKeys = ['maxLength', 'padId', 'padToMaxLength'];
 
-/** @internal {@link AnswerRowOptions} with defaults. */
-export interface RowSettings {
+/** {@link AnswerRowOptions} with defaults. */
+export interface AnswerRowSettings {
   readonly maxLength: number;
   readonly padId: number;
   readonly padToMaxLength: boolean;
 }
 
 /** One prompt with one answer, cut to what fits. */
-export interface Row {
+export interface AnswerRow {
   readonly ids: Int32Array;
   /** How many of them are the prompt's. */
   readonly promptLength: number;
@@ -48,7 +48,7 @@ export interface RowBatch {
 }
 
 /** @internal @throws AttributeError naming the option that cannot be */
-export function rowSettings(op: string, options: AnswerRowOptions): RowSettings {
+export function rowSettings(op: string, options: AnswerRowOptions): AnswerRowSettings {
   const { maxLength = Infinity, padId = 0, padToMaxLength = false } = options;
   if (maxLength !== Infinity) checkInteger(op, 'maxLength', maxLength, 2);
   checkInteger(op, 'padId', padId, 0, 2 ** 31 - 1);
@@ -74,7 +74,7 @@ export function checkIds(op: string, argument: string, ids: unknown): TokenIds {
 }
 
 /** @internal Prompt and answer behind each other: the prompt keeps at least its last token, the answer its first. */
-export function makeRow(prompt: TokenIds, answer: TokenIds, { maxLength }: RowSettings): Row {
+export function makeRow(prompt: TokenIds, answer: TokenIds, { maxLength }: AnswerRowSettings): AnswerRow {
   const kept = Math.min(answer.length, Math.max(1, maxLength - 1));
   const promptLength = Math.min(prompt.length, maxLength - kept);
   const ids = new Int32Array(promptLength + kept);
@@ -84,7 +84,10 @@ export function makeRow(prompt: TokenIds, answer: TokenIds, { maxLength }: RowSe
 }
 
 /** @internal */
-export function makeBatch(rows: readonly Row[], { maxLength, padId, padToMaxLength }: RowSettings): RowBatch {
+export function makeBatch(
+  rows: readonly AnswerRow[],
+  { maxLength, padId, padToMaxLength }: AnswerRowSettings,
+): RowBatch {
   const time = padToMaxLength ? maxLength : Math.max(...rows.map(({ ids }) => ids.length));
   const x = new Int32Array(rows.length * time).fill(padId);
   const y = new Int32Array(rows.length * time).fill(-100);
