@@ -20,6 +20,7 @@ import {
   BottleneckSet,
   type BottleneckActivation,
 } from './bottleneck_layer.js';
+import { during } from './during.js';
 import { checkAdapterName } from './lora_linear.js';
 
 /** Where bottlenecks stand: behind attention and feed-forward part (Houlsby), or behind the feed-forward part only (Pfeiffer). */
@@ -210,16 +211,7 @@ export function withoutBottlenecks<T>(model: Module, body: () => T): T {
   };
   registry.isDisabled = true;
   apply(new Map());
-  let result: T;
-  try {
-    result = body();
-  } catch (error) {
-    restore();
-    throw error;
-  }
-  if (result instanceof Promise) return result.finally(restore) as T;
-  restore();
-  return result;
+  return during(body, restore);
 }
 
 /** Takes bottlenecks away and frees them; a model without any is what it was. @throws StateError if there are none of that name */

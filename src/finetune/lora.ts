@@ -9,6 +9,7 @@ import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
 import { matcher, place, type Target } from '../nn/surgery.js';
+import { during } from './during.js';
 import { chosenSites, sitesOf } from './layers.js';
 import {
   adapterDType,
@@ -243,16 +244,7 @@ export function withoutAdapters<T>(model: Module, body: () => T): T {
   };
   registry.apply(new Map());
   registry.isDisabled = true;
-  let result: T;
-  try {
-    result = body();
-  } catch (error) {
-    restore();
-    throw error;
-  }
-  if (result instanceof Promise) return result.finally(restore) as T;
-  restore();
-  return result;
+  return during(body, restore);
 }
 
 /**

@@ -26,6 +26,7 @@ import type { Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys } from '../util/assert.js';
+import { during } from './during.js';
 import { checkAdapterName } from './lora_linear.js';
 
 /** Options of {@link promptTuning}. */
@@ -189,16 +190,7 @@ export class VirtualTokenModel extends Module {
       this.#active = active;
     };
     this.#active = [];
-    let result: T;
-    try {
-      result = body();
-    } catch (error) {
-      restore();
-      throw error;
-    }
-    if (result instanceof Promise) return result.finally(restore) as T;
-    restore();
-    return result;
+    return during(body, restore);
   }
 
   /** Number of active virtual tokens. */
