@@ -37,6 +37,12 @@ export class EMA {
     this.params.forEach((param, i) => submit(lerp, [param], [this.shadows[i]!], [1 - this.decay], param.size));
   }
 
+  /** The average of a parameter, which shares memory with this object; null if it is not one of them. */
+  averageOf(param: Tensor): Tensor | null {
+    const at = this.params.indexOf(param);
+    return at < 0 ? null : detach(this.shadows[at]!);
+  }
+
   /** Puts the averages in the parameters' place until {@link restore}. */
   apply(): void {
     if (this.backup !== null)

@@ -4,6 +4,7 @@
  * @module
  */
 import type { Module } from '../nn/module.js';
+import type { EMA } from '../optim/ema.js';
 import type { OptimizerOptions } from '../optim/groups.js';
 import type { Optimizer } from '../optim/optimizer.js';
 import type { TrainEvent } from './events.js';
@@ -16,6 +17,8 @@ export interface TrainContext<M extends Module = Module> {
   readonly step: number;
   /** Steps of the whole run. */
   readonly total: number;
+  /** Moving averages of the parameters, if the run keeps them (`ema`). */
+  readonly averages: EMA | null;
 }
 
 /** What a trainer is doing. */

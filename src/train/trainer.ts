@@ -100,7 +100,8 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Where the run stands, for callbacks. */
   private get context(): TrainContext<M> {
-    return { model: this.model, optimizer: this.optimizer, step: this.step, total: this.total };
+    const { model, optimizer, step, total, ema: averages } = this;
+    return { model, optimizer, step, total, averages };
   }
 
   private announce(phase: TrainPhase): void {

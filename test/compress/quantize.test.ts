@@ -1,7 +1,7 @@
 /** quantize(model, …): which layers become what, how close the model stays, and what is refused before any work. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { calibrationBatches, quantize, type QuantizedLayerReport } from '../../src/compress/index.js';
+import { calibrationBatches, prune, quantize, type QuantizedLayerReport } from '../../src/compress/index.js';
 import * as og from '../../src/index.js';
 import { tinyTokens } from '../helpers/tiny_run.js';
 
@@ -156,4 +156,26 @@ test('what cannot be is refused before any work, by name', async () => {
   await assert.rejects(unreached, /spare never ran/);
   const stopped = quantize(trained, { scheme: 'w8a16', signal: AbortSignal.abort(new Error('enough')) });
   await assert.rejects(stopped, /enough/);
+});
+
+test('GPTQ leaves the zeros of a pruned layer, and still loses less than rounding to nearest', async () => {
+  const zeros = (weight: og.Tensor): og.Tensor => og.eq(og.detach(weight), 0);
+  const pruned = await prune(trained, { pattern: '2:4' });
+  for (const options of [{ actOrder: true }, { actOrder: false }, { affine: true }, { scheme: 'w8a8' as const }]) {
+    const errorOf = async (method: 'rtn' | 'gptq'): Promise<number> => {
+      let sum = 0;
+      const onLayer = ({ outputError }: QuantizedLayerReport): void => void (sum += outputError!);
+      const made = await quantize(pruned, { scheme: 'w4a16', method, calibration, onLayer, ...options });
+      const layers = new Map(made.namedModules());
+      for (const [path, layer] of pruned.namedModules()) {
+        if (!(layer instanceof nn.Linear) || layer.pruned === null) continue;
+        const { weight } = layers.get(path) as og.nn.Int8Linear | og.nn.QuantizedLinear;
+        const filled = og.logicalAnd(zeros(layer.weight), og.ne(og.dequantize(weight), 0));
+        assert.equal(og.sum(og.to(filled, 'float32')).itemSync(), 0, `${path} ${JSON.stringify(options)}`);
+      }
+      return sum;
+    };
+    const [nearest, gptq] = [await errorOf('rtn'), await errorOf('gptq')];
+    assert.ok(gptq < 0.95 * nearest, `${gptq} against ${nearest}, ${JSON.stringify(options)}`);
+  }
 });

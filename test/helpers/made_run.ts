@@ -16,7 +16,7 @@ export interface MadeRun {
 export async function makeRun({ dir, name, lr = 0.001, steps = 40, floor = 1 }: MadeRun): Promise<og.RunRecord> {
   const config = { optimizer: { type: 'adamw', lr }, batchSize: 4 };
   const logger = new og.RunLogger({ dir, name, config, card: { source: '<made up>' } });
-  const context = { model, optimizer: null as never, step: 0, total: steps };
+  const context = { model, optimizer: null as never, averages: null, step: 0, total: steps };
   for (let n = 1; n <= steps; n++) {
     const loss = n === 7 ? NaN : floor + 3 / n;
     await logger.onEvent({ type: 'step', step: n, total: steps, epoch: 0, loss, lr, gradNorm: n === 9 ? Infinity : 1 / n, tokens: n * 64, tokensPerSecond: 1000 + n, elapsed: n / 10 }, context); // prettier-ignore

@@ -168,7 +168,7 @@ test('samples, histograms and logging leave the bits of a run alone', async () =
 test('events that nobody knows are kept; steps that go back replace what was logged; odd numbers survive', async () => {
   const dir = await folder();
   const logger = new og.RunLogger({ dir });
-  const context = { model: tinyModel(), optimizer: null as never, step: 0, total: 9 };
+  const context = { model: tinyModel(), optimizer: null as never, averages: null, step: 0, total: 9 };
   const step = (n: number, loss = 1): og.StepEvent => ({ type: 'step', step: n, total: 9, epoch: 0, loss, lr: 1, gradNorm: Infinity, tokens: n, tokensPerSecond: 5, elapsed: n }); // prettier-ignore
   for (const n of [1, 2, 3]) await logger.onEvent(step(n), context);
   await logger.onEvent({ type: 'rollback', from: 3, step: 1, why: 'spike' } as unknown as og.TrainEvent, context);

@@ -27,13 +27,18 @@ import {
 } from './pattern.js';
 import type { BlockSize } from '../../ops/sparse.js';
 
+/** Moving averages of parameters, as the Trainer keeps them. */
+interface Averages {
+  averageOf(parameter: Tensor): Tensor | null;
+}
+
 /** A part of a training run: a callback of the Trainer. */
 export interface MaskCallback {
   readonly name: string;
   /** Gradients of dropped weights are 0, for norms and for the optimiser's averages. */
   onGradients(): void;
-  /** Dropped weights are 0 again, whatever the optimiser did. */
-  afterStep(context: { readonly step: number }): void;
+  /** Dropped weights are 0 again, whatever the optimiser did, and so are their moving averages. */
+  afterStep(context: { readonly step: number; readonly averages?: Averages | null }): void;
   /** For checkpoints. The masks themselves are the zeros of the weights. */
   stateDict(): unknown;
   /** Takes the masks from the zeros of the weights, which are those of the checkpoint. */
@@ -67,9 +72,15 @@ class Masks {
     }
   }
 
-  toWeights(): void {
-    for (const [{ layer }, mask] of this.masks)
-      scope(() => noGrad(() => copy_(layer.weight, where(mask, layer.weight, 0))));
+  toWeights(averages: Averages | null = null): void {
+    for (const [{ layer }, mask] of this.masks) {
+      scope(() =>
+        noGrad(() => {
+          for (const x of [layer.weight, averages?.averageOf(layer.weight) ?? null])
+            if (x !== null) copy_(x, where(mask, x, 0));
+        }),
+      );
+    }
   }
 
   dispose(): void {
@@ -112,7 +123,7 @@ export function maskedTraining(model: Module, options: { readonly target?: Targe
   return {
     name: op,
     onGradients: () => masks.toGradients(),
-    afterStep: () => masks.toWeights(),
+    afterStep: ({ averages }) => masks.toWeights(averages),
     stateDict: () => ({}),
     loadStateDict: () => masks.fromZeros(),
     dispose: () => masks.dispose(),
@@ -179,7 +190,7 @@ export interface GradualPruningOptions extends SparsitySchedule {
  * A callback for the Trainer that drops more and more weights of smallest magnitude while the model trains, along the cubic schedule of
  * {@link cubicSparsity}; what is dropped stays 0. The layers are pruned layers from the first pruning on.
  *
- * Moving averages of parameters (`ema`) hold traces of what was dropped: evaluate without them.
+ * Moving averages of parameters (`ema`) drop the same weights.
  *
  * @example
  * ```ts
@@ -226,11 +237,11 @@ export function gradualPruning(model: Module, options: GradualPruningOptions): M
   return {
     name: op,
     onGradients: () => masks.toGradients(),
-    afterStep({ step }) {
-      masks.toWeights(); // momentum may have moved what was dropped
+    afterStep({ step, averages }) {
+      masks.toWeights(averages); // momentum may have moved what was dropped
       if (!isDue(step)) return;
       prune(step);
-      masks.toWeights();
+      masks.toWeights(averages);
     },
     stateDict: () => ({ pruned: sites[0]!.layer.pruned !== null }),
     loadStateDict(state) {

@@ -5,6 +5,7 @@
  */
 import { noGrad } from '../../autograd/grad.js';
 import { sub } from '../../ops/arithmetic.js';
+import { ne } from '../../ops/comparison.js';
 import { clone, contiguous, copy_, to } from '../../ops/copy.js';
 import { concat } from '../../ops/join.js';
 import { indexSelect } from '../../ops/indexing.js';
@@ -42,6 +43,8 @@ export interface GptqOptions {
   readonly damping: number;
   /** Range of the codes. Default `minmax`. */
   readonly weightObserver?: 'minmax' | 'mse';
+  /** Weights that are 0 stay 0: a pruned layer keeps its pattern, and what was pruned makes up for nothing. Default false. */
+  readonly keepZeros?: boolean;
 }
 
 /** Scales of every column: a [out, 1] or [out, columns] view that obsBlock broadcasts. */
@@ -75,7 +78,16 @@ export async function gptq(
   rows: number,
   options: GptqOptions,
 ): Promise<Quantized> {
-  const { scheme, bits, groupSize, scaleDType, actOrder, damping, weightObserver = 'minmax' } = options;
+  const {
+    scheme,
+    bits,
+    groupSize,
+    scaleDType,
+    actOrder,
+    damping,
+    weightObserver = 'minmax',
+    keepZeros = false,
+  } = options;
   const inFeatures = weight.shape[1]!;
   const own = { scheme, bits, scaleDType } as const;
   const [lowest, highest] = scheme === 'affine' ? [0, 2 ** bits - 1] : [1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1];
@@ -97,6 +109,7 @@ export async function gptq(
         noGrad(() => where(unsqueeze(dead, 0), 0, to(inOrder(contiguous(to(weight, 'float32')), 1), 'float32'))),
       ),
     );
+    const kept = keepZeros ? held(scope(() => noGrad(() => ne(w, 0)))) : null;
     // scales that are known beforehand: of whole rows, or of the original weight's groups
     const scalesOf = (x: Tensor, size: number | null): Quantized =>
       gridOf(x, { ...own, weightObserver, groupSize: size });
@@ -129,7 +142,8 @@ export async function gptq(
           }
           const scale = to(grid.scale, 'float32');
           const factor = narrow(narrow(u, 0, at, size), 1, at, size);
-          const result = obsBlock(part, factor, { scale, zeroPoint: grid.zeroPoint, lowest, highest });
+          const keep = kept === null ? null : contiguous(narrow(kept, 1, at, size));
+          const result = obsBlock(part, factor, { keep, scale, zeroPoint: grid.zeroPoint, lowest, highest });
           const behind = inFeatures - at - size;
           if (behind > 0) {
             const rest = narrow(w, 1, at + size, behind);

@@ -120,7 +120,8 @@ async function codesOf(
   if (wanted.method !== 'gptq')
     return roundToNearest(layer.weight, gridFor(wanted), wanted.method === 'awq' ? inputs!.gram : null);
   const { actOrder, damping, codes } = wanted;
-  const options = { ...gridFor(wanted), scheme: codes as 'symmetric' | 'affine', actOrder, damping };
+  const keepZeros = layer.pruned !== null;
+  const options = { ...gridFor(wanted), scheme: codes as 'symmetric' | 'affine', actOrder, damping, keepZeros };
   return gptq(OP, path, layer.weight, inputs!.gram, inputs!.rows, options);
 }
 
@@ -208,7 +209,7 @@ export function checkQuantization(model: Module, options: QuantizeModelOptions):
  * output layer stays as it is unless `target` names it; embeddings stay.
  *
  * Calibrated methods go through the model block by block; each block's layers see what the quantised blocks before them give. All
- * options are checked before any work.
+ * options are checked before any work. The zeros of pruned layers stay zeros.
  *
  * @example
  * ```ts

@@ -105,6 +105,26 @@ test('gradual pruning follows the cubic schedule, never gives back, and resumes 
   assert.equal(blocks.blocks[0]!.mlp.up.pruned, 'block:16');
 });
 
+test('moving averages drop what gradual pruning drops', async () => {
+  const model = og.cloneModel(trained);
+  const trainer = new og.Trainer(model, {
+    train: tinyDataset,
+    batchSize: 8,
+    steps: 8,
+    ema: 0.9,
+    optimizer: (parameters) => new og.optim.AdamW(parameters, { lr: 1e-3 }),
+    callbacks: [gradualPruning(model, { sparsity: 0.7, begin: 1, end: 6 })],
+  });
+  for await (const _ of trainer.run());
+  const places = zeroPlaces(model);
+  const { weight } = model.blocks[0]!.mlp.up;
+  const before = og.scope(() => og.clone(og.detach(weight)).toArraySync());
+  trainer.ema!.apply();
+  assert.equal(zeroPlaces(model), places);
+  assert.notDeepEqual(weight.toArraySync(), before, 'the averages are others than the weights');
+  trainer.ema!.restore();
+});
+
 for (const mode of ['topv', 'threshold'] as const) {
   test(`movement pruning (${mode}) trains scores beside weights and ends in plain pruned layers`, async () => {
     const model = og.cloneModel(trained);
