@@ -1,13 +1,13 @@
 /** npm run bench: what the library does on this machine, beside its peers and the machine's ceilings, in one run. */
-import { execFileSync } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
-import { cpus, loadavg } from 'node:os';
+import { loadavg } from 'node:os';
 import { Command, InvalidArgumentError } from 'commander';
 import { compareRows, formatComparison, readRecorded, type Recorded } from './compare.js';
 import { chosen, type CeilingKind, type Row } from './harness.js';
 import { kernelCases } from './kernels/index.js';
 import { og } from './library.js';
 import { modelCases } from './models.js';
+import { originOf } from './origin.js';
 import { renderPage } from './page.js';
 import { Ceilings, ceilingUnits, defaultThreads, startPeers } from './peers.js';
 import { importRow, kernelRow, modelRows, withFinalCeilings, type RunContext } from './run.js';
@@ -28,19 +28,6 @@ function parseThreads(text: string): number {
   const count = Number(text);
   if (!Number.isInteger(count) || count < 1 || count > 256) throw new InvalidArgumentError('expected 1 to 256.');
   return count;
-}
-
-/** `unknown` outside a git checkout; `+` after a commit that has uncommitted changes on top. */
-function commit(): string {
-  try {
-    const git = (...args: string[]): string =>
-      execFileSync('git', args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim();
-    return (
-      git('rev-parse', '--short', 'HEAD') + (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : '+')
-    );
-  } catch {
-    return 'unknown';
-  }
 }
 
 /** Each job with the rows that it would give, so that `--filter` need not run it to know. */
@@ -82,12 +69,7 @@ async function main(options: Options): Promise<void> {
   };
   const { peers, versions, absent } = await startPeers();
   const header = {
-    date: new Date().toISOString(),
-    cpu: cpus()[0]?.model ?? process.arch,
-    isa: og.backend().isa,
-    threads,
-    node: process.version,
-    commit: commit(),
+    ...originOf({ isa: og.backend().isa, threads }),
     versions,
     load: loadavg()[0]!,
   };

@@ -1,11 +1,13 @@
-// node scripts/bench_table.mjs [--check]: writes the tables of README.md and docs/performance.md from the newest record in
-// docs/benchmarks, between the marks `<!-- bench: all -->` (or `headline`) and `<!-- /bench -->`. --check only compares.
+// node scripts/bench_table.mjs [--check]: writes the tables of README.md and the guides from the newest records in docs/benchmarks (of
+// compressed models: in its folder compression), between the marks `<!-- bench: all -->` (or `headline`, `compression`,
+// `compression headline`) and `<!-- /bench -->`. --check only compares.
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { main, root, ScriptError } from './common.mjs';
+import { compressionTables } from './compression_table.mjs';
 
-const folder = join(root, 'docs', 'benchmarks');
-const documents = ['README.md', 'docs/performance.md'];
+const records = join(root, 'docs', 'benchmarks');
+const documents = ['README.md', 'docs/performance.md', 'docs/guides/compress.md'];
 /** Rows that the README shows, by name and shape. */
 export const headline = [
   'matmul NN 1024x1024x1024',
@@ -30,11 +32,18 @@ export const headline = [
 const figure = (value) =>
   value >= 1000 ? Math.round(value).toLocaleString('en-US') : value >= 100 ? value.toFixed(0) : value.toPrecision(3);
 
-/** The newest record and its name, or undefined. */
-export function newestRecord() {
+/** The newest record of a folder and its name, or undefined. */
+export function newestRecord(folder = records) {
   const files = existsSync(folder) ? readdirSync(folder).filter((name) => name.endsWith('.json')) : [];
   const name = files.sort().at(-1);
   return name === undefined ? undefined : { name, ...JSON.parse(readFileSync(join(folder, name), 'utf8')) };
+}
+
+/** A table as Prettier lays it out. */
+function layOut(head, cells) {
+  const width = head.map((title, i) => Math.max(3, title.length, ...cells.map((line) => line[i].length)));
+  const line = (parts) => `| ${parts.map((part, i) => part.padEnd(width[i])).join(' | ')} |`;
+  return [line(head), line(width.map((n) => '-'.repeat(n))), ...cells.map(line)].join('\n');
 }
 
 function table(record, kind) {
@@ -49,32 +58,36 @@ function table(record, kind) {
     row.ratio === null ? '' : row.ratio.toFixed(2),
   ]);
   const head = ['what', 'shape', 'omnigrad', 'of ceiling', 'best peer', 'ratio'];
-  const width = head.map((title, i) => Math.max(title.length, ...cells.map((line) => line[i].length)));
-  const line = (parts) => `| ${parts.map((part, i) => part.padEnd(width[i])).join(' | ')} |`;
   const versions = Object.entries(record.versions).map(([name, version]) => `${name} ${version}`);
   const about = `${record.cpu}, ${record.isa}, ${record.threads} threads, Node ${record.node}, ${record.date.slice(0, 10)}, commit ${record.commit.replace('+', '')}; ${versions.join(', ')}.`;
-  return [about, '', line(head), line(width.map((n) => '-'.repeat(n))), ...cells.map(line)].join('\n');
+  return [about, '', layOut(head, cells)].join('\n');
 }
 
-/** The text with its tables as the record has them. */
-export function withTables(text, record) {
-  return text.replace(
-    /(<!-- bench: (all|headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g,
-    (_, begin, kind, end) => `${begin}\n${table(record, kind)}\n${end}`,
-  );
+/** The text with its tables as the records have them. */
+export function withTables(text, record, compression) {
+  const marked = /(<!-- bench: (all|headline|compression|compression headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g;
+  return text.replace(marked, (whole, begin, kind, end) => {
+    const isCompression = kind.startsWith('compression');
+    if ((isCompression ? compression : record) === undefined) return whole;
+    const made = isCompression
+      ? compressionTables(compression, kind === 'compression' ? 'all' : 'headline', layOut)
+      : table(record, kind);
+    return `${begin}\n${made}\n${end}`;
+  });
 }
 
 if (process.argv[1] === import.meta.filename) {
   await main((args) => {
     const record = newestRecord();
+    const compression = newestRecord(join(records, 'compression'));
     if (record === undefined) throw new ScriptError('bench_table: docs/benchmarks holds no record');
     let stale = 0;
     for (const name of documents) {
       const before = readFileSync(join(root, name), 'utf8');
-      const after = withTables(before, record);
+      const after = withTables(before, record, compression);
       if (before === after) continue;
       stale++;
-      if (args.includes('--check')) console.log(`${name}: its table is not that of ${record.name}`);
+      if (args.includes('--check')) console.log(`${name}: its tables are not those of the newest records`);
       else writeFileSync(join(root, name), after);
     }
     return args.includes('--check') && stale > 0 ? 1 : 0;
