@@ -11,6 +11,7 @@ const forms = [
   { title: 'w4a16 in groups of 32, to nearest', quality: 'w4a16 to nearest', speed: 'w4a16' },
   { title: 'w4a16 in groups of 32, GPTQ', quality: 'w4a16 GPTQ', speed: 'w4a16', isHeadline: true },
   { title: 'w4a8 in groups of 32, GPTQ', quality: 'w4a8 GPTQ', speed: 'w4a8', isHeadline: true },
+  { title: 'float32, trained on', quality: 'float32, trained on', speed: null },
   { title: '2:4, fine-tuned', quality: '2:4, fine-tuned', speed: '2:4' },
   { title: '2:4, fine-tuned, int8', quality: '2:4, fine-tuned, int8', speed: '2:4, int8', isHeadline: true },
   { title: '90 % zeros, fine-tuned', quality: '90 %, fine-tuned', speed: '90 %' },
@@ -41,6 +42,7 @@ function formTable({ quality, speed }, kind, layOut) {
         return [`${found}${change}`, times(form.bytes / float32.bytes)];
       });
       if (speed === null) return [title, ...cells];
+      if (timed === null) return [title, ...cells, '', ''];
       const [made, base] = [speed.forms[timed], speed.forms.float32];
       const rates = ['prefill', 'decode'].map((part) =>
         timed === 'float32' ? `${base[part].toFixed(0)} tokens/s` : times(made[part] / base[part]),

@@ -59,8 +59,8 @@ async function main(options: Options): Promise<void> {
     const folder = path.join(out, 'model');
     await trainModel(folder, steps, text);
     const models = {
-      'trained for long': folder,
       ...(existsSync(path.join(start, 'model')) ? { 'npm start': start } : {}),
+      'trained for long': folder,
     };
     for (const [name, at] of Object.entries(models)) {
       console.log(`\nquality of ${name}, ${at}`);

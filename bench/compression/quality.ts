@@ -159,6 +159,13 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
   forms['90 %, fine-tuned'] = ninety.float32;
   forms['90 %, fine-tuned, int8'] = ninety.int8;
 
+  // what fine-tuning alone does: the same steps with the same teacher, and nothing pruned
+  forms['float32, trained on'] = await memory.of('float32, trained on', { steps, ...FINETUNING }, async () => {
+    const longer = og.cloneModel(model);
+    await runTraining(longer, train, { steps, ...FINETUNING, teacher: model });
+    return finished(longer);
+  });
+
   const studentSteps = Math.max(LEAST_STEPS, Math.ceil(plan.student * trained.steps));
   const config = studentConfig(model, model.parameterCount());
   const student = await memory.of('student', { steps: studentSteps, ...STUDENT, config }, async () => {

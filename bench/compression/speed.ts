@@ -21,7 +21,7 @@ export interface Speed {
   readonly runs: number;
   /** By name; `float32` is what the others are compared with. */
   readonly forms: Readonly<Record<string, FormSpeed>>;
-  /** All linear layers of the blocks, one after the other: seconds by the number of rows, of the dense layers and of the pruned ones. */
+  /** All linear layers of the blocks, one after the other: seconds by the number of rows, of every form but the student. */
   readonly layers: Readonly<Record<string, readonly { readonly rows: number; readonly seconds: number }[]>>;
 }
 
@@ -53,9 +53,15 @@ async function makeForms(config: og.GPTConfig): Promise<Record<string, og.GPT>> 
 
 /** The linear layers of the blocks, as something to time. */
 function layersOf(model: og.GPT, rows: number): (count: number) => Promise<number> {
-  const layers = [...model.namedModules()]
-    .map(([, module]) => module)
-    .filter((module) => module instanceof og.nn.Linear || module instanceof og.nn.SparseLinear);
+  const { Linear, Int8Linear, QuantizedLinear, SparseLinear } = og.nn;
+  const layers = [...model.namedModules()].flatMap(([, module]) =>
+    module instanceof Linear ||
+    module instanceof Int8Linear ||
+    module instanceof QuantizedLinear ||
+    module instanceof SparseLinear
+      ? [module]
+      : [],
+  );
   const inputs = new Map<number, og.Tensor>();
   for (const { inFeatures } of layers)
     if (!inputs.has(inFeatures)) inputs.set(inFeatures, og.randn([rows, inFeatures], { generator: og.generator(4) }));
@@ -78,7 +84,7 @@ export async function measureSpeed(runs: number, config = GPT2): Promise<Speed> 
   console.log(`${DECODE.generate} tokens after ${DECODE.prompt}`);
   const decode = await og.benchmarkTogether(forms, { ...DECODE, runs });
   const layers: Record<string, { rows: number; seconds: number }[]> = {};
-  const timed = ['float32', '2:4', '2:4, int8', '90 %', '90 %, int8'];
+  const timed = names.filter((name) => name !== 'student');
   for (const rows of ROWS) {
     const subjects = timed.map((name) => ({ run: layersOf(forms[name]!, rows) }));
     const found = await measure(subjects, { rounds: runs, minSeconds: 0.02, warmUpSeconds: 0.02 });
