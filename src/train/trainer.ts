@@ -100,8 +100,7 @@ export class Trainer<M extends Module, B = Batch> {
 
   /** Where the run stands, for callbacks. */
   private get context(): TrainContext<M> {
-    const { model, optimizer, step, total, ema: averages } = this;
-    return { model, optimizer, step, total, averages };
+    return { model: this.model, optimizer: this.optimizer, step: this.step, total: this.total, averages: this.ema };
   }
 
   private announce(phase: TrainPhase): void {
