@@ -23,8 +23,8 @@ const forms = [
 /** Forms of one model by name, its students among them. */
 const formsOf = ({ forms: made, student }) => ({
   ...made,
-  'student alone': student.alone,
-  'student distilled': student.distilled,
+  'student alone': student?.alone,
+  'student distilled': student?.distilled,
 });
 
 function formTable({ quality, speed }, kind, layOut) {
@@ -36,7 +36,7 @@ function formTable({ quality, speed }, kind, layOut) {
     .map(({ title, quality: name, speed: timed }) => {
       const cells = models.flatMap(([, model]) => {
         const { [name]: form, float32 } = formsOf(model);
-        if (form === undefined) return ['', ''];
+        if (form === undefined) return ['', '']; // was not measured
         const found = form.perplexity.toFixed(3);
         const change = name === 'float32' ? '' : ` (${percent(form.perplexity / float32.perplexity - 1)})`;
         return [`${found}${change}`, times(form.bytes / float32.bytes)];

@@ -7,6 +7,7 @@ interface Goal<T> {
   readonly goal: string;
   readonly limit: number;
   readonly better: 'lower' | 'higher';
+  /** NaN where it was not measured. */
   readonly value: (of: T) => number;
 }
 
@@ -14,8 +15,8 @@ const mean = (values: readonly number[]): number => values.reduce((sum, value) =
 
 /** How much higher the perplexity is than the model's in float32. */
 export const increaseOf = ({ forms }: ModelQuality, name: string): number =>
-  forms[name]!.perplexity / forms['float32']!.perplexity - 1;
-const sizeOf = ({ forms }: ModelQuality, name: string): number => forms[name]!.bytes / forms['float32']!.bytes;
+  (forms[name]?.perplexity ?? NaN) / forms['float32']!.perplexity - 1;
+const sizeOf = ({ forms }: ModelQuality, name: string): number => (forms[name]?.bytes ?? NaN) / forms['float32']!.bytes;
 
 const atMost = <T>(goal: string, limit: number, value: (of: T) => number): Goal<T> => ({
   goal,
@@ -32,6 +33,7 @@ const atLeast = <T>(goal: string, limit: number, value: (of: T) => number): Goal
 
 /** Share of the gap in loss between the student that learnt alone and its teacher that distillation closes. */
 export function gapClosed({ forms, student }: ModelQuality): number {
+  if (student === null) return NaN;
   const [teacher, alone, distilled] = [forms['float32']!, student.alone, student.distilled].map(({ perplexity }) =>
     Math.log(perplexity),
   ) as [number, number, number];
@@ -54,7 +56,7 @@ const ofQuality: readonly Goal<ModelQuality>[] = [
   atMost('2:4, fine-tuned: size', 0.6, (of) => sizeOf(of, '2:4, fine-tuned')),
   atMost('2:4, fine-tuned, int8: size', 0.2, (of) => sizeOf(of, '2:4, fine-tuned, int8')),
   atLeast('student: share of the gap that distillation closes', 0.4, gapClosed),
-  atMost('student: size', 0.25, ({ forms, student }) => student.distilled.bytes / forms['float32']!.bytes),
+  atMost('student: size', 0.25, ({ forms, student }) => (student?.distilled.bytes ?? NaN) / forms['float32']!.bytes),
 ];
 
 const times = ({ forms }: Speed, name: string, of: 'prefill' | 'decode'): number =>
@@ -78,14 +80,15 @@ const ofSpeed: readonly Goal<Speed>[] = [
 ];
 
 function judgeBy<T>(goals: readonly Goal<T>[], of: T, model: string | null): Judged[] {
-  return goals.map(({ goal, limit, better, value }) => {
+  return goals.flatMap(({ goal, limit, better, value }) => {
     const found = value(of);
+    if (Number.isNaN(found)) return [];
     const isMet = better === 'lower' ? found <= limit : found >= limit;
     return { goal, model, value: found, limit, better, isMet };
   });
 }
 
-/** All goals against what was measured. */
+/** The goals against what was measured. */
 export function judge({ quality, speed }: Omit<CompressionRecord, 'judged'>): Judged[] {
   return [
     ...Object.entries(quality).flatMap(([name, of]) => judgeBy(ofQuality, of, name)),

@@ -27,9 +27,11 @@ interface Options {
   readonly finetune: number;
   readonly student: number;
   readonly seeds: number;
+  readonly training: boolean;
   readonly runs: number;
   readonly threads?: number;
   readonly json?: string;
+  readonly only?: string;
 }
 
 function parseParts(text: string): Part[] {
@@ -44,7 +46,7 @@ const formatJudged = ({ goal, model, value, limit, better, isMet }: Judged): str
 };
 
 async function main(options: Options): Promise<void> {
-  const { parts, out, start, steps, text, finetune, student, seeds, runs, threads, json } = options;
+  const { parts, out, start, steps, text, finetune, student, seeds, training, runs, threads, json, only } = options;
   if (threads !== undefined) og.setThreads(threads);
   const origin = originOf(og.backend());
   console.log(`${origin.cpu}, ${origin.isa}, ${origin.threads} threads, Node ${origin.node}, ${origin.commit}`);
@@ -57,15 +59,16 @@ async function main(options: Options): Promise<void> {
   };
   if (parts.includes('quality')) {
     const folder = path.join(out, 'model');
-    await trainModel(folder, steps, text);
+    if (only !== 'npm start') await trainModel(folder, steps, text);
     const models = {
       ...(existsSync(path.join(start, 'model')) ? { 'npm start': start } : {}),
       'trained for long': folder,
     };
     for (const [name, at] of Object.entries(models)) {
+      if (only !== undefined && name !== only) continue;
       console.log(`\nquality of ${name}, ${at}`);
       const memory = await Memory.open(path.join(at, 'compression.json'));
-      const found = await measureQuality(await openTrained(at), { finetune, student, seeds }, memory);
+      const found = await measureQuality(await openTrained(at), { finetune, student, seeds, training }, memory);
       quality = { ...quality, [name]: { ...found, origin } };
       await write();
     }
@@ -96,6 +99,8 @@ const program = new Command('npm run bench -- compression')
   )
   .option('--student <share>', 'steps of a student, likewise; 300 at least', positive, 0.2)
   .option('--seeds <n>', 'draws of calibration data for pruning', whole(1), 3)
+  .option('--no-training', 'leave out fine-tuned forms and students')
+  .option('--only <name>', 'of the models, this one alone: npm start, or trained for long')
   .option('--runs <n>', 'timed runs of each form', whole(1), 5)
   .option('--threads <n>', 'threads; default: the cores the process may use', whole(1));
 await main(program.parse().opts<Options>());

@@ -29,6 +29,8 @@ export interface QualityPlan {
   readonly student: number;
   /** Draws of calibration data for the methods of pruning. */
   readonly seeds: number;
+  /** Whether anything is trained at all: fine-tuned forms and students are left out without. */
+  readonly training: boolean;
 }
 
 /** A student's steps at least. */
@@ -52,7 +54,8 @@ export interface ModelQuality {
   readonly forms: Readonly<Record<string, Form>>;
   /** Perplexities with half of the weights, without fine-tuning, for each draw of calibration data. */
   readonly half: Readonly<Record<PruneMethod, readonly number[]>>;
-  readonly student: { readonly parameters: number; readonly alone: Form; readonly distilled: Form };
+  /** Null if nothing was trained. */
+  readonly student: { readonly parameters: number; readonly alone: Form; readonly distilled: Form } | null;
   readonly plan: QualityPlan;
 }
 
@@ -126,6 +129,16 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     }
   }
 
+  const found = {
+    parameters: model.parameterCount(),
+    steps: trained.steps,
+    tokens: valid.length * valid.context,
+    forms,
+    half,
+    plan,
+  };
+  if (!plan.training) return { ...found, student: null };
+
   /** A pruned model on sparse kernels, with values of either kind; int8 ones beside a token table in int8. */
   const sparse = async (pruned: og.GPT, layout: '2:4' | 'csr'): Promise<Record<'float32' | 'int8', Form>> => {
     const floats = await finished(await sparsify(pruned, { layout }));
@@ -179,6 +192,5 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     const parameters = distilled.parameterCount();
     return { parameters, alone: await finished(alone), distilled: await finished(distilled) };
   });
-  const evaluated = valid.length * valid.context;
-  return { parameters: model.parameterCount(), steps: trained.steps, tokens: evaluated, forms, half, student, plan };
+  return { ...found, student };
 }

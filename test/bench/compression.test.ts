@@ -29,7 +29,7 @@ const quality: ModelQuality = {
     alone: { perplexity: Math.E * 4, bytes: 240 },
     distilled: { perplexity: Math.sqrt(Math.E) * 4, bytes: 240 },
   },
-  plan: { finetune: 1, student: 1, seeds: 2 },
+  plan: { finetune: 1, student: 1, seeds: 2, training: true },
 };
 const form = (prefill: number, decode: number): { prefill: number; decode: number } => ({ prefill, decode });
 const timings = (one: number, many: number): { rows: number; seconds: number }[] => [
@@ -77,6 +77,14 @@ test('goals are judged by their own figures', () => {
   );
   assert.ok(judge(record).some(({ goal, value }) => /less loss/.test(goal) && Math.abs(value - 0.49392) < 1e-4));
   assert.deepEqual(judge({ quality: {}, speed: null }), []);
+  const { float32, ...others } = quality.forms;
+  const untrained = {
+    ...quality,
+    forms: { float32: float32!, 'w8a8 SmoothQuant': others['w8a8 SmoothQuant']! },
+    student: null,
+  };
+  const judged = judge({ quality: { small: { ...untrained, origin } }, speed: null });
+  assert.equal(judged.length, 5, 'what was not measured is not judged'); // two of w8a8, three of half the weights
 });
 
 test('tables hold the figures of the record, and stay what they are', async () => {
