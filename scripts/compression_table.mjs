@@ -33,6 +33,7 @@ function formTable({ quality, speed }, kind, layOut) {
   if (speed !== null) head.push('GPT-2: prompt', 'generation');
   const rows = forms
     .filter(({ isHeadline }) => kind === 'all' || isHeadline)
+    .filter(({ quality: name }) => models.some(([, model]) => formsOf(model)[name] !== undefined))
     .map(({ title, quality: name, speed: timed }) => {
       const cells = models.flatMap(([, model]) => {
         const { [name]: form, float32 } = formsOf(model);

@@ -105,6 +105,7 @@ test('tables hold the figures of the record, and stay what they are', async () =
     /small: 2\.00 million parameters, perplexity on 65,792 tokens \(a chip, avx2, 2 threads, Node v20, 2026-01-02, commit abc\)/,
   );
   assert.equal(withTables(all, undefined, record), all);
+  assert.ok(!all.includes('trained on'), 'rows that no model has are left out');
   const short = withTables(page('compression headline'), undefined, { ...record, speed: null });
   assert.ok(short.includes('a quarter, distilled') && !short.includes('to nearest') && !short.includes('tokens/s'));
   assert.equal(withTables(page('compression'), undefined, undefined), page('compression'));
