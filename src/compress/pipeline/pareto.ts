@@ -28,6 +28,8 @@ const axes: readonly Axis[] = [
 
 interface Point {
   readonly name: string;
+  /** Shown when the mouse is over it. */
+  readonly title: string;
   readonly x: number;
   readonly y: number;
   readonly color: string;
@@ -55,9 +57,11 @@ function domainOf(values: readonly number[], left: number, right: number): [numb
 }
 
 function chart(plot: PlotModule, document: unknown, models: readonly ComparedModel[], axis: Axis): string {
-  const points = models.flatMap(({ name, measured }, i): Point[] => {
+  const points = models.flatMap(({ name, how, measured }, i): Point[] => {
     const [x, y] = [axis.of(measured), measured.perplexity];
-    return x === null || y === null ? [] : [{ name, x, y, color: colorOf(i) }];
+    return x === null || y === null
+      ? []
+      : [{ name, title: [name, ...(how ?? [])].join('\n'), x, y, color: colorOf(i) }];
   });
   if (points.length === 0) return '';
   const front = paretoFront(points, axis.better);
@@ -94,7 +98,7 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
         strokeOpacity: 0.45,
         strokeDasharray: '5 3',
       }),
-      plot.dot(points, { ...at, fill: 'color', r: 5, title: 'name' }),
+      plot.dot(points, { ...at, fill: 'color', r: 5, title: 'title' }),
       plot.text(points, { ...at, text: 'name', dx: 9, dy: -9, textAnchor: 'start', fill: 'currentColor' }),
     ],
   }).outerHTML;
