@@ -147,7 +147,7 @@ test('unfinished work of something else is not taken up; a finished folder is gi
 test('finetune steps call the function that trains; without one, plans with them are refused', async () => {
   const plan = { steps: [{ finetune: { steps: 3 } }, { quantize: { scheme: 'w8a16' } }] };
   const dir = await folder();
-  await assert.rejects(compress(trained, plan, { ...quick, dir }), /finetune.*a function that trains/);
+  await assert.rejects(compress(trained, plan, { ...quick, dir }), /a function that trains, for the finetune step/);
   const before = await bitsOf(trained);
   const { card, model } = await compress(trained, plan, {
     measure: false,
