@@ -51,7 +51,7 @@ export function trainOn(train: TextDataset, say: (text: string) => void): TrainF
       checkpoint: { dir, every: Math.max(1, Math.min(100, steps >> 1)), keep: 1 },
     });
     const every = Math.max(1, Math.round(steps / 5));
-    for await (const event of trainer.run(signal === undefined ? {} : { signal })) {
+    for await (const event of trainer.run({ signal })) {
       if (event.type === 'step' && event.step % every === 0)
         say(`  step ${event.step} of ${steps}, loss ${event.loss.toFixed(3)}`);
     }

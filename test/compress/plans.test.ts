@@ -42,7 +42,7 @@ const train: TrainFunction = async (model, settings, { dir, signal, callbacks })
     callbacks,
     checkpoint: { dir, every: 1, keep: 1 },
   });
-  for await (const event of trainer.run(signal === undefined ? {} : { signal }))
+  for await (const event of trainer.run({ signal }))
     if (event.type === 'step') stepsSeen.push(event.step);
   trainer.optimizer.dispose();
 };
@@ -82,7 +82,7 @@ test('2:4, fine-tuned, stored sparse and quantised: one plan, whose zeros hold',
   await train(
     tuned,
     { steps: 3 },
-    { step: 'finetune', dir: await folder(), signal: undefined, callbacks: [maskedTraining(tuned)] },
+    { step: 'finetune', dir: await folder(), signal: new AbortController().signal, callbacks: [maskedTraining(tuned)] },
   );
   const [exact, rounded] = [
     tuned.blocks[0]!.mlp.up.weight,
@@ -203,7 +203,7 @@ test('distill trains some of the layers, or a pruned model, on the predictions o
   // it learns what the Trainer would teach it, by hand
   const student = studentOf(gpt, [1]);
   const module = new Distillation({ student, teacher: gpt, temperature: 3, alpha: 0.25 });
-  await train(module, { steps: 2 }, { step: 'distill', dir: await folder(), signal: undefined, callbacks: [] });
+  await train(module, { steps: 2 }, { step: 'distill', dir: await folder(), signal: new AbortController().signal, callbacks: [] });
   assert.deepEqual(await bitsOf(model), await bitsOf(student));
   // a pruned student keeps its zeros while it learns
   const sparse = { steps: [{ prune: { pattern: { sparsity: 0.5 } } }, { distill: { train: { steps: 2 } } }] } as const;

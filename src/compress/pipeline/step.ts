@@ -28,7 +28,8 @@ export type TrainFunction = (
     readonly step: 'finetune' | 'distill';
     /** Stays until the step is done: a place for checkpoints. */
     readonly dir: string;
-    readonly signal: AbortSignal | undefined;
+    /** For `Trainer.run`. */
+    readonly signal: AbortSignal;
     /** For the `callbacks` of the Trainer: under them the zeros of pruned layers hold. */
     readonly callbacks: readonly MaskCallback[];
   },

@@ -64,13 +64,14 @@ async function trained(
   student: GPT,
   module: Parameters<TrainFunction>[0],
   settings: Settings,
-  { train, dir, signal }: StepContext,
+  { train, dir, signal: given }: StepContext,
 ): Promise<GPT> {
+  const signal = given ?? new AbortController().signal;
   const callbacks: MaskCallback[] = prunedLayers(student).size > 0 ? [maskedTraining(student)] : [];
   const before = callbacks.length > 0 ? cloneModel(student) : null;
   try {
     const result = (await train!(module, settings, { step, dir, signal, callbacks })) ?? student;
-    signal?.throwIfAborted(); // a trainer that was told to stop returns; its step is not done
+    signal.throwIfAborted(); // a trainer that was told to stop returns; its step is not done
     if (before !== null) await checkZeros(before, result);
     if (result !== student) student.dispose();
     return result.eval();
