@@ -42,8 +42,7 @@ const train: TrainFunction = async (model, settings, { dir, signal, callbacks })
     callbacks,
     checkpoint: { dir, every: 1, keep: 1 },
   });
-  for await (const event of trainer.run({ signal }))
-    if (event.type === 'step') stepsSeen.push(event.step);
+  for await (const event of trainer.run({ signal })) if (event.type === 'step') stepsSeen.push(event.step);
   trainer.optimizer.dispose();
 };
 const stepsSeen: number[] = [];
@@ -203,7 +202,11 @@ test('distill trains some of the layers, or a pruned model, on the predictions o
   // it learns what the Trainer would teach it, by hand
   const student = studentOf(gpt, [1]);
   const module = new Distillation({ student, teacher: gpt, temperature: 3, alpha: 0.25 });
-  await train(module, { steps: 2 }, { step: 'distill', dir: await folder(), signal: new AbortController().signal, callbacks: [] });
+  await train(
+    module,
+    { steps: 2 },
+    { step: 'distill', dir: await folder(), signal: new AbortController().signal, callbacks: [] },
+  );
   assert.deepEqual(await bitsOf(model), await bitsOf(student));
   // a pruned student keeps its zeros while it learns
   const sparse = { steps: [{ prune: { pattern: { sparsity: 0.5 } } }, { distill: { train: { steps: 2 } } }] } as const;
