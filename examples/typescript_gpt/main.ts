@@ -14,6 +14,7 @@ import { optim, schedules } from '../../src/index.js';
 import { compressionTable, paretoCharts } from '../../src/compress/index.js';
 import { compressed, resultText } from './compression.js';
 import { loadCorpus } from './corpus.js';
+import { factTable } from '../../src/util/report_page.js';
 import { median } from '../../src/util/statistics.js';
 
 const BATCH = 16;
@@ -229,7 +230,15 @@ async function main(): Promise<void> {
   await og.writeRunReport(file('report.html'), [run], {
     title: 'A GPT trained in TypeScript',
     summary: `${(model.parameterCount() / 1e6).toFixed(1)} million parameters, ${plan.steps} steps on ${options.text ?? 'the declaration files of TypeScript'}; validation perplexity ${measured[0]!.measured.perplexity!.toFixed(2)}.`,
-    sections: [{ title: 'Quality against size and speed', html: await paretoCharts(measured) }],
+    sections: [
+      {
+        title: 'How the models were made',
+        html: factTable(
+          Object.fromEntries(measured.map(({ name, how }) => [name, how?.join('; then ') ?? 'as trained'])),
+        ),
+      },
+      { title: 'Quality against size and speed', html: await paretoCharts(measured) },
+    ],
   });
   say(`Report: ${file('report.html')}`);
 }

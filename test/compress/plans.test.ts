@@ -20,6 +20,7 @@ import {
   type TrainFunction,
 } from '../../src/compress/index.js';
 import { calibrationBatches } from '../../src/compress/calibration.js';
+import { labelPlaces } from '../../src/compress/pipeline/label_places.js';
 import * as og from '../../src/index.js';
 import { temporaryFolders } from '../helpers/folders.js';
 import { bitsOf } from '../helpers/model_bits.js';
@@ -221,7 +222,7 @@ test('structures go as pruneStructures takes them; later steps are checked again
   const expected = await pruneStructures(gpt, { ...settings, calibration });
   assert.deepEqual(await bitsOf(model), await bitsOf(expected));
   const share = ((100 * expected.parameterCount()) / gpt.parameterCount()).toFixed(0);
-  assert.deepEqual(describeSteps(card), [`prune 2 heads, 128 neurons, 1 layer, ${share} % of the parameters left`]);
+  assert.deepEqual(describeSteps(card), [`prune 1 head, 64 neurons, 1 layer, ${share} % of the parameters left`]);
   const dir = path.join(await folder(), 'none');
   const run = (...steps: CompressionPlan['steps']): Promise<unknown> =>
     compress(gpt, { steps }, { ...quick, dir, train });
@@ -336,4 +337,23 @@ test('the page tells what was done', { timeout: 60_000 }, async () => {
   const page = await readFile(path.join(dir, 'report.html'), 'utf8');
   assert.match(page, /prune 2:4 wanda, 50 % zeros in 12 layers; then sparsify 2:4 int8, 50 % left out of 12 layers/);
   assert.match(page, /<title>semi\nprune 2:4 wanda/, 'in the chart');
+});
+
+test('names of points that lie near each other stand apart, within the chart', () => {
+  const points = [
+    { x: 100, y: 50, text: 'int8-smoothquant' },
+    { x: 104, y: 50, text: 'float32' },
+    { x: 108, y: 51, text: 'int4-gptq' },
+    { x: 630, y: 50, text: 'student' },
+  ];
+  const boxes = labelPlaces(points, 640, 260).map(({ dx, dy, textAnchor }, i) => {
+    const { x, y, text } = points[i]!;
+    const left = textAnchor === 'start' ? x + dx : x + dx - 6.5 * text.length;
+    return { left, right: left + 6.5 * text.length, top: y + dy - 7, bottom: y + dy + 7 };
+  });
+  for (const [i, a] of boxes.entries()) {
+    assert.ok(a.left >= 0 && a.right <= 640 && a.top >= 0);
+    for (const b of boxes.slice(i + 1))
+      assert.ok(a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top);
+  }
 });

@@ -6,6 +6,7 @@
 import { formatTick, loadPlot, type PlotModule } from '../../util/plot.js';
 import { colorOf, escapeHtml } from '../../util/report_page.js';
 import type { ComparedModel } from './card.js';
+import { labelPlaces } from './label_places.js';
 import type { ModelMeasurement } from './measure.js';
 
 interface Axis {
@@ -56,6 +57,9 @@ function domainOf(values: readonly number[], left: number, right: number): [numb
   return [Math.max(0, least - left * span), most + right * span];
 }
 
+const [WIDTH, HEIGHT] = [640, 300];
+const MARGINS = { left: 58, right: 24, top: 26, bottom: 42 } as const;
+
 function chart(plot: PlotModule, document: unknown, models: readonly ComparedModel[], axis: Axis): string {
   const points = models.flatMap(({ name, how, measured }, i): Point[] => {
     const [x, y] = [axis.of(measured), measured.perplexity];
@@ -66,14 +70,25 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
   if (points.length === 0) return '';
   const front = paretoFront(points, axis.better);
   const at = { x: 'x', y: 'y' };
+  const [xs, ys] = [
+    domainOf(points.map(({ x }) => x), 0.12, 0.22),
+    domainOf(points.map(({ y }) => y), 0.15, 0.15),
+  ]; // prettier-ignore
+  const share = (value: number, [low, high]: [number, number]): number => (value - low) / (high - low);
+  const inPixels = points.map(({ name, x, y }) => ({
+    text: name,
+    x: MARGINS.left + share(x, xs) * (WIDTH - MARGINS.left - MARGINS.right),
+    y: MARGINS.top + (1 - share(y, ys)) * (HEIGHT - MARGINS.top - MARGINS.bottom),
+  }));
+  const labels = labelPlaces(inPixels, WIDTH, HEIGHT - MARGINS.bottom);
   const svg = plot.plot({
     document,
-    width: 640,
-    height: 300,
-    marginLeft: 58,
-    marginRight: 24,
-    marginTop: 26,
-    marginBottom: 42,
+    width: WIDTH,
+    height: HEIGHT,
+    marginLeft: MARGINS.left,
+    marginRight: MARGINS.right,
+    marginTop: MARGINS.top,
+    marginBottom: MARGINS.bottom,
     style: { fontSize: '12px', background: 'none' },
     x: {
       label: `${axis.label} (${axis.better === 'less' ? 'less' : 'more'} is better)`,
@@ -81,14 +96,14 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
       labelArrow: 'none',
       tickFormat: formatTick,
       ticks: 7,
-      domain: domainOf(points.map(({ x }) => x), 0.12, 0.22), // prettier-ignore
+      domain: xs,
     },
     y: {
       label: 'perplexity (less is better)',
       grid: true,
       tickFormat: formatTick,
       ticks: 5,
-      domain: domainOf(points.map(({ y }) => y), 0.15, 0.15), // prettier-ignore
+      domain: ys,
     },
     marks: [
       plot.line(front, {
@@ -99,7 +114,7 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
         strokeDasharray: '5 3',
       }),
       plot.dot(points, { ...at, fill: 'color', r: 5, title: 'title' }),
-      plot.text(points, { ...at, text: 'name', dx: 9, dy: -9, textAnchor: 'start', fill: 'currentColor' }),
+      ...points.map((point, i) => plot.text([point], { ...at, text: 'name', ...labels[i]!, fill: 'currentColor' })),
     ],
   }).outerHTML;
   return `<figure><h3>${escapeHtml(axis.title)}</h3>${svg}</figure>`;

@@ -93,7 +93,7 @@ async function withEvidence<T>(
   }
 }
 
-/** What is told of structures that went. */
+/** What is told of structures that went; heads and neurons are those of layers that stay. */
 interface StructuresNote {
   readonly heads: number;
   readonly neurons: number;
@@ -103,8 +103,11 @@ interface StructuresNote {
   readonly parametersAfter: number;
 }
 
-const countOf = (units: Readonly<Record<string, readonly number[]>> | undefined): number =>
-  Object.values(units ?? {}).reduce((sum, { length }) => sum + length, 0);
+/** Units that go from layers that stay. */
+function countOf(units: Structures['heads'], layers: readonly number[] = []): number {
+  const stays = (path: string): boolean => !layers.some((layer) => path.startsWith(`blocks.${layer}.`));
+  return Object.entries(units ?? {}).reduce((sum, [path, { length }]) => sum + (stays(path) ? length : 0), 0);
+}
 
 /** Share of the weights that are 0, or not stored, over layers that were told of. */
 function sparsityOf(notes: readonly StepNote[]): number {
@@ -175,8 +178,8 @@ registerStep<PruneStep>({
     const onPlan = (structures: Structures): void => void (gone = structures);
     const result = await withEvidence(options, calibration, (given) => pruneStructures(model, { ...given, onPlan }));
     const told: StructuresNote = {
-      heads: countOf(gone.heads),
-      neurons: countOf(gone.neurons),
+      heads: countOf(gone.heads, gone.layers),
+      neurons: countOf(gone.neurons, gone.layers),
       layers: gone.layers ?? [],
       parametersBefore: model.parameterCount(),
       parametersAfter: result.parameterCount(),

@@ -59,8 +59,11 @@ registerStep<QuantizeModelOptions>({
   },
   describe(settings) {
     const { scheme, method = 'rtn', groupSize, embeddings } = settings;
-    const words = [scheme, method, ...(groupSize === undefined ? [] : [`groups of ${String(groupSize)}`])];
-    return `quantize ${words.join(' ')}${embeddings === undefined ? '' : `, embeddings ${String(embeddings)}`}`;
+    const more = [
+      ...(typeof groupSize === 'number' ? [`groups of ${groupSize}`] : []),
+      ...(typeof embeddings === 'string' ? [`embeddings ${embeddings}`] : []),
+    ];
+    return [`quantize ${String(scheme)} ${String(method)}`, ...more].join(', ');
   },
   run(model, options, { calibration, journal, signal, note }) {
     return quantize(model, {

@@ -42,7 +42,9 @@ export function comparedModels(cards: readonly CompressionCard[], baseline = 'or
 /** What was done to each model. */
 function stepsTable(models: readonly ComparedModel[]): string {
   const rows = models.flatMap(({ name, how }) => (how === undefined ? [] : [[name, how.join('; then ')]]));
-  return rows.length === 0 ? '' : factTable(Object.fromEntries(rows) as Record<string, string>);
+  return rows.length === 0
+    ? ''
+    : `<h3>How they were made</h3>${factTable(Object.fromEntries(rows) as Record<string, string>)}`;
 }
 
 /** The table, with the best figure of each column marked. */

@@ -186,9 +186,9 @@ registerStep<DistillStep>({
   standIn: async (model, { layers }) => studentFrom(model, layers),
   describe({ train }, [note]) {
     const { steps } = (train ?? {}) as { steps?: unknown };
-    const of =
-      note === undefined ? '' : ` ${String(note['student'])} of the teacher's ${String(note['teacher'])} parameters`;
-    return `distill${of}${typeof steps === 'number' ? `, ${steps} steps` : ''}`;
+    const share = Number(note?.['student']) / Number(note?.['teacher']);
+    const size = note === undefined ? '' : ` a student of ×${share.toFixed(2)} the parameters`;
+    return `distill${size}${typeof steps === 'number' ? `, ${steps} steps` : ''}`;
   },
   async run(model, options, context) {
     const { original, note } = context;
