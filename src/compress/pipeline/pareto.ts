@@ -75,12 +75,13 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
     domainOf(points.map(({ y }) => y), 0.15, 0.15),
   ]; // prettier-ignore
   const share = (value: number, [low, high]: [number, number]): number => (value - low) / (high - low);
+  // from the axis on
   const inPixels = points.map(({ name, x, y }) => ({
     text: name,
-    x: MARGINS.left + share(x, xs) * (WIDTH - MARGINS.left - MARGINS.right),
+    x: share(x, xs) * (WIDTH - MARGINS.left - MARGINS.right),
     y: MARGINS.top + (1 - share(y, ys)) * (HEIGHT - MARGINS.top - MARGINS.bottom),
   }));
-  const labels = labelPlaces(inPixels, WIDTH, HEIGHT - MARGINS.bottom);
+  const labels = labelPlaces(inPixels, WIDTH - MARGINS.left, HEIGHT - MARGINS.bottom);
   const svg = plot.plot({
     document,
     width: WIDTH,
@@ -114,7 +115,7 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
         strokeDasharray: '5 3',
       }),
       plot.dot(points, { ...at, fill: 'color', r: 5, title: 'title' }),
-      ...points.map((point, i) => plot.text([point], { ...at, text: 'name', ...labels[i]!, fill: 'currentColor' })),
+      ...points.map((point, i) => plot.text([point], { ...at, text: 'name', ...labels[i]!, fill: point.color })),
     ],
   }).outerHTML;
   return `<figure><h3>${escapeHtml(axis.title)}</h3>${svg}</figure>`;

@@ -42,9 +42,7 @@ export function comparedModels(cards: readonly CompressionCard[], baseline = 'or
 /** What was done to each model. */
 function stepsTable(models: readonly ComparedModel[]): string {
   const rows = models.flatMap(({ name, how }) => (how === undefined ? [] : [[name, how.join('; then ')]]));
-  return rows.length === 0
-    ? ''
-    : `<h3>How they were made</h3>${factTable(Object.fromEntries(rows) as Record<string, string>)}`;
+  return rows.length === 0 ? '' : factTable(Object.fromEntries(rows) as Record<string, string>);
 }
 
 /** The table, with the best figure of each column marked. */
@@ -152,7 +150,8 @@ export async function renderCompressionReport(
     return [`${name}: ${parts.join(', ')}`];
   });
   return htmlPage(title, changes.join('; '), [
-    section('Result', resultTable(models), stepsTable(models)),
+    section('Result', resultTable(models)),
+    section('How they were made', stepsTable(models)),
     section('Quality against size and speed', await paretoCharts(models)),
     section('Latency and memory', detailTable(models)),
     ...cards.map(cardSection),
