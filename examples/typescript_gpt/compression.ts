@@ -1,4 +1,6 @@
 /** What the trained model is made into: plans, the training that they need, and what came of it. */
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import path from 'node:path';
 import * as og from '../../src/index.js';
 import { optim, schedules } from '../../src/index.js';
 import { table } from '../../src/cli/table.js';
@@ -82,16 +84,27 @@ function trainWith({ train, batchSize, seed, say }: CompressionRun): TrainFuncti
   };
 }
 
+/** Removes what other plans made there: those of an earlier version of this example. */
+async function forgetOthers(dir: string, plans: readonly CompressionPlan[]): Promise<void> {
+  const [file, text] = [path.join(dir, 'plans.json'), JSON.stringify(plans, null, 2)];
+  if ((await readFile(file, 'utf8').catch(() => null)) === text) return;
+  await rm(dir, { recursive: true, force: true });
+  await mkdir(dir, { recursive: true });
+  await og.writeFileAtomically(file, (write) => write(Buffer.from(text)));
+}
+
 /** Carries out the plans, and measures all models together; null if the signal stopped it. */
 export async function compressed(model: og.GPT, run: CompressionRun): Promise<CompressionResults | null> {
   const { dir, train, valid, tokenizer, steps, say, signal } = run;
+  const plans = plansFor(steps);
+  await forgetOthers(dir, plans);
   let current = '';
   const onEvent = (event: CompressionEvent): void => {
     if (event.type === 'step' && event.plan !== current) say(`Compressing: ${(current = event.plan)}`);
     else if (event.type === 'measure') say(`Measuring: ${event.what}`);
   };
   try {
-    const { models } = await compressAll(model, plansFor(steps), {
+    const { models } = await compressAll(model, plans, {
       dir,
       calibration: train,
       evaluation: valid,

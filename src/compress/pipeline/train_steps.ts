@@ -15,7 +15,8 @@ import { eq, logicalAnd, ne } from '../../ops/comparison.js';
 import { any } from '../../ops/reduce.js';
 import { item } from '../../tensor/read.js';
 import { generator } from '../../tensor/random.js';
-import { scope } from '../../tensor/scope.js';
+import { keep, scope } from '../../tensor/scope.js';
+import type { Tensor } from '../../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../../util/assert.js';
 import { formatValue } from '../../util/format.js';
 import { Distillation, type DistillationModuleOptions } from '../distill/distillation.js';
@@ -32,13 +33,19 @@ function prunedLayers(model: Module): Map<string, Site<Linear>> {
   return new Map([...sitesOf(model, isLinear)].filter(([, { layer }]) => layer.pruned !== null));
 }
 
+/** Where the zeros of pruned layers are (bool), by path. */
+function zerosOf(model: Module): Map<string, Tensor> {
+  const find = ({ layer }: Site<Linear>): Tensor => scope(() => noGrad(() => keep(eq(layer.weight, 0))));
+  return new Map([...prunedLayers(model)].map(([path, site]) => [path, find(site)]));
+}
+
 /** @throws StateError naming a layer whose zeros training has filled */
-async function checkZeros(before: GPT, after: GPT): Promise<void> {
-  const layers = prunedLayers(after);
-  for (const [path, { layer }] of prunedLayers(before)) {
+async function checkZeros(zeros: ReadonlyMap<string, Tensor>, model: Module): Promise<void> {
+  const layers = prunedLayers(model);
+  for (const [path, mask] of zeros) {
     const trained = layers.get(path)?.layer;
     if (trained === undefined) continue;
-    const filled = scope(() => noGrad(() => any(logicalAnd(eq(layer.weight, 0), ne(trained.weight, 0)))));
+    const filled = scope(() => noGrad(() => any(logicalAnd(mask, ne(trained.weight, 0)))));
     const isFilled = await item(filled);
     filled.dispose();
     if (!isFilled) continue;
@@ -67,20 +74,19 @@ async function trained(
   { train, dir, signal: given }: StepContext,
 ): Promise<GPT> {
   const signal = given ?? new AbortController().signal;
-  const callbacks: MaskCallback[] = prunedLayers(student).size > 0 ? [maskedTraining(student)] : [];
-  const before = callbacks.length > 0 ? cloneModel(student) : null;
+  const zeros = zerosOf(student);
+  const callbacks: MaskCallback[] = zeros.size > 0 ? [maskedTraining(student)] : [];
   try {
     const result = (await train!(module, settings, { step, dir, signal, callbacks })) ?? student;
     signal.throwIfAborted(); // a trainer that was told to stop returns; its step is not done
-    if (before !== null) await checkZeros(before, result);
+    await checkZeros(zeros, result);
     if (result !== student) student.dispose();
     return result.eval();
   } catch (error) {
     student.dispose();
     throw error;
   } finally {
-    before?.dispose();
-    for (const callback of callbacks) callback.dispose();
+    for (const held of [...callbacks, ...zeros.values()]) held.dispose();
   }
 }
 
