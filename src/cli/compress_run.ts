@@ -8,6 +8,7 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { AttributeError, FormatError } from '../errors.js';
 import {
+  checkCompression,
   checkPlan,
   compress,
   compressAll,
@@ -134,11 +135,6 @@ export async function compressFolder(folder: string, command: CompressCommand): 
     throw new AttributeError({ op: OP, argument: '--calibration', expected, actual: 'none' });
   }
   const dir = command.out ?? `${folder.replace(/[\\/]+$/, '')}-${plans.length === 1 ? first.name : 'compressed'}`;
-  if (dryRun) {
-    say(JSON.stringify(plans.length === 1 ? first : plans, null, 2));
-    say(`\nmodel   ${folder}\nresult  ${dir}`);
-    return;
-  }
   const options: CompressOptions = {
     dir,
     measure,
@@ -148,6 +144,12 @@ export async function compressFolder(folder: string, command: CompressCommand): 
     ...(evaluation === null ? {} : { evaluation }),
     ...(canSave(tokenizer) ? { tokenizer } : {}),
   };
+  if (dryRun) {
+    for (const plan of plans) await checkCompression(model, plan, options);
+    say(JSON.stringify(plans.length === 1 ? first : plans, null, 2));
+    say(`\nmodel   ${folder}\nresult  ${dir}`);
+    return;
+  }
   let made: readonly CompressedModel[];
   try {
     made =

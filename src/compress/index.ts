@@ -8,6 +8,7 @@ export { calibrationBatches, calibrationHash, type Calibration, type Calibration
 export { folderJournal, type LayerJournal } from './layer_journal.js';
 export { compressionTable, describeSteps, type ComparedModel, type CompressionCard } from './pipeline/card.js';
 export {
+  checkCompression,
   compress,
   compressAll,
   type CompressedModel,

@@ -140,6 +140,10 @@ test('what cannot be is refused before any work', async () => {
   await assert.rejects(run({ plans: [at('student.json')], calibration: [] }), /text for the distill step/);
   await assert.rejects(run({ plans: [at('badly.json')] }), /steps\[0\]\.distill\.train.*Did you mean steps/s);
   await assert.rejects(run({ plans: [at('int8.json')], calibration: [at('gone.txt')] }), /not there/);
+  const wrong = { steps: [{ prune: { pattern: '2:4' } }, { sparsify: { layout: 'block' } }] };
+  await writeFile(at('wrong.json'), JSON.stringify(wrong));
+  for (const dryRun of [true, false])
+    await assert.rejects(run({ plans: [at('wrong.json')], dryRun, out: at('dry') }), /2:4 or csr/);
   await run({ plans: [at('int8.json')], dryRun: true, out: at('dry') });
   assert.match(said.join('\n'), /"smoothquant"/);
   assert.equal(existsSync(at('dry')), false);

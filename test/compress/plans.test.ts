@@ -21,7 +21,6 @@ import {
   type TrainFunction,
 } from '../../src/compress/index.js';
 import { calibrationBatches } from '../../src/compress/calibration.js';
-import { labelPlaces } from '../../src/compress/pipeline/label_places.js';
 import * as og from '../../src/index.js';
 import { temporaryFolders } from '../helpers/folders.js';
 import { bitsOf } from '../helpers/model_bits.js';
@@ -347,23 +346,4 @@ test('the page tells what was done', async () => {
   assert.ok(page.includes(how.join('; then ')), 'in a table');
   assert.ok(page.includes(`<title>semi\n${how.join('\n')}</title>`), 'in the chart');
   assert.ok(page.includes(`<h3>2. ${how[1]}</h3>`), 'on the card');
-});
-
-test('names of points that lie near each other stand apart, within the chart', () => {
-  const points = [
-    { x: 100, y: 50, text: 'int8-smoothquant' },
-    { x: 104, y: 50, text: 'float32' },
-    { x: 108, y: 51, text: 'int4-gptq' },
-    { x: 630, y: 50, text: 'student' },
-  ];
-  const boxes = labelPlaces(points, 640, 260).map(({ dx, dy, textAnchor }, i) => {
-    const { x, y, text } = points[i]!;
-    const left = textAnchor === 'start' ? x + dx : x + dx - 6.5 * text.length;
-    return { left, right: left + 6.5 * text.length, top: y + dy - 7, bottom: y + dy + 7 };
-  });
-  for (const [i, a] of boxes.entries()) {
-    assert.ok(a.left >= 0 && a.right <= 640 && a.top >= 0);
-    for (const b of boxes.slice(i + 1))
-      assert.ok(a.right <= b.left || b.right <= a.left || a.bottom <= b.top || b.bottom <= a.top);
-  }
 });

@@ -233,7 +233,7 @@ async function prepare(
 }
 
 /** Frees calibration tensors that were drawn here. */
-function release(jobs: readonly Job[], given: CompressOptions['calibration']): void {
+function release(jobs: readonly Pick<Job, 'calibration'>[], given: CompressOptions['calibration']): void {
   if (Array.isArray(given)) return;
   for (const { calibration } of jobs) for (const tensor of calibration ?? []) tensor.dispose();
 }
@@ -321,6 +321,22 @@ export async function compress(model: GPT, plan: CompressionPlan, options: Compr
   checkOptions(options);
   const { models } = await runPlans(model, [{ plan: resolved, dir: options.dir }], options);
   return models[resolved.name]!;
+}
+
+/**
+ * Checks a plan as {@link compress} does before any work, with the model and the options, and does nothing.
+ *
+ * @throws AttributeError or StateError naming the first entry of the plan or option that cannot be
+ */
+export async function checkCompression(model: GPT, plan: CompressionPlan, options: CompressOptions): Promise<void> {
+  const resolved = checkPlan(plan);
+  checkOptions(options);
+  const calibration = calibrationOf(resolved, options.calibration);
+  try {
+    await rehearse(OP, model, resolved, calibration, options.train);
+  } finally {
+    release([{ calibration }], options.calibration);
+  }
 }
 
 /**
