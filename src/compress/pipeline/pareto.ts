@@ -3,10 +3,10 @@
  *
  * @module
  */
+import { labelPlaces } from '../../util/label_places.js';
 import { formatTick, loadPlot, type PlotModule } from '../../util/plot.js';
 import { colorOf, escapeHtml } from '../../util/report_page.js';
 import type { ComparedModel } from './card.js';
-import { labelPlaces } from '../../util/label_places.js';
 import type { ModelMeasurement } from './measure.js';
 
 interface Axis {
