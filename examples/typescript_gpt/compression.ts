@@ -56,7 +56,7 @@ function plansFor(steps: number): CompressionPlan[] {
     {
       name: 'student',
       steps: [
-        { prune: { layers: [1, 2, 3], heads: 2, neurons: 560 } }, // a quarter of the parameters is left
+        { prune: { layers: [1, 2, 3], heads: 0.5, neurons: 0.547 } }, // a quarter of the parameters is left
         { distill: { temperature: 1, alpha: 0.5, train: { steps: share(DISTILL_SHARE), lr: 3e-3 } } },
       ],
     },
