@@ -5,16 +5,14 @@
  * @module
  */
 import { ShapeError, StateError } from '../errors.js';
-import { add } from '../ops/arithmetic.js';
-import { clone } from '../ops/copy.js';
 import { ones } from '../tensor/create.js';
 import { setDefinitionGradient } from '../ops/define.js';
 import { scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
-import { setGraphRetained, setRecording, type Node } from '../tensor/tape.js';
+import { Addend, setGraphRetained, setRecording, type Edge, type Node } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
-import { runHooks } from './hooks.js';
+import { accumulate, addInto, openGradient, sum } from './accumulate.js';
 
 /** Options of {@link backward}. */
 export interface BackwardOptions {
@@ -38,6 +36,8 @@ interface Walk {
   /** Results of nodes whose gradients are wanted: node → output index → position. */
   readonly captured: ReadonlyMap<Node, ReadonlyMap<number, number>>;
   readonly onLeaf: (leaf: Tensor, grad: Tensor) => void;
+  /** What `onLeaf` would add to, if it may be changed in place. */
+  readonly totalOf: (leaf: Tensor) => Tensor | null;
   readonly onCapture: (position: number, grad: Tensor) => void;
   readonly retainGraph: boolean;
   readonly createGraph: boolean;
@@ -108,21 +108,16 @@ class Pending {
     grads[outputIndex] = before ? sum(before, grad, this.createGraph) : grad;
   }
 
+  /** What waits there already. */
+  peek({ node, outputIndex }: Edge): Tensor | null | undefined {
+    return node === null ? null : this.waiting.get(node)?.[outputIndex];
+  }
+
   take(node: Node): (Tensor | null)[] | undefined {
     const grads = this.waiting.get(node);
     this.waiting.delete(node);
     return grads;
   }
-}
-
-/** a + b; frees both unless they are part of a graph. */
-function sum(a: Tensor, b: Tensor, createGraph: boolean): Tensor {
-  const total = add(a, b);
-  if (!createGraph) {
-    a.dispose();
-    b.dispose();
-  }
-  return total;
 }
 
 function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
@@ -145,7 +140,9 @@ function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tenso
         const grad = grads[outputIndex];
         if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
       });
-      const results = walk.createGraph ? node.backward(node, grads) : scope(() => ownResults(node, grads));
+      const results = walk.createGraph
+        ? node.backward(node, grads).map((grad) => (grad instanceof Addend ? grad.make() : grad))
+        : scope(() => ownResults(node, grads, pending, walk));
       distribute(node, results, pending, walk);
       if (!walk.createGraph) for (const grad of grads) grad?.dispose();
       if (!walk.retainGraph) node.release();
@@ -162,9 +159,23 @@ function connectedAlias(grad: Tensor, createGraph: boolean): Tensor {
   return createGraph ? grad : grad.alias(true);
 }
 
-/** The rule's results as tensors of our own: a rule may hand back the gradient it was given, or one tensor twice. */
-function ownResults(node: Node, grads: readonly (Tensor | null)[]): (Tensor | null)[] {
-  return node.backward(node, grads).map((grad) => (grad ? grad.alias(true) : null));
+/**
+ * The rule's results as tensors of our own: a rule may hand back the gradient it was given, or one tensor twice. What could be added to
+ * where it belongs is there already, and null here.
+ */
+function ownResults(node: Node, grads: readonly (Tensor | null)[], pending: Pending, walk: Walk): (Tensor | null)[] {
+  return node.backward(node, grads).map((grad, i) => {
+    if (!grad) return null;
+    if (!(grad instanceof Addend)) return grad.alias(true);
+    const edge = node.edges[i]!;
+    const total = edge.node === null && isWanted(edge.leaf, walk) ? walk.totalOf(edge.leaf) : pending.peek(edge);
+    return addInto(total, grad) ? null : grad.make().alias(true);
+  });
+}
+
+/** Whether a leaf's gradient is asked for. */
+function isWanted(leaf: Tensor | null, walk: Walk): leaf is Tensor {
+  return leaf !== null && (walk.leaves === null || walk.leaves.has(leaf));
 }
 
 function distribute(node: Node, results: readonly (Tensor | null | undefined)[], pending: Pending, walk: Walk): void {
@@ -172,7 +183,7 @@ function distribute(node: Node, results: readonly (Tensor | null | undefined)[],
     const grad = results[i];
     if (!grad) return;
     if (edge.node !== null) pending.add(edge.node, edge.outputIndex, grad);
-    else if (edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf))) walk.onLeaf(edge.leaf, grad);
+    else if (isWanted(edge.leaf, walk)) walk.onLeaf(edge.leaf, grad);
     else if (!walk.createGraph) grad.dispose();
   });
 }
@@ -229,6 +240,7 @@ export function backward(output: Tensor, gradient?: Tensor | null, options: Back
       leaves: null,
       captured: new Map(),
       onLeaf: deposit,
+      totalOf: openGradient,
       onCapture: () => {},
       retainGraph,
       createGraph,
@@ -236,27 +248,6 @@ export function backward(output: Tensor, gradient?: Tensor | null, options: Back
     });
   }
   if (!gradient) start.dispose();
-}
-
-/** leaf.grad += grad; takes ownership of `grad`. */
-function accumulate(leaf: Tensor, grad: Tensor, createGraph: boolean): void {
-  const hooked = runHooks(leaf, grad);
-  if (leaf.grad !== null) {
-    const total = add(leaf.grad, hooked);
-    if (!createGraph) hooked.dispose();
-    leaf.grad.dispose();
-    leaf.grad = adopt(total);
-    return;
-  }
-  // A gradient outlives the walk, so it may not be a broadcast view or share its memory with anything.
-  const alone = createGraph || (hooked.isContiguous && hooked.storage.references === 1);
-  leaf.grad = adopt(alone ? hooked : clone(hooked));
-  if (!alone) hooked.dispose();
-}
-
-function adopt(grad: Tensor): Tensor {
-  grad.owner?.remove(grad);
-  return grad;
 }
 
 /** Gradients of `outputs` with respect to `inputs`, leaves or not; null where there is no path. */
@@ -303,6 +294,10 @@ export function gradients(
       const position = leaves.get(leaf);
       if (position === undefined) outer!.onLeaf(leaf, grad);
       else collect(position, grad);
+    },
+    totalOf: (leaf) => {
+      const position = leaves.get(leaf);
+      return position === undefined ? outer!.totalOf(leaf) : found[position]!;
     },
     onCapture: collect,
     retainGraph,

@@ -17,6 +17,11 @@ export function registerHook(leaf: Tensor, hook: GradHook): () => void {
   return () => set.delete(hook);
 }
 
+/** @internal Whether anybody wants to see the gradients of a leaf. */
+export function hasHooks(leaf: Tensor): boolean {
+  return (hooks.get(leaf)?.size ?? 0) > 0;
+}
+
 /** @internal */
 export function runHooks(leaf: Tensor, grad: Tensor): Tensor {
   const set = hooks.get(leaf);
