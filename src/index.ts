@@ -22,7 +22,7 @@ export {
   synchronizeSync,
   type BackendInfo,
 } from './runtime/backend.js';
-export { emptyCache, setPoolLimit } from './runtime/storage.js';
+export { emptyCache, setPoolLimit } from './runtime/cache.js';
 export {
   arange,
   empty,
