@@ -19,9 +19,7 @@ const LARGE_BYTES = 1 << 25;
 /** Whether nobody else sees the memory of a sum: no view of it, no graph, no array of the user's. */
 function isOurs(total: Tensor): boolean {
   const { storage } = total;
-  return (
-    storage.references === 1 && storage.pooled && total.isContiguous && total.node === null && !total.requiresGrad
-  );
+  return storage.references === 1 && storage.pooled && total.isContiguous && total.node === null && !total.requiresGrad;
 }
 
 /** a + b; frees both unless they are part of a graph. */
