@@ -137,6 +137,7 @@ export {
   load,
   saveModel,
   type LoadedModel,
+  type LoadModelOptions,
   type SavableModel,
   type SaveModelOptions,
 } from './models/saved_model.js';

@@ -1,6 +1,12 @@
 // omnigrad in a process of its own, as the peers are, so that peak memory and event-loop gaps compare. Plain JavaScript on
 // dist/: a TypeScript loader would count as our memory.
-import { setImmediate } from 'node:timers/promises';
+import { execFile } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setImmediate, setTimeout as wait } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { quantize } from '../../dist/compress/index.js';
 import { lora } from '../../dist/finetune/index.js';
 import * as og from '../../dist/index.js';
@@ -12,15 +18,28 @@ const modelOf = ({ layers, heads, width, context, vocab }) =>
 
 const training = ({ batch, ...geometry }) => stepsOf(modelOf(geometry), batch, geometry);
 
-/** Adapters of q and v, over float32 or (`scheme`) quantised layers and tables. */
+/** A saved model of random weights, made by a process of its own: this one's memory is measured. */
+async function checkpoint(geometry) {
+  const folder = await mkdtemp(path.join(tmpdir(), 'omnigrad-bench-'));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const { layers, heads, width, context, vocab: vocabSize } = geometry;
+  const config = JSON.stringify({ layers, heads, width, context, vocabSize });
+  const program = `import * as og from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+og.manualSeed(0);
+await og.saveModel(${JSON.stringify(folder)}, new og.GPT(${config}));
+process.exit(0);`;
+  await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program]);
+  return folder;
+}
+
+/** Adapters of q and v, over float32 or (`scheme`) layers and tables that are quantised as they are loaded. */
 async function adapting({ batch, rank, scheme, ...geometry }) {
-  const model = modelOf(geometry);
-  if (scheme !== undefined) {
-    const doubleQuant = scheme === 'nf4';
-    await quantize(model, { scheme, groupSize: 64, doubleQuant, embeddings: 'int8', inPlace: true });
-    og.emptyCache();
-  }
-  return stepsOf(lora(model, { rank, target: /attention\.(q|v)$/ }), batch, geometry);
+  const folder = await checkpoint(geometry);
+  const quantization = { scheme, groupSize: 64, doubleQuant: scheme === 'nf4', embeddings: 'int8', inPlace: true };
+  const convert = (model) => quantize(model, quantization);
+  const { model } = await og.load(folder, scheme === undefined ? {} : { convert });
+  og.emptyCache();
+  return stepsOf(lora(model.train(), { rank, target: /attention\.(q|v)$/ }), batch, geometry);
 }
 
 function stepsOf(model, batch, geometry) {
@@ -32,12 +51,12 @@ function stepsOf(model, batch, geometry) {
     once: async () => {
       const loss = og.scope(() => model.loss(x, y));
       await setImmediate();
-      optimizer.zeroGrad();
       og.scope(() => loss.backward());
       await setImmediate();
       const norm = og.optim.gradNorm(optimizer.parameters());
       await setImmediate();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
+      optimizer.zeroGrad();
       norm.dispose();
       await loss.item();
       loss.dispose();
@@ -84,6 +103,16 @@ async function decode({ prompt, tokens, ...geometry }) {
   };
 }
 
+/** Resident memory between two steps, with what is kept for the next one given back. */
+async function heldBytes() {
+  og.emptyCache();
+  for (let i = 0; i < 5; i++) {
+    globalThis.gc();
+    await wait(50);
+  }
+  return process.memoryUsage.rss();
+}
+
 /** Runs before gaps count: in the first, memory is allocated and code compiled, which stops a process once. */
 const warmUpRuns = 3;
 
@@ -105,7 +134,7 @@ function withGap(work) {
       look();
     },
     dispose: () => clearInterval(timer),
-    report: () => ({ gap: worst }),
+    report: async () => ({ gap: worst, resident: await heldBytes() }),
   };
 }
 

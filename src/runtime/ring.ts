@@ -44,9 +44,9 @@ const wordsKept = new Int32Array(MAX_FRAMES);
 const freshKept = new Float64Array(MAX_FRAMES);
 const stacks: (Error | null)[] = new Array<Error | null>(MAX_FRAMES).fill(null);
 
-const discardKernel = kernelId('discard', 0, 1, 0);
+export const discardKernel = kernelId('discard', 0, 1, 0);
 /** Number of uint8 in native/include/omnigrad/abi.h. */
-const BYTES = 5;
+export const BYTES = 5;
 /** Blocks whose memory goes back to the system after the next frame. */
 let doomed: Storage[] = [];
 
@@ -121,6 +121,11 @@ function drain(): void {
   }
 }
 
+function noteOutput(kernel: number, storage: Storage): void {
+  storage.isFresh = false;
+  if (kernel !== discardKernel) storage.isWritten = true;
+}
+
 function makeRoom(words: number, fresh: number): void {
   while (
     ((head - drained) | 0) >= MAX_FRAMES ||
@@ -149,7 +154,7 @@ export function enqueue(
   if ((work <= INLINE_WORK || environment.sync) && tail === head && Atomics.load(control, ERROR) === 0) {
     writeFrame(STAGING, kernel, inputs, outputs, attrs);
     const status = addon.runInline(STAGING);
-    for (const view of outputs) if (view !== null) view.storage.isFresh = false;
+    for (const view of outputs) if (view !== null) noteOutput(kernel, view.storage);
     if (status !== undefined) throw toError({ ...addon.takeError(true)!, code: status, kernel: kernelName(kernel) });
     if (environment.sync) discardDoomed();
     return;
@@ -179,7 +184,7 @@ export function enqueue(
     if (view === null) continue;
     operands.push(view.storage);
     view.storage.lastUse = next;
-    view.storage.isFresh = false;
+    noteOutput(kernel, view.storage);
   }
   outputsKept[i] = operands.length;
   for (const view of inputs) {

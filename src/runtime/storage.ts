@@ -38,6 +38,8 @@ export class Storage {
   version = 0;
   /** Counts the times it was handed out: tells one use of a recycled block from the next. */
   generation = 0;
+  /** Named as an output: what a mapped file holds here may be another thing. */
+  isWritten = false;
   /** Handed out for a kernel to fill, and not yet named as an output. */
   isFresh = false;
   /** When it was returned to the pool last, in requests. */

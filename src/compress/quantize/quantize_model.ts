@@ -13,6 +13,7 @@ import { QuantizedLinear } from '../../nn/quantized_linear.js';
 import { place, type Site, type Target } from '../../nn/surgery.js';
 import { dequantize, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
+import { unloadPages } from '../../runtime/cache.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
@@ -184,6 +185,7 @@ async function quantizeLayer(
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
+  unloadPages(layer.weight);
   layer.dispose();
   return report;
 }
