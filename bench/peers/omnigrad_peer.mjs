@@ -42,6 +42,12 @@ async function adapting({ batch, rank, scheme, ...geometry }) {
   return stepsOf(lora(model.train(), { rank, target: /attention\.(q|v)$/ }), batch, geometry);
 }
 
+/** As between the parts of a step of og.Trainer: timers run as well. */
+async function turn() {
+  await setImmediate();
+  await setImmediate();
+}
+
 function stepsOf(model, batch, geometry) {
   const trained = model.parameters().filter((tensor) => tensor.requiresGrad);
   const optimizer = new og.optim.AdamW(trained, { lr: 1e-3 });
@@ -50,11 +56,11 @@ function stepsOf(model, batch, geometry) {
     // As og.Trainer does it: the event loop turns between the parts of a step.
     once: async () => {
       const loss = og.scope(() => model.loss(x, y));
-      await setImmediate();
+      await turn();
       og.scope(() => loss.backward());
-      await setImmediate();
+      await turn();
       const norm = og.optim.gradNorm(optimizer.parameters());
-      await setImmediate();
+      await turn();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
       optimizer.zeroGrad();
       norm.dispose();

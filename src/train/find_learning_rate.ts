@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { setImmediate } from 'node:timers/promises';
 import { AttributeError } from '../errors.js';
 import { DataLoader, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
@@ -14,6 +13,7 @@ import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
+import { turn } from '../util/turn.js';
 import { defaultLoss, type Batch, type LossFunction } from './loss.js';
 import { snapshotModel } from './snapshot.js';
 
@@ -172,7 +172,7 @@ export async function findLearningRate<M extends Module>(
         optimizer.step({ gradScale });
       });
       optimizer.zeroGrad();
-      await setImmediate();
+      await turn();
     }
   } finally {
     restore();
