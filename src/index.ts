@@ -7,7 +7,7 @@ import './methods.js';
 
 export * from './errors.js';
 export * from './ops/index.js';
-export { backward, type BackwardOptions } from './autograd/backward.js';
+export { backward, backwardInSlices, type BackwardOptions, type Pace } from './autograd/backward.js';
 export { checkpoint, type CheckpointResult } from './autograd/checkpoint.js';
 export * from './autograd/custom.js';
 export * from './autograd/grad.js';

@@ -57,7 +57,7 @@ function stepsOf(model, batch, geometry) {
     once: async () => {
       const loss = og.scope(() => model.loss(x, y));
       await turn();
-      og.scope(() => loss.backward());
+      await og.backwardInSlices(loss);
       await turn();
       const norm = og.optim.gradNorm(optimizer.parameters());
       await turn();

@@ -7,11 +7,12 @@
 import { ShapeError, StateError } from '../errors.js';
 import { ones } from '../tensor/create.js';
 import { setDefinitionGradient } from '../ops/define.js';
-import { scope } from '../tensor/scope.js';
+import { keep, scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
 import { Addend, setGraphRetained, setRecording, type Edge, type Node } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
+import { turn } from '../util/turn.js';
 import { accumulate, addInto, openGradient, sum } from './accumulate.js';
 
 /** Options of {@link backward}. */
@@ -105,7 +106,9 @@ class Pending {
     let grads = this.waiting.get(node);
     if (grads === undefined) this.waiting.set(node, (grads = new Array<Tensor | null>(node.outputs.length).fill(null)));
     const before = grads[outputIndex];
-    grads[outputIndex] = before ? sum(before, grad, this.createGraph) : grad;
+    const total = before ? sum(before, grad, this.createGraph) : grad;
+    // A walk in slices goes on outside the scope in which the sum was made.
+    grads[outputIndex] = this.createGraph ? total : keep(total);
   }
 
   /** What waits there already. */
@@ -120,38 +123,55 @@ class Pending {
   }
 }
 
-function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
+/** The walk, node by node. Each step must run inside {@link inWalk}. */
+function* visit(
+  roots: readonly { node: Node; outputIndex: number; grad: Tensor }[],
+  walk: Walk,
+): Generator<void, void> {
+  const pending = new Pending(walk.createGraph);
+  const order = nodesToVisit(
+    roots.map((root) => root.node),
+    walk,
+  );
+  for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
+  for (const node of order) {
+    const grads = pending.take(node);
+    if (grads === undefined) continue;
+    const captured = walk.captured.get(node);
+    captured?.forEach((position, outputIndex) => {
+      const grad = grads[outputIndex];
+      if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
+    });
+    const results = walk.createGraph
+      ? node.backward(node, grads).map((grad) => (grad instanceof Addend ? grad.make() : grad))
+      : scope(() => ownResults(node, grads, pending, walk));
+    distribute(node, results, pending, walk);
+    if (!walk.createGraph) for (const grad of grads) grad?.dispose();
+    if (!walk.retainGraph) node.release();
+    yield;
+  }
+}
+
+/** Runs a part of a walk as the one under way. */
+function inWalk<T>(walk: Walk, body: () => T): T {
   const outer = current;
   current = walk;
   const before = setRecording(walk.createGraph);
   const retainedBefore = setGraphRetained(walk.retainGraph);
-  const pending = new Pending(walk.createGraph);
   try {
-    const order = nodesToVisit(
-      roots.map((root) => root.node),
-      walk,
-    );
-    for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
-    for (const node of order) {
-      const grads = pending.take(node);
-      if (grads === undefined) continue;
-      const captured = walk.captured.get(node);
-      captured?.forEach((position, outputIndex) => {
-        const grad = grads[outputIndex];
-        if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
-      });
-      const results = walk.createGraph
-        ? node.backward(node, grads).map((grad) => (grad instanceof Addend ? grad.make() : grad))
-        : scope(() => ownResults(node, grads, pending, walk));
-      distribute(node, results, pending, walk);
-      if (!walk.createGraph) for (const grad of grads) grad?.dispose();
-      if (!walk.retainGraph) node.release();
-    }
+    return body();
   } finally {
     current = outer;
     setRecording(before);
     setGraphRetained(retainedBefore);
   }
+}
+
+function walkTape(roots: Parameters<typeof visit>[0], walk: Walk): void {
+  inWalk(walk, () => {
+    const steps = visit(roots, walk);
+    while (!steps.next().done);
+  });
 }
 
 /** In a graph that is kept, the tensor itself; else another hold on its memory, since the original is freed. */
@@ -221,6 +241,18 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
   return ones(output.shape, { dtype: output.dtype });
 }
 
+/** The walk of {@link backward}: all leaves get what reaches them. */
+const intoLeaves = (retainGraph: boolean, createGraph: boolean): Walk => ({
+  leaves: null,
+  captured: new Map(),
+  onLeaf: (leaf, grad) => accumulate(leaf, grad, createGraph),
+  totalOf: openGradient,
+  onCapture: () => {},
+  retainGraph,
+  createGraph,
+  since: 0,
+});
+
 /**
  * Adds to `grad` of every leaf that asks for it the gradient of `output`.
  *
@@ -231,23 +263,59 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
 export function backward(output: Tensor, gradient?: Tensor | null, options: BackwardOptions = {}): void {
   const { createGraph = false, retainGraph = createGraph } = options;
   const start = seed('backward', output, gradient);
-  const deposit = (leaf: Tensor, grad: Tensor): void => accumulate(leaf, grad, createGraph);
   if (output.node === null) {
     accumulate(output, createGraph ? start : start.alias(true), createGraph);
   } else {
     const root = { node: output.node, outputIndex: output.outputIndex, grad: start };
-    walkTape([root], {
-      leaves: null,
-      captured: new Map(),
-      onLeaf: deposit,
-      totalOf: openGradient,
-      onCapture: () => {},
-      retainGraph,
-      createGraph,
-      since: 0,
-    });
+    walkTape([root], intoLeaves(retainGraph, createGraph));
   }
   if (!gradient) start.dispose();
+}
+
+/** A walk in slices is not to take longer at a time, in milliseconds: a frame of an animation has room for two. */
+const SLICE = 6;
+
+/** What happens around and between the slices of a walk. */
+export interface Pace {
+  /** Runs one slice, which is synchronous. */
+  run(slice: () => void): void;
+  /** Between slices: lets others run. */
+  turn(): Promise<void>;
+}
+
+const onItsOwn: Pace = { run: (slice) => slice(), turn };
+
+/**
+ * {@link backward} in slices of a few milliseconds, between which the event loop turns: a server goes on answering while a large model
+ * trains. The gradients have the same bits. Nothing that the graph was made of may be changed before the promise resolves.
+ *
+ * @param gradient - gradient of the output; default 1, for an output of one element
+ * @throws StateError, ShapeError as {@link backward}
+ * @example
+ * ```ts
+ * const loss = og.scope(() => model.loss(ids, targets));
+ * await og.backwardInSlices(loss);
+ * ```
+ */
+export async function backwardInSlices(output: Tensor, gradient: Tensor | null = null, pace = onItsOwn): Promise<void> {
+  if (output.node === null) {
+    backward(output, gradient);
+    return;
+  }
+  const start = seed('backward', output, gradient);
+  const walk = intoLeaves(false, false);
+  const steps = visit([{ node: output.node, outputIndex: output.outputIndex, grad: start }], walk);
+  let isDone = false;
+  const slice = (): void => {
+    const until = performance.now() + SLICE;
+    while (!isDone && performance.now() < until) isDone = steps.next().done === true;
+  };
+  for (;;) {
+    pace.run(() => scope(() => inWalk(walk, slice)));
+    if (isDone) break;
+    await pace.turn();
+  }
+  if (gradient === null) start.dispose();
 }
 
 /** Gradients of `outputs` with respect to `inputs`, leaves or not; null where there is no path. */
