@@ -3,8 +3,6 @@
  *
  * @module
  */
-import { kernelId } from '../runtime/kernels.js';
-import { submit } from '../runtime/queue.js';
 import { isFloating, getDefaultDType } from '../tensor/dtype.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { defineBinary, promoteOperands, type Operand } from './elementwise.js';
@@ -16,15 +14,6 @@ export const add: (a: Operand, b: Operand) => Tensor = defineBinary({
   name: 'add',
   gradient: ({ grad }) => [grad, grad],
 });
-
-const addKernel = kernelId('add', 2, 1, 0);
-
-/** @internal a += b, of one shape and dtype, a contiguous; outside the record. */
-export function add_(a: Tensor, b: Tensor): Tensor {
-  submit(addKernel, [a, b], [a], [], a.size);
-  a.storage.version++;
-  return a;
-}
 
 /** a − b. */
 export const sub: (a: Operand, b: Operand) => Tensor = defineBinary({
