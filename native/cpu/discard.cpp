@@ -1,8 +1,8 @@
 /**
- * discard: the bytes of a dense view are not needed any more. Whole pages within it go back to the system at once, while the address
- * range stays the owner's; what is read there afterwards is undefined (on Linux zeros, or on the first and last page what it was).
- * It is a call so that it has its place in the queue: after whatever still reads the memory, before whoever gets the pages next.
- * Advice: where the system does not take it, nothing happens.
+ * discard: the bytes of a dense view are not needed any more. Whole pages within it go back to the system at once,
+ * while the address range stays the owner's; what is read there afterwards is undefined (on Linux zeros, or on the
+ * first and last page what it was). It is a call so that it has its place in the queue: after whatever still reads the
+ * memory, before whoever gets the pages next. Advice: where the system does not take it, nothing happens.
  */
 #if defined(_WIN32)
 #define NOMINMAX

@@ -7,7 +7,7 @@ import { add } from '../ops/arithmetic.js';
 import { clone } from '../ops/copy.js';
 import { add_ } from '../ops/in_place.js';
 import { sameShape } from '../tensor/shape.js';
-import { Addend } from '../tensor/tape.js';
+import type { Addend } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { hasHooks, runHooks } from './hooks.js';
 

@@ -1,5 +1,5 @@
-// discard: pages within the view are given back (and read as zeros where the system says so), bytes outside it keep their values,
-// and views with gaps are refused.
+// discard: pages within the view are given back (and read as zeros where the system says so), bytes outside it keep
+// their values, and views with gaps are refused.
 #include "check.h"
 
 using namespace og_test;
