@@ -27,6 +27,20 @@
 #undef OG_KIND
 #undef OG_TARGET
 #elif OG_LANES == 8
+#define OG_LOOPS Vnni256Loops
+#define OG_KIND Vnni256
+#define OG_TARGET __attribute__((target("avx512vnni,avx512vl")))
+#include "gemm_int8_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
+#define OG_LOOPS AvxVnniLoops
+#define OG_KIND AvxVnni
+#define OG_TARGET __attribute__((target("avxvnni")))
+#include "gemm_int8_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
 #define OG_LOOPS SevenBitLoops
 #define OG_KIND SevenBit
 #define OG_TARGET
@@ -52,6 +66,7 @@
 #define OG_KIND NeonDot
 #define OG_TARGET OG_DOT_TARGET
 #include "gemm_int8_loops.h"
+#include "gemm_int8_matrix.h"
 #endif
 #endif
 
@@ -171,11 +186,14 @@ int32_t with_loops(bool seven_bit, const F& f) {
 #if OG_LANES == 16
   if (cpu_feature(kVnni)) return f(Int8Gemm<VnniLoops>{});
 #elif OG_LANES == 8
+  if (cpu_feature(kAvxVnni)) return f(Int8Gemm<AvxVnniLoops>{});
+  if (cpu_feature(kVnni)) return f(Int8Gemm<Vnni256Loops>{});
   if (seven_bit) return f(Int8Gemm<SevenBitLoops>{});
 #endif
 #if defined(__x86_64__)
   return f(Int8Gemm<WideLoops>{});
 #else
+  if (cpu_feature(kDotProduct) && cpu_feature(kMatMulInt8)) return f(Int8Gemm<NeonMatrixLoops>{});
   if (cpu_feature(kDotProduct)) return f(Int8Gemm<NeonDotLoops>{});
   return f(Int8Gemm<NeonLoops>{});
 #endif

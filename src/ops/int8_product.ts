@@ -121,7 +121,7 @@ export const int8Product = defineOp<Int8Attrs>({
 
 /** Bytes of packed weights: a header, the sums of the columns, and the codes in whole panels of 32 columns. */
 function packedBytes([k, n]: readonly [number, number]): number {
-  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 4) * 4);
+  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 8);
 }
 
 const packOp = defineOp<boolean>({

@@ -13,10 +13,8 @@ import type { Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { LossScaler, type LossScaleOptions, type LossScaleState } from './loss_scale.js';
 import { probeBatch, type ProbeSubject } from './memory_probe.js';
-import { MixedPrecision, type Precision } from './precision.js';
+import { MixedPrecision, precisions, type Precision } from './precision.js';
 import { Recomputation, type RecomputationOptions } from './recomputation.js';
-
-const precisions: readonly Precision[] = ['float32', 'bfloat16', 'float16'];
 
 /** What {@link Arithmetic} is told. */
 export interface ArithmeticOptions {

@@ -15,14 +15,17 @@ void for_each_path(const F& body) {
   for (int i = 0; i < og::kFeatureCount; i++) {
     const og::CpuFeature feature = (og::CpuFeature)i;
     if (feature == og::kBf16Dot || !og::cpu_feature(feature)) continue;
-    const og::Isa isa = feature == og::kVnni ? og::kAvx512 : og::kBaseline;
-    if (!og::isa_available(isa)) continue;
-    const std::string before = context();
-    context() = before + " " + og::isa_name(isa) + " without dot products";
-    og::use_cpu_feature(feature, false);
-    body(isa);
-    og::use_cpu_feature(feature, true);
-    context() = before;
+    for (og::Isa isa : {og::kBaseline, og::kAvx2, og::kAvx512}) {
+      const bool is_arm = feature == og::kDotProduct || feature == og::kMatMulInt8;
+      if (!og::isa_available(isa) || (isa == og::kBaseline) != is_arm) continue;
+      if (feature == og::kAvxVnni && isa == og::kAvx512) continue;
+      const std::string before = context();
+      context() = before + " " + og::isa_name(isa) + " without " + og::cpu_feature_name(feature);
+      og::use_cpu_feature(feature, false);
+      body(isa);
+      og::use_cpu_feature(feature, true);
+      context() = before;
+    }
   }
 }
 
@@ -290,7 +293,7 @@ void large(Random& random) {
     }
 }
 
-int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 3) / 4 * 4); }
+int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8); }
 
 /** A block on a cache line, as the runtime's blocks are. */
 struct Block {
