@@ -70,7 +70,7 @@ test('timers run meanwhile, and nothing is left behind', async () => {
   assert.ok(ticks > 0);
   await step();
   assert.equal(og.memory().tensors, before.tensors);
-  assert.equal(og.memory().bytes, before.bytes);
+  assert.ok(og.memory().bytes <= before.bytes); // less where the collector came for the models of other tests
 });
 
 test('a gradient to begin with, a leaf, and what cannot be walked', async () => {
