@@ -14,6 +14,7 @@ import { SparseLinear } from '../nn/sparse_linear.js';
 import { chooseSites, matcher, sitesOf, type Site, type Target } from '../nn/surgery.js';
 import { all } from '../ops/reduce.js';
 import { isFinite } from '../ops/unary.js';
+import { unloadPages } from '../runtime/cache.js';
 import { item } from '../tensor/read.js';
 import { scope } from '../tensor/scope.js';
 
@@ -82,6 +83,7 @@ export async function checkWeights(op: string, sites: Iterable<Site<Linear>>): P
     const finite = scope(() => noGrad(() => all(isFinite(layer.weight))));
     const isGood = await item(finite);
     finite.dispose();
+    unloadPages(layer.weight);
     if (isGood) continue;
     const [expected, actual] = ['finite weights', 'NaN or infinities'];
     throw new StateError({ op, argument: `${path}.weight`, expected, actual });

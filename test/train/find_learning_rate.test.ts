@@ -167,7 +167,8 @@ test('the sweep runs in the precision of the run, and adds gradients up as it do
   assert.deepEqual([...seen], ['bfloat16']);
   assert.equal(weights.dtype, 'float32');
   assert.notDeepEqual(half.losses, float.losses);
-  half.losses.forEach((value, i) => assert.ok(Math.abs(value - float.losses[i]!) < 0.05));
+  // The last rates diverge, and what differs there grows.
+  half.losses.forEach((value, i) => assert.ok(Math.abs(value / float.losses[i]! - 1) < 0.03));
   const whole = await og.findLearningRate(model, { ...options, batchSize: 4 });
   const added = await og.findLearningRate(model, { ...options, gradientAccumulation: 2 });
   added.losses.forEach((value, i) => assert.ok(Math.abs(value - whole.losses[i]!) < 1e-4));

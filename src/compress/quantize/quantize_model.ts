@@ -14,6 +14,7 @@ import { SparseLinear } from '../../nn/sparse_linear.js';
 import { place, sitesOf, type Site, type Target } from '../../nn/surgery.js';
 import { dequantize, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
+import { unloadPages } from '../../runtime/cache.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
@@ -210,6 +211,7 @@ async function quantizeLayer(
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
+  unloadPages(layer.weight);
   layer.dispose();
   return report;
 }
