@@ -23,6 +23,7 @@ struct PanelCall {
   int64_t m;
   MatrixView x, y;
   const float* bias;  // null: none
+  Epilogue epilogue;
 };
 
 constexpr int64_t kPanelShared = int64_t{32} << 20;  // bytes of an operand packed at a time
@@ -86,8 +87,12 @@ struct PanelProduct {
         }
         alignas(64) float block[kRows * kPanelColumns];
         tile(p.form, rows, b, own_bias, block, kPanelColumns);
+        if (!direct) finish_part(p.epilogue, block, kPanelColumns, 0, row, column, count, columns);
         emit(block, kPanelColumns, count, columns, p.y, row, column);
       }
+      if (direct)
+        finish_part(p.epilogue, static_cast<float*>(p.y.data) + m0 * p.y.row + column, p.y.row, 0, m0, column, m1 - m0,
+                    columns);
     }
   }
 

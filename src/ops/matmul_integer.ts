@@ -21,8 +21,8 @@ import {
   type Int8Activation,
   type Int8Attrs,
 } from './int8_product.js';
-import { quantize, type Quantized } from './quantization.js';
-import { reshape, transpose } from './views.js';
+import type { Quantized } from './quantization.js';
+import { detach, reshape, transpose } from './views.js';
 
 export type { Int8Activation } from './int8_product.js';
 
@@ -174,10 +174,13 @@ function epilogueTensor(op: string, argument: string, x: Tensor | null | undefin
   return x.dtype === 'float64' ? to(x, 'float32') : x;
 }
 
+/** Codes with their scale, or floats that get both in the product's call. */
+type Rows = Pick<Quantized, 'codes' | 'zeroPoint'> & { readonly scale: Tensor | null };
+
 /** Rows of codes times the weight, with everything that follows; `shape` is the result's. */
 function finished(
   op: string,
-  rows: Quantized,
+  rows: Rows,
   weight: Quantized,
   bias: Tensor | null,
   shape: Shape,
@@ -188,7 +191,8 @@ function finished(
   const activation = checkOneOf(op, 'activation', options.activation ?? 'none', int8Activations);
   const offset = epilogueTensor(op, 'bias', bias, [out]);
   const residual = epilogueTensor(op, 'residual', options.residual, shape);
-  const distance = (x: Quantized): number => largestDistance(x.codes, x.zeroPoint ?? 0);
+  const distance = (x: Rows): number =>
+    isFloating(x.codes.dtype) ? 127 : largestDistance(x.codes, x.zeroPoint ?? 0);
   checkDepth(op, 'x', rows.codes, [distance(rows), distance(weight)]);
   const count = rows.codes.shape[0]!;
   const integers = (zero: Tensor | null): Tensor | null => (zero === null ? null : to(zero, 'int32'));
@@ -200,7 +204,7 @@ function finished(
       packWeight(weight.codes, attrs.sevenBit, count),
       integers(rows.zeroPoint),
       integers(weight.zeroPoint),
-      floats(rows.scale),
+      rows.scale === null ? null : floats(rows.scale),
       floats(weight.scale),
       offset,
       residual === null ? null : reshape(residual, [count, out]),
@@ -283,7 +287,8 @@ export function linearInt8Dynamic(
   const dtype = x.dtype === 'float64' ? 'float32' : x.dtype;
   const attrs = { dtype, activation: 'none', sevenBit: false, outScale: 1, outZero: 0 } as const;
   return scope(() => {
-    const input = quantize(reshape(x, [sizeOf(x.shape.slice(0, -1)), width]), { axis: 0 });
-    return to(finished(op, input, weight, bias, shape, options, attrs), x.dtype);
+    const plain = to(x.requiresGrad ? detach(x) : x, dtype);
+    const codes = reshape(plain, [sizeOf(x.shape.slice(0, -1)), width]);
+    return to(finished(op, { codes, scale: null, zeroPoint: null }, weight, bias, shape, options, attrs), x.dtype);
   });
 }
