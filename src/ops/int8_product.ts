@@ -5,6 +5,7 @@
  * @module
  */
 import { ShapeError } from '../errors.js';
+import { environment } from '../runtime/environment.js';
 import type { View } from '../runtime/queue.js';
 import { isFloating, type DType } from '../tensor/dtype.js';
 import { broadcastShapes, broadcastStrides, type Shape } from '../tensor/shape.js';
@@ -139,6 +140,8 @@ const packedWeights = new PackedForms();
 
 /** Rows up to which weights are read as they are, if they have not been packed before. */
 const FEW_ROWS = 2;
+/** Rows beyond which packing is below 2 % of the work. */
+const MANY_ROWS = 2048;
 
 /**
  * The weight [out, in] as a packed b [in, out], made once: again only if the weight was written to, or another instruction
@@ -149,6 +152,22 @@ const FEW_ROWS = 2;
 export function packWeight(weight: Tensor, sevenBit: boolean, rows = Infinity): Tensor | null {
   const make = rows <= FEW_ROWS ? null : (): Tensor => packOp.call([transpose(weight)], sevenBit);
   return packedWeights.get(weight, [], sevenBit ? 'seven bits' : 'bytes', make);
+}
+
+const seen = new WeakMap<Tensor, number>();
+
+/**
+ * b [K, N] as the kernel packs it, if it was multiplied before and has not been written to since; null at its first use, or where
+ * packing is a small part of the work.
+ *
+ * @internal
+ */
+export function packedAgain(b: Tensor, rows: number): Tensor | null {
+  if (!environment.prepack || b.rank !== 2 || b.size < 1 << 14 || b.size > 1 << 27 || rows > MANY_ROWS) return null;
+  const { version } = b.storage;
+  const isKnown = seen.get(b) === version;
+  seen.set(b, version);
+  return packedWeights.get(b, [], 'columns', isKnown ? (): Tensor => packOp.call([b], false) : null);
 }
 
 /**

@@ -25,7 +25,15 @@ import { reshape, transpose } from './views.js';
 export type LinearActivation = 'none' | 'gelu' | 'geluTanh' | 'silu' | 'relu' | 'sigmoid' | 'tanh';
 
 /** @internal In the order of the kernel's numbers. */
-export const linearActivations: readonly LinearActivation[] = ['none', 'gelu', 'geluTanh', 'silu', 'relu', 'sigmoid', 'tanh'];
+export const linearActivations: readonly LinearActivation[] = [
+  'none',
+  'gelu',
+  'geluTanh',
+  'silu',
+  'relu',
+  'sigmoid',
+  'tanh',
+];
 
 /** What follows the bias in {@link linear}. */
 export interface LinearEnd {

@@ -17,6 +17,7 @@ import {
   checkDepth,
   int8Activations,
   int8Product,
+  packedAgain,
   packWeight,
   type Int8Activation,
   type Int8Attrs,
@@ -43,6 +44,10 @@ function checkProduct(op: string, a: Tensor, b: Tensor): void {
   broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2));
 }
 
+function rowsOf(a: Tensor): number {
+  return sizeOf(a.shape.slice(0, -1));
+}
+
 /** Largest |code − zero point|. A tensor of zero points holds codes of x's dtype. */
 function largestDistance(x: Tensor, zero: Tensor | number): number {
   const [low, high] = x.dtype === 'int8' ? [-128, 127] : [0, 255];
@@ -50,7 +55,8 @@ function largestDistance(x: Tensor, zero: Tensor | number): number {
 }
 
 /**
- * Product of two matrices of int8 codes, exact in int32.
+ * Product of two matrices of int8 codes, exact in int32. A matrix `b` that comes again unchanged is packed for the machine, in
+ * memory of its own size, and read so until it changes (`OG_PREPACK=0`: never); so it is by {@link matmulInteger}.
  *
  * @shape (…, M, K), (…, K, N) → (…, M, N)
  * @dtype int8 → int32
@@ -62,7 +68,7 @@ export function matmulInt8(a: Tensor, b: Tensor): Tensor {
   checkCodes(op, 'b', b, ['int8']);
   checkProduct(op, a, b);
   checkDepth(op, 'a', a, [128, 128]);
-  return int8Product.call([a, b, null, null, null, null, null, null, null], sumsOnly);
+  return int8Product.call([a, b, packedAgain(b, rowsOf(a)), null, null, null, null, null, null], sumsOnly);
 }
 
 /** A zero point as the kernel takes it: int32, or nothing for 0. */
@@ -106,7 +112,7 @@ export function matmulInteger(
     const aZero = zeroPointTensor(op, 'aZeroPoint', aZeroPoint, a.shape.at(-2)!);
     const bZero = zeroPointTensor(op, 'bZeroPoint', bZeroPoint, b.shape.at(-1)!);
     checkDepth(op, 'a', a, [largestDistance(a, aZeroPoint), largestDistance(b, bZeroPoint)]);
-    return int8Product.call([a, b, null, aZero, bZero, null, null, null, null], sumsOnly);
+    return int8Product.call([a, b, packedAgain(b, rowsOf(a)), aZero, bZero, null, null, null, null], sumsOnly);
   });
 }
 
@@ -191,8 +197,7 @@ function finished(
   const activation = checkOneOf(op, 'activation', options.activation ?? 'none', int8Activations);
   const offset = epilogueTensor(op, 'bias', bias, [out]);
   const residual = epilogueTensor(op, 'residual', options.residual, shape);
-  const distance = (x: Rows): number =>
-    isFloating(x.codes.dtype) ? 127 : largestDistance(x.codes, x.zeroPoint ?? 0);
+  const distance = (x: Rows): number => (isFloating(x.codes.dtype) ? 127 : largestDistance(x.codes, x.zeroPoint ?? 0));
   checkDepth(op, 'x', rows.codes, [distance(rows), distance(weight)]);
   const count = rows.codes.shape[0]!;
   const integers = (zero: Tensor | null): Tensor | null => (zero === null ? null : to(zero, 'int32'));

@@ -209,7 +209,8 @@ export function quantizedLinear(
     biasDType: bias?.dtype ?? null,
     activation: fused ? activation : 'none',
   };
-  const rows = x.rank === 2 ? x : reshape(x, [x.size === 0 ? sizeOf(x.shape.slice(0, -1)) : x.size / inFeatures, inFeatures]);
+  const rows =
+    x.rank === 2 ? x : reshape(x, [x.size === 0 ? sizeOf(x.shape.slice(0, -1)) : x.size / inFeatures, inFeatures]);
   // float64 runs on the reference set, which reads the codes
   const panels =
     coded && x.dtype !== 'float64' && bias?.dtype !== 'float64'
@@ -244,5 +245,8 @@ export function quantizedLinearBackward(grad: Tensor, weight: Quantized): Tensor
     activation: 'none',
   } as const;
   const rows = reshape(contiguous(grad), [sizeOf(grad.shape.slice(0, -1)), outFeatures]);
-  return reshape(weightOnlyOp.call([rows, ...parts, null, null, null], attrs), [...grad.shape.slice(0, -1), inFeatures]);
+  return reshape(weightOnlyOp.call([rows, ...parts, null, null, null], attrs), [
+    ...grad.shape.slice(0, -1),
+    inFeatures,
+  ]);
 }
