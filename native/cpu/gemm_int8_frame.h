@@ -414,8 +414,7 @@ struct Int8Gemm {
     uint8_t* a = scratch.take<uint8_t>(p.m * lda);
     if (!a) return fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++) stage_row(i, a + i * lda, lda);
-    // about 1 MiB of weights a task: streams stay far apart, and several threads find work
-    int64_t grain = grain_for(p.k, p.n * p.k < (4 << 20) ? 1 << 16 : 1 << 20);
+    int64_t grain = grain_for(p.k, task_bytes(p.n * p.k));
     if (grain < 16) grain = 16;
     parallel_ranges(p.n, grain, [&](int64_t begin, int64_t end) {
       if (cancelled()) return;

@@ -253,9 +253,7 @@ bool dense_bias(const Call& c, ScratchFrame& scratch, const float** to) {
 
 /** Rows of weights a task takes: streams stay far apart, and several threads find work (few_rows_dot). */
 int64_t rows_of_task(const WeightMatrix& w) {
-  const int64_t bytes = w.row_bytes();
-  if (w.n * bytes < (4 << 20)) return grain_for(bytes, 1 << 16);
-  const int64_t grain = grain_for(bytes, 1 << 20);
+  const int64_t bytes = w.row_bytes(), grain = grain_for(bytes, task_bytes(w.n * bytes));
   return grain < 16 ? 16 : grain;
 }
 

@@ -24,6 +24,8 @@ enum DigitsOutcome { kDigitsDone, kDigitsUnfit, kDigitsNoMemory };
 #if OG_LANES == 16
 
 constexpr int64_t kDigitRows = 4;
+/** Bytes of codes fetched ahead, into L2, in each stream. */
+constexpr int64_t kDigitsAhead = 4096;
 
 /** x of a chunk, a number a lane of four bytes of codes. */
 struct DigitChunk {
@@ -137,6 +139,7 @@ struct DigitDots {
   static constexpr int S = kCodeStreams;
   static constexpr int64_t kElements = 512 / kBits;
   static constexpr int kBlocks = (int)kElements / 32;
+  static constexpr int64_t kScaleBytes = kScales == kBlockHalf ? 2 : 4;
 
   const WeightMatrix* w;
   int64_t m;
@@ -197,10 +200,9 @@ struct DigitDots {
 #pragma GCC unroll 4
     for (int s = 0; s < S; s++) {
       const uint8_t* code = rows.code[s] + 64 * at;
-#ifdef OG_AHEAD
-      __builtin_prefetch(code + OG_AHEAD, 0, OG_HINT);
-      if (kScales == kBlockScale) __builtin_prefetch(rows.scale[s] + at * kBlocks * 4 + OG_AHEAD / 4, 0, OG_HINT);
-#endif
+      __builtin_prefetch(code + kDigitsAhead, 0, 2);
+      if (kScales != kHeldScale)
+        __builtin_prefetch(rows.scale[s] + at * kBlocks * kScaleBytes + kDigitsAhead / 4, 0, 2);
       const Vi v = kTail ? (Vi)_mm512_maskz_loadu_epi8(bytes, code) : load_words(code);
       const Vf scales = kScales == kHeldScale ? Vf{} : scales_at<kTail>(rows.scale[s], at * kBlocks, mask);
       const Vf zeros = kAffine ? floats_at<kTail>(rows.zero[s] + at * kBlocks, mask) : Vf{};

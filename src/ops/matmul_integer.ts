@@ -183,7 +183,7 @@ function epilogueTensor(op: string, argument: string, x: Tensor | null | undefin
 /** Codes with their scale, or floats that get both in the product's call. */
 type Rows = Pick<Quantized, 'codes' | 'zeroPoint'> & { readonly scale: Tensor | null };
 
-/** Rows of codes times the weight, with everything that follows; `shape` is the result's. */
+/** Rows of codes times the weight, with everything that follows; `shape` is the result's. What is made on the way is the caller's to free. */
 function finished(
   op: string,
   rows: Rows,
@@ -202,20 +202,19 @@ function finished(
   const count = rows.codes.shape[0]!;
   const integers = (zero: Tensor | null): Tensor | null => (zero === null ? null : to(zero, 'int32'));
   const floats = (scale: Tensor): Tensor => (scale.dtype === 'float64' ? to(scale, 'float32') : scale);
-  return scope(() => {
-    const inputs: Inputs = [
-      rows.codes,
-      transpose(weight.codes),
-      packWeight(weight.codes, attrs.sevenBit, count),
-      integers(rows.zeroPoint),
-      integers(weight.zeroPoint),
-      rows.scale === null ? null : floats(rows.scale),
-      floats(weight.scale),
-      offset,
-      residual === null ? null : reshape(residual, [count, out]),
-    ];
-    return reshape(int8Product.call(inputs, { ...attrs, activation }), shape);
-  });
+  const inputs: Inputs = [
+    rows.codes,
+    transpose(weight.codes),
+    packWeight(weight.codes, attrs.sevenBit, count),
+    integers(rows.zeroPoint),
+    integers(weight.zeroPoint),
+    rows.scale === null ? null : floats(rows.scale),
+    floats(weight.scale),
+    offset,
+    residual === null || shape.length === 2 ? residual : reshape(residual, [count, out]),
+  ];
+  const y = int8Product.call(inputs, { ...attrs, activation });
+  return shape.length === 2 ? y : reshape(y, shape);
 }
 
 /**
@@ -261,7 +260,7 @@ export function linearInt8(
   const shape = [...codes.shape.slice(0, -1), out];
   const rows = { ...x, codes: reshape(codes, [sizeOf(codes.shape.slice(0, -1)), width]) };
   const attrs = { dtype, activation: 'none', sevenBit: options.sevenBit === true, outScale, outZero } as const;
-  return finished(op, rows, weight, bias, shape, options, attrs);
+  return scope(() => finished(op, rows, weight, bias, shape, options, attrs));
 }
 
 /**
