@@ -6,7 +6,7 @@ import { compareRows, formatComparison, readRecorded, type Recorded } from './co
 import { chosen, type CeilingKind, type Row } from './harness.js';
 import { kernelCases } from './kernels/index.js';
 import { og } from './library.js';
-import { modelCases } from './models.js';
+import { modelCases, partsOf } from './models.js';
 import { originOf } from './origin.js';
 import { renderPage } from './page.js';
 import { Ceilings, ceilingUnits, defaultThreads, startPeers } from './peers.js';
@@ -45,9 +45,7 @@ function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], opt
     });
   }
   for (const model of modelCases(quick === true)) {
-    const wanted = ['', ': peak memory', ': event-loop gap'].some((part) =>
-      isWanted({ ...model, name: model.name + part }),
-    );
+    const wanted = partsOf(model).some((part) => isWanted({ ...model, name: model.name + part }));
     if (!wanted) continue;
     const measure = async (): Promise<Row[]> => (await modelRows(model, context)).filter(isWanted);
     jobs.push({ name: `${model.name} ${model.shape}`, measure });

@@ -8,6 +8,13 @@ export interface ModelCase extends Work {
   readonly tokens: number;
   /** PyTorch takes part a second time, through torch.compile, which takes about a minute to begin. */
   readonly compiled?: boolean;
+  /** The same with other layers of ours, in processes of their own: who is compared, by name. Then memory between steps is a row too. */
+  readonly beside?: Readonly<Record<string, Work>>;
+}
+
+/** The rows that a model gives, as ends of its name. */
+export function partsOf({ beside }: ModelCase): readonly string[] {
+  return ['', ': peak memory', ...(beside === undefined ? [] : [': memory between steps']), ': event-loop gap'];
 }
 
 interface Training {
@@ -31,11 +38,13 @@ function training({ batch, context, ...model }: Training, label = '', compiled =
   };
 }
 
-/** Forward, backward and update of adapters of q and v, over float32 or quantised layers. */
+/** Forward, backward and update of adapters of q and v, over float32 or (`scheme`) quantised layers; the latter beside the former. */
 function adapting({ batch, context, ...model }: Training, name: string, scheme?: string): ModelCase {
-  const args = { ...model, batch, context, rank: 8, ...(scheme === undefined ? {} : { scheme }) };
+  const args = { ...model, batch, context, rank: 8 };
   const shape = `${model.layers} layers, ${model.width} wide, ${batch}x${context}, rank 8 of q and v`;
-  return { name, shape, tokens: batch * context, op: 'adapt', args };
+  const common = { name, shape, tokens: batch * context, op: 'adapt' };
+  if (scheme === undefined) return { ...common, args };
+  return { ...common, args: { ...args, scheme }, beside: { 'omnigrad float32': { op: 'adapt', args } } };
 }
 
 /** GPT-2's 124 million parameters, or a quarter of that. */

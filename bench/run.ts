@@ -14,7 +14,7 @@ import {
 } from './harness.js';
 import { intensityOf, limitOf, subjectOf, type KernelCase } from './kernels/case.js';
 import { distUrl, og } from './library.js';
-import type { ModelCase } from './models.js';
+import { partsOf, type ModelCase } from './models.js';
 import { startOurs, startTorch, type Ceilings } from './peers.js';
 import type { Subject, Work } from './subject.js';
 import type { Worker } from './worker.js';
@@ -122,52 +122,65 @@ const ofModels = (measuring: MeasureOptions): MeasureOptions => ({
   warmUpSeconds: 100 * measuring.minSeconds,
 });
 
-/** Tokens a second, peak memory and the largest event-loop gap of one model; both sides in fresh processes. */
+/** The row of a memory in bytes, ours first. */
+function memoryRow(
+  parts: Pick<RowParts, 'name' | 'shape' | 'threads'>,
+  names: readonly string[],
+  bytes: readonly number[],
+): Row {
+  const [ours, ...others] = bytes.map((value) => value / 2 ** 20);
+  const peers = Object.fromEntries(names.map((name, i) => [name, others[i]!]));
+  return makeRow({ ...parts, unit: 'MiB', better: 'lower', ours: ours!, peers });
+}
+
+/** Tokens a second, memory and the largest event-loop gap of one model; every side in a fresh process. */
 export async function modelRows(model: ModelCase, context: RunContext): Promise<Row[]> {
   const { threads, measuring } = context;
   globalThis.gc?.(); // what the rows before left must not be swept up while a model runs
-  const compiled = model.compiled ? startTorch({ forKernels: false, compiled: true }) : null;
-  const started = [startOurs(), startTorch({ forKernels: false }), compiled].filter((worker) => worker !== null);
+  const started: { readonly name: string; readonly worker: Worker; readonly work: Work }[] = [];
+  const start = (worker: Worker | null, work: Work = model, name = worker?.name): void => {
+    if (worker !== null) started.push({ name: name!, worker, work });
+  };
+  start(startOurs());
+  for (const [name, work] of Object.entries(model.beside ?? {})) start(startOurs(), work, name);
+  start(startTorch({ forKernels: false }));
+  if (model.compiled) start(startTorch({ forKernels: false, compiled: true }));
   try {
     const subjects: Subject[] = [];
-    const workers: Worker[] = [];
-    for (const worker of started) {
-      const subject = await worker.prepare(model, threads);
-      if (subject === null && worker === started[0]) throw new Error(`${worker.name}: no work called ${model.op}`);
+    const sides: typeof started = [];
+    for (const side of started) {
+      const subject = await side.worker.prepare(side.work, threads);
+      if (subject === null && side === started[0]) throw new Error(`${side.name}: no work called ${model.op}`);
       if (subject === null) continue; // a peer that does not know it
       subjects.push(subject);
-      workers.push(worker);
+      sides.push(side);
     }
     const [ours, ...others] = await measure(subjects, ofModels(measuring));
-    const common = { shape: model.shape, threads };
-    const names = workers.slice(1).map(({ name }) => name);
-    const peak = await Promise.all(workers.map(async (worker) => (await worker.peakBytes()) / 2 ** 20));
-    const { gap } = await workers[0]!.ask({ do: 'report', slot: 0 });
-    return [
-      timedRow(
-        { ...common, name: model.name, unit: 'tokens/s', better: 'higher' },
-        model.tokens,
-        ours!,
-        others.map((timing, i) => [names[i]!, timing] as const),
-      ),
-      makeRow({
-        ...common,
-        name: `${model.name}: peak memory`,
-        unit: 'MiB',
-        better: 'lower',
-        ours: peak[0]!,
-        peers: Object.fromEntries(names.map((name, i) => [name, peak[i + 1]!])),
-      }),
-      makeRow({
-        ...common,
-        name: `${model.name}: event-loop gap`,
-        unit: 'ms',
-        better: 'lower',
-        ours: gap as number,
-      }),
-    ];
+    const names = sides.slice(1).map(({ name }) => name);
+    const peak = await Promise.all(sides.map(({ worker }) => worker.peakBytes()));
+    const ownSides = sides.filter(({ worker }) => worker.name === 'omnigrad');
+    const reports = await Promise.all(ownSides.map(({ worker }) => worker.ask({ do: 'report', slot: 0 })));
+    const rows: Record<string, (parts: Pick<RowParts, 'name' | 'shape' | 'threads'>) => Row> = {
+      '': (parts) =>
+        timedRow(
+          { ...parts, unit: 'tokens/s', better: 'higher' },
+          model.tokens,
+          ours!,
+          others.map((timing, i) => [names[i]!, timing] as const),
+        ),
+      ': peak memory': (parts) => memoryRow(parts, names, peak),
+      ': memory between steps': (parts) =>
+        memoryRow(
+          parts,
+          Object.keys(model.beside!),
+          reports.map((report) => report['resident'] as number),
+        ),
+      ': event-loop gap': (parts) =>
+        makeRow({ ...parts, unit: 'ms', better: 'lower', ours: reports[0]!['gap'] as number }),
+    };
+    return partsOf(model).map((part) => rows[part]!({ name: `${model.name}${part}`, shape: model.shape, threads }));
   } finally {
-    for (const worker of started) await worker.close();
+    for (const { worker } of started) await worker.close();
   }
 }
 

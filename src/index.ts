@@ -7,7 +7,7 @@ import './methods.js';
 
 export * from './errors.js';
 export * from './ops/index.js';
-export { backward, type BackwardOptions } from './autograd/backward.js';
+export { backward, backwardInSlices, type BackwardOptions, type Pace } from './autograd/backward.js';
 export { checkpoint, type CheckpointResult } from './autograd/checkpoint.js';
 export * from './autograd/custom.js';
 export * from './autograd/grad.js';
@@ -22,7 +22,7 @@ export {
   synchronizeSync,
   type BackendInfo,
 } from './runtime/backend.js';
-export { emptyCache, setPoolLimit } from './runtime/storage.js';
+export { emptyCache, setPoolLimit } from './runtime/cache.js';
 export {
   arange,
   empty,
@@ -137,6 +137,7 @@ export {
   load,
   saveModel,
   type LoadedModel,
+  type LoadModelOptions,
   type SavableModel,
   type SaveModelOptions,
 } from './models/saved_model.js';

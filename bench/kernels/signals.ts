@@ -1,25 +1,43 @@
 /** Convolutions, Fourier transforms and audio features. */
 import { og } from '../library.js';
-import { uniform, type KernelCase } from './case.js';
+import { discard, uniform, type KernelCase } from './case.js';
 
-/** Channels in and out, sides of window and input. Padded so that the size stays, or (`patches`) window beside window. */
-function conv(axes: 1 | 2, from: number, to: number, window: number, length: number, patches = false): KernelCase {
-  const stride = patches ? window : 1;
-  const padding = patches ? 0 : (window - 1) / 2;
+interface ConvCase {
+  readonly axes: 1 | 2;
+  readonly from: number;
+  readonly to: number;
+  /** Side of the window, and of the input. */
+  readonly window: number;
+  readonly length: number;
+  readonly kind?: 'patches' | 'depthwise';
+  readonly backward?: boolean;
+}
+
+/** Padded so that the size stays; or window beside window (`patches`); or a window for each channel alone (`depthwise`). */
+function conv({ axes, from, to, window, length, kind, backward = false }: ConvCase): KernelCase {
+  const stride = kind === 'patches' ? window : 1;
+  const padding = kind === 'patches' ? 0 : (window - 1) / 2;
+  const groups = kind === 'depthwise' ? from : 1;
   const positions = (length / stride) ** axes;
+  const [input, output, weights] = [from * length ** axes, positions * to, (from / groups) * to * window ** axes];
   return {
-    name: `conv${axes}d${patches ? ' patches' : ''}`,
+    name: `conv${axes}d${kind === undefined ? '' : ` ${kind}`}${backward ? ' backward' : ''}`,
     shape: `${from}x${Array(axes).fill(length).join('x')} to ${to}, ${window}`,
     unit: 'GFLOP/s',
-    amount: 2 * positions * from * to * window ** axes,
-    other: 4 * (from * length ** axes + positions * to + from * to * window ** axes),
+    amount: 2 * positions * weights * (backward ? 2 : 1),
+    other: 4 * (input + output + weights) * (backward ? 2 : 1),
     op: 'conv',
-    args: { axes, from, to, window, length, stride, padding },
+    args: { axes, from, to, window, length, stride, padding, groups, backward },
     prepare: () => {
       const [lengths, windows] = [Array<number>(axes).fill(length), Array<number>(axes).fill(window)];
-      const [x, weight, bias] = [uniform(1, from, ...lengths), uniform(to, from, ...windows), uniform(to)];
-      if (axes === 1) return () => og.conv1d(x, weight, bias, { padding, stride }).dispose();
-      return () => og.conv2d(x, weight, bias, { padding, stride }).dispose();
+      const operands = [uniform(1, from, ...lengths), uniform(to, from / groups, ...windows), uniform(to)] as const;
+      const [x, weight, bias] = operands;
+      const convolve = axes === 1 ? og.conv1d : og.conv2d;
+      if (!backward) return () => convolve(x, weight, bias, { padding, stride, groups }).dispose();
+      for (const operand of operands) operand.requiresGrad_();
+      const y = convolve(x, weight, bias, { padding, stride, groups });
+      const gradient = uniform(...y.shape);
+      return discard(() => og.gradientsOf(y, [...operands], { gradOutputs: [gradient], retainGraph: true }));
     },
   };
 }
@@ -60,9 +78,14 @@ function logMel(seconds: number): KernelCase {
 }
 
 export const signalCases: readonly KernelCase[] = [
-  conv(1, 384, 384, 3, 3000),
-  conv(2, 64, 64, 3, 56),
-  conv(2, 3, 768, 16, 224, true),
+  conv({ axes: 1, from: 384, to: 384, window: 3, length: 3000 }),
+  conv({ axes: 2, from: 64, to: 64, window: 3, length: 56 }),
+  conv({ axes: 2, from: 3, to: 768, window: 16, length: 224, kind: 'patches' }),
+  conv({ axes: 2, from: 256, to: 256, window: 3, length: 56, kind: 'depthwise' }),
+  conv({ axes: 1, from: 384, to: 384, window: 3, length: 3000, backward: true }),
+  conv({ axes: 2, from: 64, to: 64, window: 3, length: 56, backward: true }),
+  conv({ axes: 2, from: 3, to: 768, window: 16, length: 224, kind: 'patches', backward: true }),
+  conv({ axes: 2, from: 256, to: 256, window: 3, length: 56, kind: 'depthwise', backward: true }),
   rfft(3001, 400),
   rfft(1024, 1024),
   logMel(30),

@@ -87,7 +87,7 @@ struct Case {
 
 void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
   const int kernel = og::kernel_id("matmul_int8"), packer = og::kernel_id("matmul_int8_pack");
-  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 3) / 4 * 4));
+  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8));
   const int copies = cold ? std::max(1, (int)((96u << 20) / bytes)) : 1;
   char* a = block((size_t)(m * k));
   for (int64_t i = 0; i < m * k; i++) a[i] = (char)(i * 37 % 251);
@@ -107,7 +107,7 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     if (og::run_kernel_on(isa, packer, call)) std::printf("%s\n", og::last_message());
   }
   int next = 0;
-  const auto multiply = [&](bool with_packed, bool is_float, bool gelu, bool seven_bit) {
+  const auto multiply = [&](bool with_packed, bool is_float, bool gelu, bool seven_bit, bool coded) {
     og_view in[9];
     for (og_view& v : in) std::memset(&v, 0, sizeof v), v.dtype = -1;
     in[0] = view(a, OG_I8, {m, k}, {k, 1});
@@ -118,13 +118,13 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
       in[6] = view(scale.data(), OG_F32, {n}, {1});
       in[7] = view(bias.data(), OG_F32, {n}, {1});
     }
-    const og_view c = view(out, is_float ? OG_F32 : OG_I32, {m, n}, {n, 1});
-    const double attrs[] = {gelu ? 3. : 0., seven_bit ? 1. : 0., 1, 0};
+    const og_view c = view(out, coded ? OG_U8 : is_float ? OG_F32 : OG_I32, {m, n}, {n, 1});
+    const double attrs[] = {gelu ? 3. : 0., seven_bit ? 1. : 0., 0.1, coded ? 128. : 0.};
     const og_call call = {in, &c, attrs, 9, 1, 4};
     if (og::run_kernel_on(isa, kernel, call)) std::printf("%s\n", og::last_message());
     next = (next + 1) % copies;
   };
-  std::vector<Case> cases = {{"NT", {}}, {"packed", {}}, {"f32", {}}, {"gelu", {}}, {"7-bit NT", {}}};
+  std::vector<Case> cases = {{"NT", {}}, {"packed", {}}, {"f32", {}}, {"gelu", {}}, {"codes", {}}, {"7-bit NT", {}}};
   if (cold) cases.resize(2);
   const double work = 2. * (double)(m * n * k);
   for (int sample = 0; sample < 15; sample++)
@@ -132,8 +132,8 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
       const int turns = std::max(1, (int)(2e9 / work / 2));
       const double start = now();
       for (int t = 0; t < turns; t++)
-        multiply(std::strchr("pfg", one.name[0]), std::strchr("fg", one.name[0]), one.name[0] == 'g',
-                 one.name[0] == '7');
+        multiply(std::strchr("pfgc", one.name[0]), std::strchr("fgc", one.name[0]), one.name[0] == 'g',
+                 one.name[0] == '7', one.name[0] == 'c');
       one.seconds.push_back((now() - start) / turns);
     }
   std::printf("%5lldx%lldx%lld%s", (long long)m, (long long)n, (long long)k, cold ? " from memory" : "");

@@ -216,7 +216,7 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
     for (int i = 0; i < count; i++) copies.push_back(new Weight(n, k, bits, group, scale_dtype));
     kept.insert(kept.end(), copies.begin(), copies.end());
     const double amount = m <= 16 ? copies[0]->bytes * count : 2. * (double)(m * n * k);
-    const std::vector<double> attrs = {scheme, (double)bits, coded != 0 ? 1. : 0., 0};
+    const std::vector<double> attrs = {scheme, (double)bits, coded != 0 ? 1. : 0., 0, 0};
     const bool packed = coded == 2;
     for (og::Isa isa : isas)
       if (packed && isas.size() == 1)
@@ -226,7 +226,8 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
     cases.push_back({name, amount, [copies, attrs, packed, &none, &x, &y](og::Isa isa) {
                        for (Weight* w : copies)
                          call(isa, "linear_weight_only",
-                              {&x, &w->codes, &w->scale, &none, &none, packed ? &w->packed : &none}, {&y}, attrs);
+                              {&x, &w->codes, &w->scale, &none, &none, packed ? &w->packed : &none, &none}, {&y},
+                              attrs);
                      }});
   };
   // packed weights: only where one instruction set is named
@@ -235,11 +236,14 @@ void bench_linear(const std::vector<og::Isa>& isas, int64_t n, int64_t k, int64_
   add("int4 g128 f16 a8 packed", 4, 128, OG_F16, 0, 2);
   add("int8 g128 f32 a8 packed", 8, 128, OG_F32, 0, 2);
   if (m > 16) add("int4 g32 f32 a8", 4, 32, OG_F32, 0, 1);
+  add("int4 g32 f32 float", 4, 32, OG_F32, 0, 0);
   add("int4 g32 f16 float", 4, 32, OG_F16, 0, 0);
   add("int4 g128 f16 float", 4, 128, OG_F16, 0, 0);
   add("nf4 g64 f32 float", 4, 64, OG_F32, 2, 0);
   add("int8 g32 f16 float", 8, 32, OG_F16, 0, 0);
+  add("int8 g32 f32 float", 8, 32, OG_F32, 0, 0);
   add("int8 g128 f16 float", 8, 128, OG_F16, 0, 0);
+  add("int8 output f32 float", 8, k, OG_F32, 0, 0);
   Operand dense({k, n}), c({m, n});
   dense.view.strides[0] = 1;
   dense.view.strides[1] = k;

@@ -1,6 +1,12 @@
 // omnigrad in a process of its own, as the peers are, so that peak memory and event-loop gaps compare. Plain JavaScript on
 // dist/: a TypeScript loader would count as our memory.
-import { setImmediate } from 'node:timers/promises';
+import { execFile } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { setImmediate, setTimeout as wait } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { quantize } from '../../dist/compress/index.js';
 import { lora } from '../../dist/finetune/index.js';
 import * as og from '../../dist/index.js';
@@ -12,15 +18,34 @@ const modelOf = ({ layers, heads, width, context, vocab }) =>
 
 const training = ({ batch, ...geometry }) => stepsOf(modelOf(geometry), batch, geometry);
 
-/** Adapters of q and v, over float32 or (`scheme`) quantised layers and tables. */
+/** A saved model of random weights, made by a process of its own: this one's memory is measured. */
+async function checkpoint(geometry) {
+  const folder = await mkdtemp(path.join(tmpdir(), 'omnigrad-bench-'));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  const { layers, heads, width, context, vocab: vocabSize } = geometry;
+  const config = JSON.stringify({ layers, heads, width, context, vocabSize });
+  const program = `import * as og from ${JSON.stringify(new URL('../../dist/index.js', import.meta.url).href)};
+og.manualSeed(0);
+await og.saveModel(${JSON.stringify(folder)}, new og.GPT(${config}));
+process.exit(0);`;
+  await promisify(execFile)(process.execPath, ['--input-type=module', '--eval', program]);
+  return folder;
+}
+
+/** Adapters of q and v, over float32 or (`scheme`) layers and tables that are quantised as they are loaded. */
 async function adapting({ batch, rank, scheme, ...geometry }) {
-  const model = modelOf(geometry);
-  if (scheme !== undefined) {
-    const doubleQuant = scheme === 'nf4';
-    await quantize(model, { scheme, groupSize: 64, doubleQuant, embeddings: 'int8', inPlace: true });
-    og.emptyCache();
-  }
-  return stepsOf(lora(model, { rank, target: /attention\.(q|v)$/ }), batch, geometry);
+  const folder = await checkpoint(geometry);
+  const quantization = { scheme, groupSize: 64, doubleQuant: scheme === 'nf4', embeddings: 'int8', inPlace: true };
+  const convert = (model) => quantize(model, quantization);
+  const { model } = await og.load(folder, scheme === undefined ? {} : { convert });
+  og.emptyCache();
+  return stepsOf(lora(model.train(), { rank, target: /attention\.(q|v)$/ }), batch, geometry);
+}
+
+/** As between the parts of a step of og.Trainer: timers run as well. */
+async function turn() {
+  await setImmediate();
+  await setImmediate();
 }
 
 function stepsOf(model, batch, geometry) {
@@ -31,13 +56,13 @@ function stepsOf(model, batch, geometry) {
     // As og.Trainer does it: the event loop turns between the parts of a step.
     once: async () => {
       const loss = og.scope(() => model.loss(x, y));
-      await setImmediate();
-      optimizer.zeroGrad();
-      og.scope(() => loss.backward());
-      await setImmediate();
+      await turn();
+      await og.backwardInSlices(loss);
+      await turn();
       const norm = og.optim.gradNorm(optimizer.parameters());
-      await setImmediate();
+      await turn();
       og.scope(() => optimizer.step({ gradScale: og.optim.clipFactor(norm, 1) }));
+      optimizer.zeroGrad();
       norm.dispose();
       await loss.item();
       loss.dispose();
@@ -84,15 +109,26 @@ async function decode({ prompt, tokens, ...geometry }) {
   };
 }
 
+/** Resident memory between two steps, with what is kept for the next one given back. */
+async function heldBytes() {
+  og.emptyCache();
+  for (let i = 0; i < 5; i++) {
+    globalThis.gc();
+    await wait(50);
+  }
+  return process.memoryUsage.rss();
+}
+
 /** Runs before gaps count: in the first, memory is allocated and code compiled, which stops a process once. */
 const warmUpRuns = 3;
 
 /** Adds to the work a timer that sees how long the event loop did not turn. */
 function withGap(work) {
-  let [last, worst, runs] = [0, 0, 0];
+  let [last, worst, runs, isRunning] = [0, 0, 0, false];
   const look = () => {
     const now = performance.now();
-    if (runs > warmUpRuns) worst = Math.max(worst, now - last - 1);
+    // While another side has the cores, nobody waits for this one.
+    if (isRunning && runs > warmUpRuns) worst = Math.max(worst, now - last - 1);
     last = now;
   };
   const timer = setInterval(look, 1);
@@ -101,11 +137,13 @@ function withGap(work) {
     once: async () => {
       runs++;
       last = performance.now();
+      isRunning = true;
       await work.once();
       look();
+      isRunning = false;
     },
     dispose: () => clearInterval(timer),
-    report: () => ({ gap: worst }),
+    report: async () => ({ gap: worst, resident: await heldBytes() }),
   };
 }
 

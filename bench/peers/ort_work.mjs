@@ -64,14 +64,20 @@ const matrixNodes = {
   },
 };
 
-function conv({ axes, from, to, window, length, stride, padding }) {
+function conv({ axes, from, to, window, length, stride, padding, groups, backward }) {
+  if (backward) return undefined;
   const each = (value) => Array(axes).fill(value);
   const [x, weight, bias] = [
     floats(1, from, ...each(length)),
-    constant(floats(to, from, ...each(window))),
+    constant(floats(to, from / groups, ...each(window))),
     constant(floats(to)),
   ];
-  const attributes = { kernel_shape: each(window), strides: each(stride), pads: Array(2 * axes).fill(padding) };
+  const attributes = {
+    kernel_shape: each(window),
+    strides: each(stride),
+    pads: Array(2 * axes).fill(padding),
+    group: groups,
+  };
   return {
     node: { op: 'Conv', attributes },
     operands: () => [x, weight, bias],

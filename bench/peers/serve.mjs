@@ -2,7 +2,7 @@
 import { createInterface } from 'node:readline';
 
 /**
- * @param {(op: string, args: object, threads: number) => Promise<{ once: () => unknown, finish?: () => Promise<void>, perCall?: number, dispose?: () => void, report?: () => object } | undefined>} prepare
+ * @param {(op: string, args: object, threads: number) => Promise<{ once: () => unknown, finish?: () => Promise<void>, perCall?: number, dispose?: () => void, report?: () => object | Promise<object> } | undefined>} prepare
  *   undefined for work that this peer does not do; `finish` waits for what `once` started; a call of `once` does the work
  *   `perCall` times, 1 unless said
  * @param {Readonly<Record<string, string>>} versions

@@ -65,10 +65,10 @@ def steps(model, batch, context, vocab):
 
     def once():
         loss = loss_of(x, y)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         loss.item()
 
     return once

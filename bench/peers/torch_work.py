@@ -169,11 +169,14 @@ def embedding(tokens, vocab, width, backward):
     return way_back(F.embedding(ids, table), (table,))
 
 
-def conv(axes, window, length, stride, padding, **channels):
-    x = uniform(1, channels["from"], *[length] * axes)
-    weight, bias = uniform(channels["to"], channels["from"], *[window] * axes), uniform(channels["to"])
+def conv(axes, window, length, stride, padding, groups, backward, **channels):
+    x = uniform(1, channels["from"], *[length] * axes, grad=backward)
+    weight = uniform(channels["to"], channels["from"] // groups, *[window] * axes, grad=backward)
+    bias = uniform(channels["to"], grad=backward)
     run = F.conv1d if axes == 1 else F.conv2d
-    return lambda: run(x, weight, bias, stride, padding)
+    if backward:
+        return way_back(run(x, weight, bias, stride, padding, 1, groups), (x, weight, bias))
+    return lambda: run(x, weight, bias, stride, padding, 1, groups)
 
 
 def rfft(rows, n):

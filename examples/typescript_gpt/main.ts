@@ -11,17 +11,10 @@ import { Command } from 'commander';
 import ts from 'typescript';
 import * as og from '../../src/index.js';
 import { optim, schedules } from '../../src/index.js';
-import { table } from '../../src/cli/table.js';
-import {
-  comparedModels,
-  compressAll,
-  compressionTable,
-  paretoCharts,
-  type ComparedModel,
-  type CompressionEvent,
-  type CompressionPlan,
-} from '../../src/compress/index.js';
+import { compressionTable, paretoCharts } from '../../src/compress/index.js';
+import { compressed, resultText } from './compression.js';
 import { loadCorpus } from './corpus.js';
+import { factTable } from '../../src/util/report_page.js';
 import { median } from '../../src/util/statistics.js';
 
 const BATCH = 16;
@@ -30,11 +23,6 @@ const SHAPE = { context: CONTEXT, layers: 4, heads: 4, width: 256 };
 const VOCABULARY = 2048;
 const SEED = 1337;
 const PROMPT = 'interface HTML';
-/** What the trained model is made into. */
-const PLANS: readonly CompressionPlan[] = [
-  { name: 'int8-smoothquant', steps: [{ quantize: { scheme: 'w8a8', method: 'smoothquant' } }] },
-  { name: 'int4-gptq', steps: [{ quantize: { scheme: 'w4a16', groupSize: 32, method: 'gptq' } }] },
-];
 const OPTIMIZER = { lr: 2e-3, betas: [0.9, 0.95], weightDecay: 0.1 } as const;
 
 const command = new Command('npm start --')
@@ -160,41 +148,6 @@ async function sampleText(model: og.GPT, tokenizer: og.BpeTokenizer, prompt: str
   return text;
 }
 
-const show = (event: CompressionEvent): void => {
-  if (event.type === 'step') say(`Compressing: ${event.plan}`);
-  else if (event.type === 'measure') say(`Measuring: ${event.what}`);
-};
-
-/** The trained model and its cheaper forms, each as it was measured; null if the signal stopped it. */
-async function compressed(
-  model: og.GPT,
-  tokenizer: og.BpeTokenizer,
-  data: { readonly train: og.TextDataset; readonly valid: og.TextDataset },
-  signal: AbortSignal,
-): Promise<{ measured: ComparedModel[]; smallest: og.GPT } | null> {
-  try {
-    const { models } = await compressAll(model, PLANS, {
-      dir: file('compressed'),
-      calibration: data.train,
-      evaluation: data.valid,
-      tokenizer,
-      baseline: 'float32',
-      onEvent: show,
-      signal,
-    });
-    const all = Object.values(models);
-    const measured = comparedModels(
-      all.map(({ card }) => card),
-      'float32',
-    );
-    const sizes = all.map(({ card }) => card.after!.bytes);
-    return { measured, smallest: all[sizes.indexOf(Math.min(...sizes))]!.model };
-  } catch (error) {
-    if (!signal.aborted) throw error;
-    return null;
-  }
-}
-
 async function main(): Promise<void> {
   const interrupt = new AbortController();
   process.once('SIGINT', () => interrupt.abort());
@@ -233,17 +186,23 @@ async function main(): Promise<void> {
   await og.saveModel(file('model'), model, { tokenizer });
   if (isNew) await rm(file('compressed'), { recursive: true, force: true }); // what an earlier state of the model was made into
 
-  const results = await compressed(model, tokenizer, { train, valid }, interrupt.signal);
+  const results = await compressed(model, {
+    dir: file('compressed'),
+    train,
+    valid,
+    tokenizer,
+    batchSize: BATCH,
+    steps: plan.steps,
+    seed: SEED,
+    say,
+    signal: interrupt.signal,
+  });
   if (results === null) {
     say('Saved. Run the same command again to go on.');
     return;
   }
   const { measured, smallest } = results;
-  const rows = compressionTable(measured);
-  const titles = Object.keys(rows[0]!.cells);
-  say(
-    `\n${table([['', ...titles], ...rows.map(({ name, cells }) => [name, ...titles.map((title) => cells[title]!)])])}`,
-  );
+  say(`\n${resultText(measured)}`);
 
   const prompts =
     options.text === undefined
@@ -264,14 +223,22 @@ async function main(): Promise<void> {
   say(`\nWhat it writes after ${JSON.stringify(prompts[0])}:\n\n${samples[0]}\n`);
 
   logger.addResults({
-    rows,
+    rows: compressionTable(measured),
     facts: { 'peak tensor memory': og.formatBytes(og.memory().peakBytes) },
   });
   const run = await og.readRun(options.out);
   await og.writeRunReport(file('report.html'), [run], {
     title: 'A GPT trained in TypeScript',
     summary: `${(model.parameterCount() / 1e6).toFixed(1)} million parameters, ${plan.steps} steps on ${options.text ?? 'the declaration files of TypeScript'}; validation perplexity ${measured[0]!.measured.perplexity!.toFixed(2)}.`,
-    sections: [{ title: 'Quality against size and speed', html: await paretoCharts(measured) }],
+    sections: [
+      {
+        title: 'How the models were made',
+        html: factTable(
+          Object.fromEntries(measured.map(({ name, how }) => [name, how?.join('; then ') ?? 'as trained'])),
+        ),
+      },
+      { title: 'Quality against size and speed', html: await paretoCharts(measured) },
+    ],
   });
   say(`Report: ${file('report.html')}`);
 }

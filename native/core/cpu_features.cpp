@@ -6,6 +6,10 @@
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#elif defined(__x86_64__)
+#include <cpuid.h>
 #endif
 
 namespace og {
@@ -23,11 +27,21 @@ std::atomic<bool> switched_off[kFeatureCount];
 bool machine_has(CpuFeature feature) {
 #if defined(__x86_64__)
   if (feature == kBf16Dot) return __builtin_cpu_supports("avx512bf16");
+  if (feature == kAvxVnni) {
+    unsigned a = 0, b, c, d;  // compilers do not all know its name
+    return __builtin_cpu_supports("avx2") && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+  }
   return feature == kVnni && __builtin_cpu_supports("avx512vnni");
-#elif defined(__ARM_FEATURE_DOTPROD)
-  return feature == kDotProduct;
 #elif defined(__aarch64__) && defined(__linux__)
-  return feature == kDotProduct && (getauxval(AT_HWCAP) & (1ul << 20));  // HWCAP_ASIMDDP
+  if (feature == kMatMulInt8) return getauxval(AT_HWCAP2) & (1ul << 13);  // HWCAP2_I8MM
+  return feature == kDotProduct && (getauxval(AT_HWCAP) & (1ul << 20));   // HWCAP_ASIMDDP
+#elif defined(__aarch64__) && defined(__APPLE__)
+  const char* const name = feature == kMatMulInt8   ? "hw.optional.arm.FEAT_I8MM"
+                           : feature == kDotProduct ? "hw.optional.arm.FEAT_DotProd"
+                                                    : nullptr;
+  int has = 0;
+  size_t size = sizeof has;
+  return name && sysctlbyname(name, &has, &size, nullptr, 0) == 0 && has;
 #else
   (void)feature;
   return false;
@@ -99,7 +113,7 @@ bool set_isa(Isa isa) {
 }
 
 const char* cpu_feature_name(CpuFeature feature) {
-  static const char* const names[kFeatureCount] = {"vnni", "dotprod", "bf16"};
+  static const char* const names[kFeatureCount] = {"vnni", "dotprod", "bf16", "avxvnni", "i8mm"};
   return names[feature];
 }
 

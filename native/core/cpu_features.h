@@ -22,9 +22,11 @@ enum CpuFeature {
   kVnni = 0,        // AVX512_VNNI: dot products of bytes
   kDotProduct = 1,  // the same on arm64 (FEAT_DotProd)
   kBf16Dot = 2,     // AVX512_BF16: dot products of bfloat16
-  kFeatureCount = 3
+  kAvxVnni = 3,     // AVX-VNNI: dot products of bytes for machines without AVX-512
+  kMatMulInt8 = 4,  // arm64 (FEAT_I8MM): products of 2 × 8 and 8 × 2 bytes
+  kFeatureCount = 5
 };
-/** Its name, as in the addon's configuration: vnni, dotprod, bf16. */
+/** Its name, as in the addon's configuration: vnni, dotprod, bf16, avxvnni, i8mm. */
 const char* cpu_feature_name(CpuFeature feature);
 /** Whether the machine has it and it has not been switched off. */
 bool cpu_feature(CpuFeature feature);

@@ -71,7 +71,7 @@ constexpr struct {
     {"obs_block", 7u << 2 | 1u << 7},                                // keep, scale, zero; codes
     {"dequantize", 1u << 2},                                         // zero points
     {"fake_quantize", 1u << 2},                                      // zero points
-    {"linear_weight_only", 7u << 3},                                 // zero points, bias, packed weight
+    {"linear_weight_only", 15u << 3},                                // zero points, bias, packed weight, residual
     {"linear_weight_only_pack", 1u << 2},                            // zero points
 };
 

@@ -12,8 +12,8 @@ namespace {
 template <class C, class F>
 int32_t map2(const og_call* call, const F& f) {
   const og_view* const inputs[2] = {&call->inputs[0], &call->inputs[1]};
-  return map_blocks<C>(inputs, call->outputs[0],
-                       [&](const C* const* in, C* out, int64_t n) { run2(in[0], in[1], out, n, f); });
+  return map_blocks<C>(
+      inputs, call->outputs[0], [&](const C* const* in, C* out, int64_t n) { run2(in[0], in[1], out, n, f); }, true);
 }
 
 template <class F>

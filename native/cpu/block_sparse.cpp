@@ -94,6 +94,7 @@ struct BlockLinear {
   const float *scale, *bias;
   float* y;
   int64_t y_row;
+  bool past;  // whether tiles of y go past the caches
   int32_t failed;
 
   /** All blocks of one block row as floats, one after the other. */
@@ -141,7 +142,7 @@ struct BlockLinear {
       for (int j = 0; j < V; j += part)
         rows_of<part>(blocks + i * b, row, panels.at(panel) + j * kLanes, width, tile + i * width + j * kLanes);
     store_tile(tile, width, b, panels.rows(panel), scale ? scale + row * b : nullptr, bias ? bias + row * b : nullptr,
-               y + (m0 + panel * kPanelWidth) * y_row + row * b, y_row);
+               y + (m0 + panel * kPanelWidth) * y_row + row * b, y_row, past);
   }
 
   int32_t run(const Operand& x, int64_t m) {
@@ -154,6 +155,7 @@ struct BlockLinear {
       panels.fill(advance(x, m0, 0));
       parallel_for(w.rows * panels.count(), [&](int64_t chunk) {
         const int64_t panel = chunk % panels.count(), row = chunk / panels.count();
+        const StreamEnd streams{past};
         ScratchFrame own;
         float* tile = own.take<float>(b * kPanelWidth);
         float* buffer = own.take<float>(buffer_floats());
@@ -210,8 +212,9 @@ int32_t multiply_as(const Csr& w, int64_t b, const og_call* call) {
   const auto vector = [&](int i) {
     return is_present(call->inputs[i]) ? data_of<const float>(call->inputs[i]) : nullptr;
   };
-  BlockLinear<T> body{w, b, data_of<const T>(call->inputs[3]), vector(4), vector(5), data_of<float>(y), y.strides[0],
-                      0};
+  BlockLinear<T> body{
+      w, b, data_of<const T>(call->inputs[3]), vector(4), vector(5), data_of<float>(y), y.strides[0], stores_past(y),
+      0};
   if (x.shape[0] <= 8 && x.strides[1] == 1) return body.run_rows(data_of<const float>(x), x.strides[0], x.shape[0]);
   return body.run({x.data, OG_F32, x.strides[0], x.strides[1]}, x.shape[0]);
 }

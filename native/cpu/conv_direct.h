@@ -104,6 +104,26 @@ OG_INLINE void add_taps(const float* strip, const int64_t* at, const float* weig
   for (int u = 0; u < U; u++) store(sums + u * kLanes, x[u]);
 }
 
+/** The first n results of U vectors: bias + the taps of the only channel. */
+template <int U>
+OG_INLINE void finish_taps(const float* strip, const int64_t* at, const float* weights, int64_t taps, Vf bias,
+                           float* to, int64_t n) {
+  Vf x[U] = {};
+  for (int64_t t = 0; t < taps; t++) {
+    const Vf w = set1(weights[t]);
+#pragma GCC unroll 8
+    for (int u = 0; u < U; u++) x[u] = fma(w, load(strip + at[t] + u * kLanes), x[u]);
+  }
+#pragma GCC unroll 8
+  for (int u = 0; u < U; u++) {
+    const int count = lanes_left(n, u * kLanes);
+    if (count == kLanes)
+      store(to + u * kLanes, x[u] + bias);
+    else if (count > 0)
+      store_first(to + u * kLanes, x[u] + bias, count);
+  }
+}
+
 /** Whether a sum goes this way. */
 inline bool wants_direct(const SumCall& call) {
   const Reading& r = call.reading;
@@ -119,6 +139,21 @@ inline void sum_strip(const SumCall& call, const Strip& s, const int64_t* at, in
   const int64_t taps = r.rows * r.cols, rows = least(s.rows, r.count[0] - row);
   const MatrixView w = call.weights_of(group);
   const float* weights = static_cast<const float*>(w.data) + m * w.row;
+  if (r.channels == 1 && call.to.dtype == OG_F32 && call.to.column == 1) {
+    stage_strip(r, s, r.from, row, strip);
+    const Vf bias = set1(call.bias ? call.bias[plane] : 0.f);
+    const Planes& to = call.to;
+    float* base = static_cast<float*>(to.memory()) + image * to.image + plane * to.channel + row * to.row;
+    for (int64_t i = 0; i < rows; i++) {
+      const float* from = strip + i * r.step[0] * s.classes * s.length;
+      float* line = base + i * to.row;
+      int64_t j = 0;
+      for (; j + 4 * kLanes <= s.width; j += 4 * kLanes)
+        finish_taps<4>(from + j, at, weights, taps, bias, line + j, r.count[1] - j);
+      for (; j < s.width; j += kLanes) finish_taps<1>(from + j, at, weights, taps, bias, line + j, r.count[1] - j);
+    }
+    return;
+  }
   for (int64_t i = 0; i < rows * s.width; i++) sums[i] = 0.f;
   for (int64_t c = 0; c < r.channels; c++, weights += taps) {
     stage_strip(r, s, r.from.at(c * r.from.channel), row, strip);

@@ -4,6 +4,7 @@
 
 #include "conv_call.h"
 #include "conv_direct.h"
+#include "conv_flat.h"
 #include "gemm_small.h"
 
 namespace og {
@@ -139,6 +140,7 @@ inline int32_t sum_planes(const SumCall& call) {
   if (positions == 0 || call.images == 0 || call.outputs == 0) return OG_OK;
   if (taps == 0) return call.spread ? OG_OK : sum_nothing(call);
   if (wants_direct(call)) return sum_directly(call);
+  if (wants_flat(call)) return sum_flat(call);
   const int64_t together = images_together(call.images, positions), parts = ceil_div(call.images, together);
   return run_products(parts * call.groups, call.outputs * positions * together * taps, [&](int64_t item) {
     const int64_t image = item / call.groups * together;

@@ -150,12 +150,16 @@ void copy_bits(const og_view& from, const og_view& to) {
   const og_view* const views[2] = {&to, &from};
   const Loop<2> loop(views);
   if (copy_transposed<T>(from, to, loop)) return;
+  const bool past = is_beyond_caches(to) && from.data != to.data;
   parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
     if (loop.linear(0)) {
       T* target = data_of<T>(to) + begin;
+      const StreamEnd streams{past};
       loop.lines(1, begin, end - begin, [&](int64_t offset, int64_t length, int64_t stride) {
         const T* source = data_of<const T>(from) + offset;
-        if (stride == 1) {
+        if (stride == 1 && past) {
+          stream_copy(source, target, length * (int64_t)sizeof(T));
+        } else if (stride == 1) {
           std::memcpy(target, source, (size_t)length * sizeof(T));
         } else {
           for (int64_t i = 0; i < length; i++) target[i] = source[i * stride];
@@ -223,9 +227,19 @@ int32_t kernel_fill(const og_call* call) {
     typedef decltype(type) T;
     T bits = Narrow<T, double>::from(value);
     if (to.dtype == OG_BOOL) bits = Narrow<T, double>::from(value != 0 ? 1. : 0.);
+    const bool past = is_beyond_caches(to);
     parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
+      const StreamEnd streams{past};
+      alignas(64) T run[kBlock];
+      if (past)
+        for (T& element : run) element = bits;
       loop.lines(0, begin, end - begin, [&](int64_t offset, int64_t length, int64_t stride) {
         T* target = data_of<T>(to) + offset;
+        if (past && stride == 1) {
+          for (int64_t i = 0; i < length; i += kBlock)
+            stream_copy(run, target + i, (length - i < kBlock ? length - i : kBlock) * (int64_t)sizeof(T));
+          return;
+        }
         for (int64_t i = 0; i < length; i++) target[i * stride] = bits;
       });
     });

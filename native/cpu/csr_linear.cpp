@@ -90,6 +90,7 @@ struct CsrLinear {
   const float *scale, *bias;
   float* y;
   int64_t y_row;
+  bool past;            // whether tiles of y go past the caches
   int64_t stretches;    // of k, in a full panel
   const int32_t* ends;  // [N][stretches]: end of each stretch within col
   mutable int32_t failed;
@@ -126,7 +127,7 @@ struct CsrLinear {
       }
     }
     store_tile(tile, width, n1 - n0, panels.rows(panel), scale ? scale + n0 : nullptr, bias ? bias + n0 : nullptr,
-               y + (m0 + panel * kPanelWidth) * y_row + n0, y_row);
+               y + (m0 + panel * kPanelWidth) * y_row + n0, y_row, past);
   }
 
   int32_t run(const Operand& x, int64_t m) {
@@ -150,6 +151,7 @@ struct CsrLinear {
       parallel_for(tiles * panels.count(), [&](int64_t chunk) {
         const int64_t panel = chunk % panels.count(), n0 = chunk / panels.count() * kTileRows;
         const int64_t n1 = n0 + kTileRows < w.rows ? n0 + kTileRows : w.rows;
+        const StreamEnd streams{past};
         ScratchFrame own;
         float* tile = own.take<float>(kTileRows * kPanelWidth);
         float* buffer = own.take<float>(w.columns + 1);
@@ -199,8 +201,16 @@ int32_t multiply_as(const Csr& w, const og_call* call) {
   const auto vector = [&](int i) {
     return is_present(call->inputs[i]) ? data_of<const float>(call->inputs[i]) : nullptr;
   };
-  CsrLinear<T> body{
-      w, data_of<const T>(call->inputs[3]), vector(4), vector(5), data_of<float>(y), y.strides[0], 1, nullptr, 0};
+  CsrLinear<T> body{w,
+                    data_of<const T>(call->inputs[3]),
+                    vector(4),
+                    vector(5),
+                    data_of<float>(y),
+                    y.strides[0],
+                    stores_past(y),
+                    1,
+                    nullptr,
+                    0};
   if (x.shape[0] == 1 && (x.strides[1] == 1 || w.columns == 1)) return body.run_row(data_of<const float>(x));
   OG_TRY(check_columns(kName, w));
   return body.run({x.data, OG_F32, x.strides[0], x.strides[1]}, x.shape[0]);

@@ -2,9 +2,11 @@
  * cumsum and cumprod over the last axis: y[…, j] = x[…, 0] ∘ … ∘ x[…, j].
  * Accumulation: double for floats (each result is rounded once to the output dtype, so |error| ≤ half an ulp plus
  * j·2^-53·Σ|x|), int64_t for integers, which wrap. Where another axis is the dense one, lines are taken kLines at a
- * time, so that whole cache lines are read. Any strides; in place is allowed. Parallel split: by lines; one line is
- * sequential.
+ * time, so that whole cache lines are read. Sums of dense float32 lines are taken a vector at a time. Any strides; in
+ * place is allowed. Parallel split: by lines; one line is sequential.
  */
+#include <utility>
+
 #include "elementwise.h"
 
 namespace og {
@@ -40,6 +42,71 @@ void scan(const R& rule, const S* from, int64_t from_stride, int64_t from_step, 
   }
 }
 
+#ifndef OG_IS_REFERENCE
+
+constexpr int kWide = kLanes / 2;
+typedef double Vd __attribute__((vector_size(kWide * 8)));
+typedef float Vh __attribute__((vector_size(kWide * 4)));
+
+/** Lane i gets lane i - STEP, the first ones 0. */
+template <int STEP, int... L>
+OG_INLINE Vd moved_up(Vd v, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(v, Vd{}, (L < STEP ? kWide : L - STEP)...);
+}
+/** All lanes get the last one. */
+template <int... L>
+OG_INLINE Vd last_lane(Vd v, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(v, v, (L * 0 + kWide - 1)...);
+}
+template <int... L>
+OG_INLINE Vd low_half(Vf v, std::integer_sequence<int, L...>) {
+  return __builtin_convertvector((Vh)__builtin_shufflevector(v, v, L...), Vd);
+}
+template <int... L>
+OG_INLINE Vd high_half(Vf v, std::integer_sequence<int, L...>) {
+  return __builtin_convertvector((Vh)__builtin_shufflevector(v, v, (L + kWide)...), Vd);
+}
+template <int... L>
+OG_INLINE Vf joined(Vd low, Vd high, std::integer_sequence<int, L...>) {
+  return __builtin_shufflevector(__builtin_convertvector(low, Vh), __builtin_convertvector(high, Vh), L...);
+}
+
+/** Sums of the lanes up to each, in log2 rounds: the chain from vector to vector is one addition. */
+OG_INLINE Vd prefix(Vd v) {
+  constexpr auto lanes = std::make_integer_sequence<int, kWide>();
+  v += moved_up<1>(v, lanes);
+  if constexpr (kWide > 2) v += moved_up<2>(v, lanes);
+  if constexpr (kWide > 4) v += moved_up<4>(v, lanes);
+  return v;
+}
+
+OG_INLINE Vf sums_of(Vf x, Vd* total) {
+  constexpr auto lanes = std::make_integer_sequence<int, kWide>();
+  const Vd low = prefix(low_half(x, lanes)), high = prefix(high_half(x, lanes));
+  const Vd middle = *total + last_lane(low, lanes);
+  const Vf y = joined(*total + low, middle + high, std::make_integer_sequence<int, kLanes>());
+  *total = middle + last_lane(high, lanes);
+  return y;
+}
+
+/** One dense line; past the caches through a run in L1 where `past`. */
+void sum_line(const float* from, float* to, int64_t length, bool past) {
+  constexpr int64_t run = 1024;
+  alignas(64) float buffer[run];
+  Vd total{};
+  for (int64_t at = 0; at < length; at += run) {
+    const int64_t n = length - at < run ? length - at : run;
+    const float* x = from + at;
+    float* y = past ? buffer : to + at;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(y + i, sums_of(load(x + i), &total));
+    if (i < n) store_partial(y + i, sums_of(load_partial(x + i, n - i), &total), n - i);
+    if (past) stream_copy(buffer, to + at, n * 4);
+  }
+}
+
+#endif
+
 template <class A, class S, class T, class R>
 void scan_all(const R& rule, const og_view& x, const og_view& y) {
   const int last = x.rank - 1, second = last - 1;
@@ -49,12 +116,22 @@ void scan_all(const R& rule, const og_view& x, const og_view& y) {
   const int outer_axes = together ? second : last;
   int64_t outer = 1;
   for (int i = 0; i < outer_axes; i++) outer *= x.shape[i];
+  const bool past = is_beyond_caches(y) && x.data != y.data;
   parallel_ranges(outer * tiles, grain_for(length * (side < kLines ? side : kLines)), [&](int64_t begin, int64_t end) {
+    const StreamEnd streams{past};
     for (int64_t task = begin; task < end; task++) {
       const int64_t first = task % tiles * kLines, count = side - first < kLines ? side - first : kLines;
       const int64_t from_step = together ? x.strides[second] : 0, to_step = together ? y.strides[second] : 0;
       const S* from = data_of<const S>(x) + offset_of(x, task / tiles, outer_axes) + first * from_step;
       T* to = data_of<T>(y) + offset_of(y, task / tiles, outer_axes) + first * to_step;
+#ifndef OG_IS_REFERENCE
+      if constexpr (std::is_same<R, Sum>::value && std::is_same<T, float>::value) {
+        if (count == 1 && x.strides[last] == 1 && y.strides[last] == 1) {
+          sum_line(from, to, length, past);
+          continue;
+        }
+      }
+#endif
       if (count == 1) {
         scan<A>(rule, from, x.strides[last], 0, to, y.strides[last], 0, length, 1);
       } else {

@@ -1,6 +1,8 @@
 /**
  * Element-wise kernels: operands of one shape (broadcasting is a stride of zero) are cut into blocks of kBlock
- * elements; a linear operand of the compute type is used in place, any other is staged through L1.
+ * elements; a linear operand of the compute type is used in place, any other is staged through L1. Where the
+ * caller says that a function waits for memory alone, a result beyond the caches (stream.h) that is none of the
+ * operands is computed in L1 and written past them; functions that compute more lose by it.
  * Parallel split: by blocks, so it depends on the count only. In-place use (an output equal to an input) is allowed.
  */
 #ifndef OMNIGRAD_CPU_ELEMENTWISE_H
@@ -12,6 +14,7 @@
 #include "../core/status.h"
 #include "../core/view.h"
 #include "stage.h"
+#include "stream.h"
 
 namespace og {
 namespace {
@@ -59,7 +62,8 @@ using BlockFn = void (*)(const void* context, const C* const* in, C* out, int64_
 
 /** out = fn(inputs…) in compute type C. Not a template over fn: the staging code exists once, not once per function. */
 template <class C, int IN>
-inline int32_t map_blocks_with(const og_view* const (&in)[IN], const og_view& out, BlockFn<C> fn, const void* context) {
+inline int32_t map_blocks_with(const og_view* const (&in)[IN], const og_view& out, BlockFn<C> fn, const void* context,
+                               bool is_light) {
   const og_view* views[IN + 1];
   views[0] = &out;
   for (int i = 0; i < IN; i++) {
@@ -68,15 +72,22 @@ inline int32_t map_blocks_with(const og_view* const (&in)[IN], const og_view& ou
   }
   const Loop<IN + 1> loop(views);
   const bool direct = is_native<C>(out.dtype) && loop.linear(0);
+  bool past = is_light && direct && is_beyond_caches(out);
+  for (int i = 0; i < IN; i++) past = past && in[i]->data != out.data;
   parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
+    const StreamEnd streams{past};
     alignas(64) C buffers[IN + 1][kBlock];
-    for (int64_t at = begin; at < end; at += kBlock) {
-      const int64_t n = end - at < kBlock ? end - at : kBlock;
+    const int64_t block = past ? kBlock / 4 : kBlock;  // short, so that reading goes on while lines are written
+    for (int64_t at = begin; at < end; at += block) {
+      const int64_t n = end - at < block ? end - at : block;
       const C* from[IN];
       for (int i = 0; i < IN; i++) from[i] = stage_in<C>(loop, i + 1, *in[i], at, n, buffers[i + 1]);
-      C* to = direct ? data_of<C>(out) + at : buffers[0];
+      C* to = direct && !past ? data_of<C>(out) + at : buffers[0];
       fn(context, from, to, n);
-      if (!direct) stage_out<C>(loop, 0, out, at, n, buffers[0]);
+      if (past)
+        stream_copy(to, data_of<C>(out) + at, n * (int64_t)sizeof(C));
+      else if (!direct)
+        stage_out<C>(loop, 0, out, at, n, buffers[0]);
     }
   });
   return OG_OK;
@@ -84,13 +95,13 @@ inline int32_t map_blocks_with(const og_view* const (&in)[IN], const og_view& ou
 
 /** map_blocks_with for a callable body(const C* const* in, C* out, int64_t n). */
 template <class C, int IN, class Body>
-inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, const Body& body) {
+inline int32_t map_blocks(const og_view* const (&in)[IN], const og_view& out, const Body& body, bool is_light = false) {
   return map_blocks_with<C, IN>(
       in, out,
       [](const void* context, const C* const* from, C* to, int64_t n) {
         (*static_cast<const Body*>(context))(from, to, n);
       },
-      &body);
+      &body, is_light);
 }
 
 /** Scalar function over a run; the compiler vectorises what it can. */

@@ -61,6 +61,11 @@ constexpr int64_t kKC = 384, kMC = 32 * kMR, kNC = 16 * kNR;
 constexpr int64_t kKC = 256, kMC = 24 * kMR, kNC = 32 * kNR;
 #endif
 static_assert(kFinishFloats / kMC >= kNR, "a block of rows and one panel must fit a rectangle");
+/**
+ * Bytes of weights that a task of a product of few rows reads: enough for streams that stay far apart, little enough
+ * for several threads to share the work evenly.
+ */
+inline int64_t task_bytes(int64_t all) { return all < (1 << 20) ? 1 << 16 : all < (4 << 20) ? 1 << 17 : 1 << 20; }
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
 /** A task count worth having even for small matrices, so that several threads find work. */

@@ -79,10 +79,10 @@ struct PackedHeader {
 static_assert(sizeof(PackedHeader) == 64, "panels must stay aligned");
 constexpr uint32_t kPackedMagic = 0x38474f50;  // "POG8"
 
-/** Columns and k as packed for any set: to whole panels of 32, and to words of four. */
+/** Columns and k as packed for any set: to whole panels of 32, and to words of eight. */
 inline int64_t packed_columns(int64_t n) { return (n + 31) / 32 * 32; }
 inline int64_t packed_bytes(int64_t k, int64_t n) {
-  return (int64_t)sizeof(PackedHeader) + packed_columns(n) * (4 + (k + 3) / 4 * 4);
+  return (int64_t)sizeof(PackedHeader) + packed_columns(n) * (4 + (k + 7) / 8 * 8);
 }
 inline int32_t* packed_sums(char* packed) { return reinterpret_cast<int32_t*>(packed + sizeof(PackedHeader)); }
 inline uint8_t* packed_panels(char* packed, int64_t n) {
@@ -95,7 +95,7 @@ inline bool is_bytes(const og_view& v) { return v.dtype == OG_I8 || v.dtype == O
 inline int32_t check_packed_view(const og_view& packed, int64_t k, int64_t n) {
   OG_REQUIRE(packed.dtype == OG_U8 && packed.rank == 1 && is_contiguous(packed),
              "packed weights: expected dense uint8");
-  OG_REQUIRE(k < (int64_t{1} << 40) && n < (int64_t{1} << 40) && (k == 0 || n < (int64_t{1} << 46) / (k + 4)) &&
+  OG_REQUIRE(k < (int64_t{1} << 40) && n < (int64_t{1} << 40) && (k == 0 || n < (int64_t{1} << 46) / (k + 8)) &&
                  packed.shape[0] == packed_bytes(k, n),
              "packed weights: %lld bytes do not hold (%lld, %lld)", (long long)packed.shape[0], (long long)k,
              (long long)n);

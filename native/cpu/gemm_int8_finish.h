@@ -12,6 +12,7 @@
 #include "gemm_frame.h"
 #include "gemm_int8_kinds.h"
 #include "math.h"
+#include "quantize_run.h"
 
 namespace og {
 namespace {
@@ -144,12 +145,10 @@ void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, 
   const float high = (float)((int32_t)std::numeric_limits<T>::max() - zero);
   int64_t i = 0;
   if (stride == 1) {
-    typedef T Codes __attribute__((vector_size(kLanes)));
     for (; i + kLanes <= n; i += kLanes) {
       const Vf x = load(from + i) / scale;
       const Vf clipped = min_second(set1(high), max_second(set1(low), select(x == x, x, Vf{})));
-      const Codes codes = __builtin_convertvector(to_int(round_small(clipped)) + zero, Codes);
-      std::memcpy(to + i, &codes, sizeof codes);
+      store_bytes(reinterpret_cast<uint8_t*>(to + i), to_int(round_small(clipped)) + zero);
     }
   }
   for (; i < n; i++) {

@@ -47,6 +47,7 @@ struct Int8Call {
 constexpr int64_t kInt8FewRows = 8, kInt8FewPacked = 2;
 constexpr int64_t kInt8Shared = int64_t{32} << 20;  // bytes of the shared operand packed at a time
 constexpr int64_t kInt8Block = 384 << 10;           // bytes of A that stay in L2
+constexpr int64_t kInt8Tasks = 16;                  // tasks over columns, at least
 
 enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2 };
 
@@ -269,7 +270,9 @@ struct Int8Gemm {
       width = kInt8Shared / panel > 0 ? kInt8Shared / panel * kRows : kRows;
     // panels of B that fit half of L2 with room for A
     int64_t wanted = panel > 0 ? (256 << 10) / panel_bytes_b<Kind>(p.k) * kColumns : 8 * kColumns;
-    wanted = wanted < kColumns ? kColumns : least(wanted, 8 * kColumns);
+    // nine tasks of 256 columns would leave one of two threads idle for a tenth of the time
+    wanted = least(least(wanted, 8 * kColumns), p.n / (kInt8Tasks * kColumns) * kColumns);
+    if (wanted < kColumns) wanted = kColumns;
     for (int64_t m0 = 0; m0 < p.m && !failed; m0 += width) {
       const int64_t m1 = least(p.m, m0 + width);
       ScratchFrame scratch;
@@ -414,8 +417,7 @@ struct Int8Gemm {
     uint8_t* a = scratch.take<uint8_t>(p.m * lda);
     if (!a) return fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++) stage_row(i, a + i * lda, lda);
-    // about 1 MiB of weights a task: streams stay far apart, and several threads find work
-    int64_t grain = grain_for(p.k, p.n * p.k < (4 << 20) ? 1 << 17 : 1 << 20);
+    int64_t grain = grain_for(p.k, task_bytes(p.n * p.k));
     if (grain < 16) grain = 16;
     parallel_ranges(p.n, grain, [&](int64_t begin, int64_t end) {
       if (cancelled()) return;

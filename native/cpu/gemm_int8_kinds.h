@@ -8,10 +8,13 @@
  *   A `[step][kRows]` words of 32 bits: four bytes, or two int16 that were widened while packing
  *   B `[step][kColumns]` of kGroup bytes, kColumns = 2·kLanes; pairs are widened when they are loaded
  *
+ * With kPairs a step is two words of four bytes, side by side in both.
+ *
  * Vnni      (AVX-512 VNNI)    vpdpbusd, unsigned A' × signed B', wraps and never saturates
+ * Vnni256   (AVX2)            the same on 256 bits, encoded for AVX-512VL; AvxVnni: for AVX-VNNI
  * Wide      (AVX-512BW, AVX2, SSE2)  vpmaddwd on int16: exact for every pair of bytes
  * SevenBit  (AVX2)            vpmaddubsw, then vpmaddwd with ones: exact while |B'| ≤ 64, because 2·255·64 < 2^15
- * Neon      (arm64)           smull and pairwise sums; NeonDot: sdot
+ * Neon      (arm64)           smull and pairwise sums; NeonDot: sdot; NeonMatrix: smmla, rows and columns in pairs
  *
  * Source of the offset: Rodriguez et al., "Lower Numerical Precision Deep Learning Inference and Training", 2018.
  */
@@ -36,6 +39,7 @@ OG_INLINE Vi add_words(Vi a, Vi b) { return (Vi)((Vu)a + (Vu)b); }
 /** What all kinds of four bytes a word share. */
 struct FourBytes {
   static constexpr int kGroup = 4;
+  static constexpr bool kPairs = false;
   static constexpr int32_t kOnes = 0x01010101;
   /** kLanes words of B. */
   template <bool Flip>
@@ -57,6 +61,20 @@ struct Vnni : FourBytes {
 };
 
 #elif OG_LANES == 8
+
+/** The same layout for both: they differ in their encoding alone. */
+#define OG_VNNI256(NAME, TARGET, DOT)                                                         \
+  struct NAME : FourBytes {                                                                   \
+    static constexpr int kRows = 6;                                                           \
+    static constexpr uint32_t kLayout = 8;                                                    \
+    static constexpr bool kUnsignedA = true, kWide = false;                                   \
+    static inline __attribute__((always_inline, target(TARGET))) Vi dot(Vi sum, Vi a, Vi b) { \
+      return (Vi)DOT((__m256i)sum, (__m256i)a, (__m256i)b);                                   \
+    }                                                                                         \
+  };
+OG_VNNI256(Vnni256, "avx512vnni,avx512vl", _mm256_dpbusd_epi32)
+OG_VNNI256(AvxVnni, "avxvnni", _mm256_dpbusd_avx_epi32)
+#undef OG_VNNI256
 
 struct SevenBit : FourBytes {
   static constexpr int kRows = 6;
@@ -96,12 +114,21 @@ struct NeonDot : FourBytes {
   static OG_DOT_INLINE Vi dot(Vi sum, Vi a, Vi b) { return (Vi)vdotq_s32((int32x4_t)sum, (int8x16_t)a, (int8x16_t)b); }
 };
 
+/** Panels of pairs; dot products of single rows as NeonDot. */
+#define OG_MATRIX_TARGET __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
+struct NeonMatrix : FourBytes {
+  static constexpr int kRows = 8;
+  static constexpr uint32_t kLayout = 9;
+  static constexpr bool kUnsignedA = false, kWide = false, kPairs = true;
+};
+
 #endif
 
 #if defined(__x86_64__)
 
 struct Wide {
   static constexpr int kGroup = 2;
+  static constexpr bool kPairs = false;
   static constexpr int32_t kOnes = 0x00010001;
   static constexpr int kRows = OG_LANES == 16 ? 12 : OG_LANES == 8 ? 6 : 4;
   static constexpr uint32_t kLayout = OG_LANES == 16 ? 2 : OG_LANES == 8 ? 3 : 5;
@@ -137,6 +164,26 @@ struct Wide {
 struct TileScale {
   const float *rows, *columns, *bias;
 };
+
+/** Stores the sums of a tile at `to`, or with `scale` as floats, (sum · row) · column + bias. */
+template <int R>
+OG_INLINE void store_tile(const Vi (&x)[R][2], int32_t* to, int64_t ld, const TileScale* scale) {
+  if (scale) {
+    const Vf s0 = load(scale->columns), s1 = load(scale->columns + kLanes);
+    const Vf t0 = load(scale->bias), t1 = load(scale->bias + kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < R; i++) {
+      store_words(to + i * ld, (Vi)((to_float(x[i][0]) * scale->rows[i]) * s0 + t0));
+      store_words(to + i * ld + kLanes, (Vi)((to_float(x[i][1]) * scale->rows[i]) * s1 + t1));
+    }
+    return;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < R; i++) {
+    store_words(to + i * ld, x[i][0]);
+    store_words(to + i * ld + kLanes, x[i][1]);
+  }
+}
 
 /** Whether A' is A with its top bits flipped, and the value that this adds to every zero point of A. */
 template <class Kind>

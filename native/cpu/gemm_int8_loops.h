@@ -43,21 +43,7 @@ struct OG_LOOPS {
       a += Kind::kRows;
       b += kColumns * Kind::kGroup;
     }
-    if (scale) {
-      const Vf s0 = load(scale->columns), s1 = load(scale->columns + kLanes);
-      const Vf t0 = load(scale->bias), t1 = load(scale->bias + kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < R; i++) {
-        store_words(to + i * ld, (Vi)((to_float(x[i][0]) * scale->rows[i]) * s0 + t0));
-        store_words(to + i * ld + kLanes, (Vi)((to_float(x[i][1]) * scale->rows[i]) * s1 + t1));
-      }
-      return;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < R; i++) {
-      store_words(to + i * ld, x[i][0]);
-      store_words(to + i * ld + kLanes, x[i][1]);
-    }
+    store_tile<R>(x, to, ld, scale);
   }
 
   /** Σ B' of the columns of one panel. */

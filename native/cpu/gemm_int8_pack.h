@@ -20,6 +20,17 @@ struct Bytes {
   int64_t row, k;
 };
 
+/** Words of kLanes rows as halves of the pairs of a step (Kind::kPairs). */
+template <int kWidth>
+OG_INLINE void put_pairs(uint8_t* panel, int64_t word, int lane, Vi v) {
+  uint8_t* to = panel + ((word >> 1) * kWidth + lane) * 8 + (word & 1) * 4;
+#pragma GCC unroll 4
+  for (int i = 0; i < kLanes; i++) {
+    const int32_t one = v[i];
+    std::memcpy(to + i * 8, &one, 4);
+  }
+}
+
 /** Writes words of a panel of B: four bytes a column, or (Kind::kWide) two steps of two. */
 template <class Kind>
 struct PutB {
@@ -28,7 +39,9 @@ struct PutB {
   typedef int16_t HalfUnaligned __attribute__((vector_size(OG_LANES * 2), aligned(1), may_alias));
 
   static OG_INLINE void vector(uint8_t* panel, int64_t word, int lane, Vi v, bool) {
-    if (Kind::kWide) {
+    if (Kind::kPairs) {
+      put_pairs<kWidth>(panel, word, lane, v);
+    } else if (Kind::kWide) {
       uint8_t* to = panel + (2 * word * kWidth + lane) * 2;
       *reinterpret_cast<HalfUnaligned*>(to) = __builtin_convertvector(v, Half);
       *reinterpret_cast<HalfUnaligned*>(to + kWidth * 2) = __builtin_convertvector(v >> 16, Half);
@@ -44,6 +57,10 @@ struct PutB {
       uint8_t* to = panel + (2 * word * kWidth + lane) * 2;
       std::memcpy(to, low, 8);
       std::memcpy(to + kWidth * 2, high, 8);
+    } else if (Kind::kPairs) {
+      Vi words;
+      std::memcpy(&words, v, 16);
+      put_pairs<kWidth>(panel, word, lane, words);
     } else {
       std::memcpy(panel + (word * kWidth + lane) * 4, v, 16);
     }
@@ -68,7 +85,9 @@ struct PutA {
     return (v & 0xff) | ((v & 0xff00) << 8);
   }
   static OG_INLINE void vector(uint8_t* panel, int64_t word, int lane, Vi v, bool last) {
-    if (Kind::kWide) {
+    if (Kind::kPairs) {
+      put_pairs<kWidth>(panel, word, lane, v);
+    } else if (Kind::kWide) {
       one(panel, 2 * word, lane, widen(v), false);
       one(panel, 2 * word + 1, lane, widen((Vi)((Vu)v >> 16)), last);
     } else {
@@ -194,25 +213,33 @@ void pack_bytes(const Bytes& from, int64_t rows, int64_t k, uint8_t flip, int64_
   }
 }
 
-/** Steps of k of a packed panel: K rounded up to words of four. */
+/** Steps of k of a packed panel: K rounded up to words of four, or pairs of them. */
 template <class Kind>
 OG_INLINE int64_t packed_steps(int64_t k) {
-  return (k + 3) / 4 * (4 / Kind::kGroup);
+  return Kind::kPairs ? (k + 7) / 8 : (k + 3) / 4 * (4 / Kind::kGroup);
 }
 /** Bytes of one packed panel. */
 template <class Kind>
 OG_INLINE int64_t panel_bytes_a(int64_t k) {
-  return packed_steps<Kind>(k) * Kind::kRows * 4;
+  return packed_steps<Kind>(k) * Kind::kRows * (Kind::kPairs ? 8 : 4);
 }
 template <class Kind>
 OG_INLINE int64_t panel_bytes_b(int64_t k) {
-  return (k + 3) / 4 * (2 * kLanes) * 4;
+  return packed_steps<Kind>(k) * (2 * kLanes) * (Kind::kPairs ? 8 : Kind::kGroup);
+}
+
+/** Zeros the last step of panels where it is only half filled. */
+template <class Kind>
+void clear_last_pair(int64_t rows, int width, int64_t k, int64_t panel_size, uint8_t* to) {
+  if (!Kind::kPairs || (k + 3) / 4 % 2 == 0) return;
+  for (int64_t r = 0; r < rows; r += width, to += panel_size) std::memset(to + panel_size - width * 8, 0, width * 8);
 }
 
 template <class Kind>
 void pack_a(const Bytes& from, bool is_signed, int64_t rows, int64_t k, int32_t* to) {
   const uint8_t flip = flips_a<Kind>(is_signed) ? 0x80 : 0;
   uint8_t* bytes = reinterpret_cast<uint8_t*>(to);
+  clear_last_pair<Kind>(rows, Kind::kRows, k, panel_bytes_a<Kind>(k), bytes);
   if (is_signed || !Kind::kWide)
     pack_bytes<PutA<Kind, true>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
   else
@@ -222,6 +249,7 @@ void pack_a(const Bytes& from, bool is_signed, int64_t rows, int64_t k, int32_t*
 template <class Kind>
 void pack_b(const Bytes& from, bool is_signed, int64_t columns, int64_t k, uint8_t* to) {
   const uint8_t flip = is_signed ? 0 : 0x80;
+  clear_last_pair<Kind>(columns, 2 * kLanes, k, panel_bytes_b<Kind>(k), to);
   if (from.row == 1 && from.k != 1) {  // several panels at a time, so that each visit to a line uses all of it
     constexpr int64_t kStrip = 8 * 2 * kLanes;
     for (int64_t j = 0; j < columns; j += kStrip)

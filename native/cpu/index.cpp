@@ -43,7 +43,9 @@ void select_rows(const og_view& x, const og_view& index, const og_view& y, int a
   const T* source = data_of<const T>(x);
   T* target = data_of<T>(y);
   const bool single = width == 1, dense = inner.linear(0) && inner.linear(1);
+  const bool past = dense && width * (int64_t)sizeof(T) >= 256 && is_beyond_caches(y);
   parallel_ranges(outer * n, grain_for(width), [&](int64_t begin, int64_t end) {
+    const StreamEnd streams{past};
     for (int64_t task = begin; task < end;) {
       const int64_t o = task / n, i0 = task % n, i1 = i0 + end - task < n ? i0 + end - task : n;
       const T* from = source + offset_of(x_outer, o, axis);
@@ -53,6 +55,8 @@ void select_rows(const og_view& x, const og_view& index, const og_view& y, int a
         T* out = to + i * y_step;
         if (single) {
           *out = *row;
+        } else if (past) {
+          stream_copy(row, out, width * (int64_t)sizeof(T));
         } else if (dense) {
           std::memcpy(out, row, (size_t)width * sizeof(T));
         } else {

@@ -1,8 +1,9 @@
 /**
- * linear_weight_only: y[m, n] = x[m, k] · Wᵀ (+ bias[n]) for weights W[n, k] held as codes with a scale (and a zero
- * point) for each group of a row; or, transposed, y[m, k] = x[m, n] · W, the gradient of x. Inputs x, codes, scale,
- * zero?, bias?, packed? (what linear_weight_only_pack made of codes, scale and zero). attrs: scheme (0 symmetric, 1
- * affine, 2 NF4), bits (8, 4), int8 activations (not for NF4), transposed.
+ * linear_weight_only: y[m, n] = f(x[m, k] · Wᵀ (+ bias[n])) (+ residual[m, n]) for weights W[n, k] held as codes with a
+ * scale (and a zero point) for each group of a row; or, transposed, y[m, k] = x[m, n] · W, the gradient of x. Inputs x,
+ * codes, scale, zero?, bias?, packed? (what linear_weight_only_pack made of codes, scale and zero), residual?. attrs:
+ * scheme (0 symmetric, 1 affine, 2 NF4), bits (8, 4), int8 activations (not for NF4), transposed, f
+ * (gemm_activation.h). f and residual want a float32 (`reference`: or float64) y, and none transposed.
  *
  * codes: int8 or uint8 [n, k], or uint8 [n, k/2] with two 4-bit codes a byte; scale float32 or float16 [n, k/group],
  * zero int32 or uint8 likewise; group a multiple of 32. x, bias and y float32, float16 or bfloat16 in any mix (float64:
@@ -10,7 +11,8 @@
  *
  * int8 activations: blocks of 32 of x become int8 (max|x| / 127, to nearest even), integer products a block are exact
  * and scaled in float32 (weight_panel_frame.h). Otherwise up to 16 rows: weights become floats in registers
- * (weight_rows.h). More rows, and transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Error
+ * (weight_rows.h), or, for up to four rows where the machine has byte dot products, x becomes digits (weight_digits.h).
+ * More rows, and transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Error
  * against exact arithmetic on the dequantised weights (and rounded x) at most K·2^-24·Σ|x|·scale·(|code| + |zero|).
  * Parallel split: by weight rows, or that of the GEMM or of the panels; by shape only. `reference`: one loop an
  * element, in k order, in double.
@@ -18,10 +20,11 @@
 #include "../core/parallel.h"
 #include "../core/scratch.h"
 #include "../core/status.h"
+#include "gemm_activation.h"
 #include "weight_packed.h"
 #ifndef OG_IS_REFERENCE
+#include "weight_digits.h"
 #include "weight_panel_frame.h"
-#include "weight_rows.h"
 
 #if OG_LANES == 16
 #define OG_LOOPS PanelVnniLoops
@@ -59,9 +62,12 @@ namespace {
 constexpr int64_t kFewRows = 16;
 
 struct Call {
-  og_view x, y, bias, packed;
+  og_view x, y, bias, packed, residual;
   WeightMatrix w;
   bool coded, transposed;
+  int activation;
+
+  bool has_end() const { return activation != kNoActivation || is_present(residual); }
 
   int64_t m() const { return x.shape[0]; }
 };
@@ -124,6 +130,19 @@ int32_t read_call(const og_call* call, Call* to) {
   to->x = x;
   to->y = y;
   to->bias = bias;
+  to->residual = call->inputs[6];
+  const double activation = call->attrs[4];
+  OG_REQUIRE(activation >= 0 && activation < kActCount && activation == std::floor(activation),
+             "linear_weight_only: activation must be 0 to %d", kActCount - 1);
+  to->activation = (int)activation;
+  if (is_present(to->residual))
+    OG_REQUIRE(same_shape(to->residual, y) && to->residual.dtype == y.dtype,
+               "linear_weight_only: residual must be like y");
+  if (to->has_end()) {
+    OG_REQUIRE(!to->transposed, "linear_weight_only: the gradient's product has no activation and no residual");
+    OG_SUPPORTED(y.dtype == OG_F32 || y.dtype == OG_F64,
+                 "linear_weight_only: activation and residual need a float32 or float64 result");
+  }
   to->packed = call->inputs[5];
   if (is_present(to->packed)) {
     OG_REQUIRE(to->coded && !to->transposed && !to->w.nf4,
@@ -192,7 +211,12 @@ int32_t multiply_weights(const Call& c) {
         }
     }
   }
-  for (int64_t i = 0; i < m * out; i++) store_element(c.y, i / out * c.y.strides[0] + i % out * c.y.strides[1], y[i]);
+  for (int64_t i = 0; i < m * out; i++) {
+    double value = activated(c.activation, y[i]);
+    if (is_present(c.residual))
+      value += element(c.residual, i / out * c.residual.strides[0] + i % out * c.residual.strides[1]);
+    store_element(c.y, i / out * c.y.strides[0] + i % out * c.y.strides[1], value);
+  }
   return OG_OK;
 }
 
@@ -229,9 +253,7 @@ bool dense_bias(const Call& c, ScratchFrame& scratch, const float** to) {
 
 /** Rows of weights a task takes: streams stay far apart, and several threads find work (few_rows_dot). */
 int64_t rows_of_task(const WeightMatrix& w) {
-  const int64_t bytes = w.row_bytes();
-  if (w.n * bytes < (4 << 20)) return grain_for(bytes, 1 << 17);
-  const int64_t grain = grain_for(bytes, 1 << 20);
+  const int64_t bytes = w.row_bytes(), grain = grain_for(bytes, task_bytes(w.n * bytes));
   return grain < 16 ? 16 : grain;
 }
 
@@ -269,8 +291,8 @@ int32_t pack_weights(const WeightMatrix& w, const og_view& packed) {
   return OG_OK;
 }
 
-int32_t multiply_coded(const Call& c, const float* bias) {
-  PanelCall call{&c.w, {}, nullptr, c.m(), matrix_of(c.x), matrix_of(c.y), bias};
+int32_t multiply_coded(const Call& c, const float* bias, const Epilogue& epilogue) {
+  PanelCall call{&c.w, {}, nullptr, c.m(), matrix_of(c.x), matrix_of(c.y), bias, epilogue};
   if (is_present(c.packed)) {
     OG_TRY(check_packed_weight(c.packed, kPanelLayout, c.w, &call.form));
     call.panels = data_of<const uint8_t>(c.packed) + sizeof(WeightHeader);
@@ -283,7 +305,7 @@ int32_t multiply_coded(const Call& c, const float* bias) {
   });
 }
 
-int32_t multiply_few(const Call& c, const float* bias) {
+int32_t multiply_few(const Call& c, const float* bias, const Epilogue& epilogue) {
   const WeightMatrix& w = c.w;
   const int64_t m = c.m();
   ScratchFrame scratch;
@@ -296,16 +318,28 @@ int32_t multiply_few(const Call& c, const float* bias) {
     stage_floats(data_of<const char>(c.x) + i * c.x.strides[0] * dtype_size(c.x.dtype), c.x.dtype, c.x.strides[1], w.k,
                  x + i * w.k);
   const int64_t grain = rows_of_task(w);
-  if (w.bits == 4) {
+  const auto run = [&](const auto& rows) {
+    parallel_ranges(w.n, grain, [&](int64_t begin, int64_t end) {
+      rows(begin, end);
+      finish_part(epilogue, sums + begin, w.n, 0, 0, begin, m, end - begin);
+    });
+  };
+  DigitsOutcome outcome = kDigitsUnfit;
+#if OG_LANES == 16
+  if (!w.nf4 && m <= kDigitRows && cpu_feature(kVnni)) outcome = multiply_digits(w, m, x, bias, sums, run);
+#endif
+  if (outcome == kDigitsNoMemory) return fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for digits of x");
+  if (outcome == kDigitsUnfit && w.bits == 4) {
     arrange(x, m * w.k);
     if (w.nf4)
-      parallel_ranges(w.n, grain, CodeRows<kNormal4>{&w, m, x, bias, sums});
+      run(CodeRows<kNormal4>{&w, m, x, bias, sums});
     else
-      parallel_ranges(w.n, grain, CodeRows<kInt4>{&w, m, x, bias, sums});
-  } else if (w.is_signed) {
-    parallel_ranges(w.n, grain, CodeRows<kInt8>{&w, m, x, bias, sums});
-  } else {
-    parallel_ranges(w.n, grain, CodeRows<kUint8>{&w, m, x, bias, sums});
+      run(CodeRows<kInt4>{&w, m, x, bias, sums});
+  } else if (outcome == kDigitsUnfit) {
+    if (w.is_signed)
+      run(CodeRows<kInt8>{&w, m, x, bias, sums});
+    else
+      run(CodeRows<kUint8>{&w, m, x, bias, sums});
   }
   if (!direct) emit(sums, w.n, m, w.n, matrix_of(c.y), 0, 0);
   return OG_OK;
@@ -316,15 +350,28 @@ int32_t multiply_weights(const Call& c) {
   ScratchFrame scratch;
   const float* bias;
   if (!dense_bias(c, scratch, &bias)) return fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for the bias");
-  if (rounds_activations(c) && w.k > 0) return multiply_coded(c, bias);
-  if (!c.transposed && c.m() <= kFewRows && w.k > 0) return multiply_few(c, bias);
+  const Lines residual_lines(is_present(c.residual) ? c.residual : c.y);
+  const ActivationEnd end{c.activation,
+                          0,
+                          is_present(c.residual) ? data_of<const float>(c.residual) : nullptr,
+                          &residual_lines,
+                          is_present(c.residual) ? c.residual.strides[1] : 0,
+                          nullptr,
+                          0};
+  Epilogue epilogue;
+  if (c.has_end()) epilogue = {run_activation_end, &end};
+  if (rounds_activations(c) && w.k > 0) return multiply_coded(c, bias, epilogue);
+  if (!c.transposed && c.m() <= kFewRows && w.k > 0) return multiply_few(c, bias, epilogue);
   if ((c.transposed ? w.n : w.k) == 0) {  // an empty sum: the bias, or zero
     ScratchFrame line;
     const int64_t n = c.y.shape[1];
     float* row = line.take<float>(n + 1);
     OG_SCRATCH(row, "row");
-    for (int64_t j = 0; j < n; j++) row[j] = bias ? bias[j] : 0.f;
-    for (int64_t i = 0; i < c.m(); i++) emit(row, n, 1, n, matrix_of(c.y), i, 0);
+    for (int64_t i = 0; i < c.m(); i++) {
+      for (int64_t j = 0; j < n; j++) row[j] = bias ? bias[j] : 0.f;
+      finish_part(epilogue, row, n, 0, i, 0, 1, n);
+      emit(row, n, 1, n, matrix_of(c.y), i, 0);
+    }
     return OG_OK;
   }
   CodeLines lines;
@@ -334,6 +381,7 @@ int32_t multiply_weights(const Call& c) {
                 1};
   call.b = c.transposed ? MatrixView{nullptr, OG_F32, 0, 1} : MatrixView{nullptr, OG_F32, 1, 0};
   call.b_lines = &lines;
+  call.epilogue = epilogue;
   return gemm(call);
 }
 

@@ -9,12 +9,17 @@
  * [-64, 64]: checked when b is packed, and used where it is faster), scale and zero point of int8 or uint8 output. All
  * strides are free, batch axes may be broadcast. Operands must not overlap the output.
  *
+ * A matrix a of float32, float16 or bfloat16 becomes int8 codes first, each row by its own largest magnitude, as
+ * `quantize` makes them (code_row); it has neither a_zero nor a_scale then, and the output is a float.
+ *
  * Sums are exact: a K for which one could leave int32 is refused. The float steps round once each, in float32; gelu and
  * silu add the errors of math.h. Packed weights carry a header that says for which instruction set, shape and codes
  * they were made; others are refused. Parallel split: gemm_int8_frame.h, or by matrices of a batch; by shape only.
  * `reference` is the definition: one loop per element, int64 sums, the float steps in double.
  */
+#include "../core/scratch.h"
 #include "gemm_int8_call.h"
+#include "quantize_run.h"
 #ifndef OG_IS_REFERENCE
 #include "gemm_int8_frame.h"
 
@@ -27,6 +32,20 @@
 #undef OG_KIND
 #undef OG_TARGET
 #elif OG_LANES == 8
+#define OG_LOOPS Vnni256Loops
+#define OG_KIND Vnni256
+#define OG_TARGET __attribute__((target("avx512vnni,avx512vl")))
+#include "gemm_int8_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
+#define OG_LOOPS AvxVnniLoops
+#define OG_KIND AvxVnni
+#define OG_TARGET __attribute__((target("avxvnni")))
+#include "gemm_int8_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
 #define OG_LOOPS SevenBitLoops
 #define OG_KIND SevenBit
 #define OG_TARGET
@@ -52,6 +71,7 @@
 #define OG_KIND NeonDot
 #define OG_TARGET OG_DOT_TARGET
 #include "gemm_int8_loops.h"
+#include "gemm_int8_matrix.h"
 #endif
 #endif
 
@@ -171,11 +191,14 @@ int32_t with_loops(bool seven_bit, const F& f) {
 #if OG_LANES == 16
   if (cpu_feature(kVnni)) return f(Int8Gemm<VnniLoops>{});
 #elif OG_LANES == 8
+  if (cpu_feature(kAvxVnni)) return f(Int8Gemm<AvxVnniLoops>{});
+  if (cpu_feature(kVnni)) return f(Int8Gemm<Vnni256Loops>{});
   if (seven_bit) return f(Int8Gemm<SevenBitLoops>{});
 #endif
 #if defined(__x86_64__)
   return f(Int8Gemm<WideLoops>{});
 #else
+  if (cpu_feature(kDotProduct) && cpu_feature(kMatMulInt8)) return f(Int8Gemm<NeonMatrixLoops>{});
   if (cpu_feature(kDotProduct)) return f(Int8Gemm<NeonDotLoops>{});
   return f(Int8Gemm<NeonLoops>{});
 #endif
@@ -284,7 +307,9 @@ int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
 
 }  // namespace
 
-int32_t kernel_matmul_int8(const og_call* call) {
+namespace {
+
+int32_t multiply_codes(const og_call* call) {
   Int8Product p{};
   OG_TRY(check_operands(call, p));
   if (is_present(call->inputs[kPacked])) OG_TRY(check_packed_view(call->inputs[kPacked], p.k, p.n));
@@ -293,6 +318,59 @@ int32_t kernel_matmul_int8(const og_call* call) {
   take_sides(call, p);
   p.fold_rows();
   return multiply_all(call, p);
+}
+
+/** A matrix of floats: each row becomes int8 codes with its own scale first. */
+int32_t multiply_floats(const og_call* call) {
+  const og_view &a = call->inputs[kA], &c = call->outputs[0];
+  OG_REQUIRE(a.rank == 2 && c.rank == 2, "matmul_int8: rows of floats must be a matrix");
+  OG_REQUIRE(!is_present(call->inputs[kAZero]) && !is_present(call->inputs[kAScale]),
+             "matmul_int8: rows of floats get their scales here");
+  OG_SUPPORTED(dtype_is_float(c.dtype) && c.dtype != OG_F64,
+               "matmul_int8: rows of floats give floats of at most 32 bits");
+  const int64_t m = a.shape[0], k = a.shape[1];
+  ScratchFrame scratch;
+  int8_t* codes = scratch.take<int8_t>(m * k + 1);
+  float* scales = scratch.take<float>(m + 1);
+  OG_SCRATCH(codes, "codes");
+  OG_SCRATCH(scales, "scales");
+  int failed = 0;
+  parallel_ranges(m, grain_for(k, 1 << 15), [&](int64_t begin, int64_t end) {
+    ScratchFrame line;
+    const bool direct = a.dtype == OG_F32 && a.strides[1] == 1;
+    float* staged = direct ? nullptr : line.take<float>(k + 1);
+    if (!direct && !staged) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+    for (int64_t i = begin; i < end; i++) {
+      const char* from = data_of<const char>(a) + i * a.strides[0] * dtype_size(a.dtype);
+      if (!direct)
+        with_storage(a.dtype, [&](auto type) {
+          load_run(reinterpret_cast<const decltype(type)*>(from), a.strides[1], k, staged);
+        });
+      scales[i] = code_row(direct ? reinterpret_cast<const float*>(from) : staged, k, codes + i * k);
+    }
+  });
+  if (failed) return fail(OG_OUT_OF_MEMORY, "matmul_int8: no memory for a row");
+  og_view inputs[kInt8Inputs];
+  std::memcpy(inputs, call->inputs, sizeof inputs);
+  inputs[kA].data = codes;
+  inputs[kA].dtype = OG_I8;
+  inputs[kA].strides[0] = k;
+  inputs[kA].strides[1] = 1;
+  inputs[kAScale] = inputs[kA];
+  inputs[kAScale].data = scales;
+  inputs[kAScale].dtype = OG_F32;
+  inputs[kAScale].rank = 1;
+  inputs[kAScale].strides[0] = 1;
+  og_call of_codes = *call;
+  of_codes.inputs = inputs;
+  return multiply_codes(&of_codes);
+}
+
+}  // namespace
+
+int32_t kernel_matmul_int8(const og_call* call) {
+  const og_view& a = call->inputs[kA];
+  return dtype_is_float(a.dtype) && a.dtype != OG_F64 ? multiply_floats(call) : multiply_codes(call);
 }
 
 int32_t kernel_matmul_int8_pack(const og_call* call) {

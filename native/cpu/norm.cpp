@@ -23,6 +23,14 @@ constexpr int64_t kRowsInFloat = 128;
 /** 1/√v, in double: it is needed once a row. */
 inline double inverse_root(double v) { return 1. / std::sqrt(v); }
 
+/** A row of the gradient: what is known of it, and where its sums go. */
+template <class C>
+struct Slope {
+  const C *x, *grad;
+  double mean, rstd;
+  double* sums;
+};
+
 #ifdef OG_IS_REFERENCE
 
 template <class C>
@@ -31,31 +39,39 @@ double squares_row(const C* x, double mean, int64_t n) {
   for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - mean) * ((double)x[i] - mean);
   return sum;
 }
-/** y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. The vector version fetches `ahead`. */
+/**
+ * y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. The vector version fetches `ahead`, and writes past
+ * the caches if asked to.
+ */
 template <class C>
-void normalize_row(const C* x, double mean, double rstd, const C* weight, const C* bias, C* y, int64_t n, const C*) {
+void normalize_row(const C* x, double mean, double rstd, const C* weight, const C* bias, C* y, int64_t n, const C*,
+                   bool) {
   for (int64_t i = 0; i < n; i++) {
     const double v = ((double)x[i] - mean) * rstd * (weight ? (double)weight[i] : 1.);
     y[i] = (C)(bias ? v + (double)bias[i] : v);
   }
 }
-/** dweight += grad·x̂, dbias += grad (where not NULL); sums[0] = Σ h, sums[1] = Σ h·x̂. */
-template <class C>
-void gradient_sums(const C* x, const C* grad, const C* weight, double mean, double rstd, C* dweight, C* dbias,
-                   double* sums, int64_t n) {
-  sums[0] = sums[1] = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const double normal = ((double)x[i] - mean) * rstd, g = (double)grad[i], h = weight ? g * (double)weight[i] : g;
-    if (dweight) dweight[i] = (C)((double)dweight[i] + g * normal);
-    if (dbias) dbias[i] = (C)((double)dbias[i] + g);
-    sums[0] += h;
-    sums[1] += h * normal;
+/** For each of R rows: dweight += grad·x̂, dbias += grad (where not NULL); sums[0] = Σ h, sums[1] = Σ h·x̂. */
+template <int R, class C>
+void gradient_sums(const Slope<C>* rows, const C* weight, C* dweight, C* dbias, int64_t n) {
+  for (int k = 0; k < R; k++) {
+    double sums[2] = {0, 0};
+    for (int64_t i = 0; i < n; i++) {
+      const double normal = ((double)rows[k].x[i] - rows[k].mean) * rows[k].rstd, g = (double)rows[k].grad[i];
+      const double h = weight ? g * (double)weight[i] : g;
+      if (dweight) dweight[i] = (C)((double)dweight[i] + g * normal);
+      if (dbias) dbias[i] = (C)((double)dbias[i] + g);
+      sums[0] += h;
+      sums[1] += h * normal;
+    }
+    rows[k].sums[0] = sums[0];
+    rows[k].sums[1] = sums[1];
   }
 }
 /** dx = rstd·(h − first − x̂·second) + extra; weight and extra may be NULL */
 template <class C>
 void gradient_row(const C* x, const C* grad, const C* weight, const C* extra, double mean, double rstd, double first,
-                  double second, C* dx, int64_t n) {
+                  double second, C* dx, int64_t n, bool) {
   for (int64_t i = 0; i < n; i++) {
     const double normal = ((double)x[i] - mean) * rstd, h = (double)grad[i] * (weight ? (double)weight[i] : 1.);
     dx[i] = (C)(rstd * (h - first - normal * second) + (extra ? (double)extra[i] : 0.));
@@ -93,59 +109,86 @@ OG_INLINE void each_vector(int64_t n, const F& body) {
   }
 }
 
+/** y[i …] = f(i, get), past the caches if asked to. */
+template <class F>
+OG_INLINE void write_vectors(float* y, int64_t n, bool past, const F& f) {
+  if (past)
+    stream_vectors(y, n, f);
+  else
+    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, f(i, get)); });
+}
+
 void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y,
-                   int64_t n, const float* ahead) {
+                   int64_t n, const float* ahead, bool past) {
   const Vf center = set1((float)mean), scale = set1((float)rstd);
   if (!ahead) ahead = x;
   if (weight && bias)
-    each_vector(n, [&](int64_t i, auto get, auto put) {
+    write_vectors(y, n, past, [&](int64_t i, auto get) {
       prefetch(ahead + i);
-      put(y + i, fma((get(x + i) - center) * scale, get(weight + i), get(bias + i)));
+      return fma((get(x + i) - center) * scale, get(weight + i), get(bias + i));
     });
   else if (weight)
-    each_vector(n, [&](int64_t i, auto get, auto put) {
+    write_vectors(y, n, past, [&](int64_t i, auto get) {
       prefetch(ahead + i);
-      put(y + i, (get(x + i) - center) * scale * get(weight + i));
+      return (get(x + i) - center) * scale * get(weight + i);
     });
   else if (bias)
-    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, fma(get(x + i) - center, scale, get(bias + i))); });
+    write_vectors(y, n, past, [&](int64_t i, auto get) { return fma(get(x + i) - center, scale, get(bias + i)); });
   else
-    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, (get(x + i) - center) * scale); });
+    write_vectors(y, n, past, [&](int64_t i, auto get) { return (get(x + i) - center) * scale; });
 }
 
-template <bool kWeight, bool kDWeight, bool kDBias>
-void sums_of(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight,
-             float* dbias, double* sums, int64_t n) {
-  const Vf center = set1((float)mean), scale = set1((float)rstd);
-  sums[0] = sums[1] = 0;
+/** R rows at a time, so that what is summed over rows is read and written once for all of them. */
+template <int R, bool kWeight, bool kDWeight, bool kDBias>
+void sums_of(const Slope<float>* rows, const float* weight, float* dweight, float* dbias, int64_t n) {
+  Vf center[R], scale[R];
+  double sums[R][2] = {};
+  for (int k = 0; k < R; k++) {
+    center[k] = set1((float)rows[k].mean);
+    scale[k] = set1((float)rows[k].rstd);
+  }
   for (int64_t at = 0; at < n; at += kSumBlock) {
-    Vf s0{}, s1{};
-    each_vector(n - at < kSumBlock ? n - at : kSumBlock, [&](int64_t k, auto get, auto put) {
-      const int64_t i = at + k;
-      const Vf normal = (get(x + i) - center) * scale, g = get(grad + i);  // g is 0 in lanes beyond the row
-      const Vf h = kWeight ? g * get(weight + i) : g;
-      if (kDWeight) put(dweight + i, fma(g, normal, get(dweight + i)));
-      if (kDBias) put(dbias + i, g + get(dbias + i));
-      s0 = s0 + h;
-      s1 = fma(h, normal, s1);
+    Vf s0[R] = {}, s1[R] = {};
+    each_vector(n - at < kSumBlock ? n - at : kSumBlock, [&](int64_t j, auto get, auto put) {
+      const int64_t i = at + j;
+      const Vf w = kWeight ? get(weight + i) : Vf{};
+      Vf dw = kDWeight ? get(dweight + i) : Vf{}, db = kDBias ? get(dbias + i) : Vf{};
+#pragma GCC unroll 2
+      for (int k = 0; k < R; k++) {
+        // g is 0 in lanes beyond the row
+        const Vf normal = (get(rows[k].x + i) - center[k]) * scale[k], g = get(rows[k].grad + i);
+        const Vf h = kWeight ? g * w : g;
+        if (kDWeight) dw = fma(g, normal, dw);
+        if (kDBias) db = g + db;
+        s0[k] = s0[k] + h;
+        s1[k] = fma(h, normal, s1[k]);
+      }
+      if (kDWeight) put(dweight + i, dw);
+      if (kDBias) put(dbias + i, db);
     });
-    sums[0] += sum(s0);
-    sums[1] += sum(s1);
+    for (int k = 0; k < R; k++) {
+      sums[k][0] += sum(s0[k]);
+      sums[k][1] += sum(s1[k]);
+    }
+  }
+  for (int k = 0; k < R; k++) {
+    rows[k].sums[0] = sums[k][0];
+    rows[k].sums[1] = sums[k][1];
   }
 }
 
-void gradient_sums(const float* x, const float* grad, const float* weight, double mean, double rstd, float* dweight,
-                   float* dbias, double* sums, int64_t n) {
+template <int R>
+void gradient_sums(const Slope<float>* rows, const float* weight, float* dweight, float* dbias, int64_t n) {
   const auto pick = [&](auto with_weight) {
     constexpr bool w = decltype(with_weight)::value;
     if (dweight && dbias)
-      sums_of<w, true, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+      sums_of<R, w, true, true>(rows, weight, dweight, dbias, n);
     else if (dweight)
-      sums_of<w, true, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+      sums_of<R, w, true, false>(rows, weight, dweight, dbias, n);
     else if (dbias)
-      sums_of<w, false, true>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+      sums_of<R, w, false, true>(rows, weight, dweight, dbias, n);
     else
-      sums_of<w, false, false>(x, grad, weight, mean, rstd, dweight, dbias, sums, n);
+      sums_of<R, w, false, false>(rows, weight, dweight, dbias, n);
   };
   if (weight)
     pick(std::true_type{});
@@ -158,14 +201,14 @@ void add_row(const float* a, const float* b, float* to, int64_t n) {
 }
 
 void gradient_row(const float* x, const float* grad, const float* weight, const float* extra, double mean, double rstd,
-                  double first, double second, float* dx, int64_t n) {
+                  double first, double second, float* dx, int64_t n, bool past) {
   const Vf center = set1((float)mean), scale = set1((float)rstd), a = set1((float)first), b = set1((float)second);
   const auto run = [&](auto with_weight, auto with_extra) {
-    each_vector(n, [&](int64_t i, auto get, auto put) {
+    write_vectors(dx, n, past, [&](int64_t i, auto get) {
       const Vf normal = (get(x + i) - center) * scale;
       const Vf h = decltype(with_weight)::value ? get(grad + i) * get(weight + i) : get(grad + i);
       const Vf slope = scale * ((h - a) - normal * b);
-      put(dx + i, decltype(with_extra)::value ? slope + get(extra + i) : slope);
+      return decltype(with_extra)::value ? slope + get(extra + i) : slope;
     });
   };
   const auto pick = [&](auto with_weight) {
@@ -218,7 +261,8 @@ int32_t forward(const char* name, bool centered, const og_view& x, const Residua
   const C *w, *b = nullptr;
   OG_TRY(stage_vector(weight, n, frame, &w));
   if (bias) OG_TRY(stage_vector(*bias, n, frame, &b));
-  const Rows<C> from(x), to(y), other(residual ? *residual->value : x), sums(residual ? *residual->sum : x);
+  const Rows<C> from(x), to(y, true), other(residual ? *residual->value : x);
+  const Rows<C> sums(residual ? *residual->sum : x, residual != nullptr);
   const RowScalars<C> rstds(rstd_out);
   const int64_t size = padded(n);
   const int64_t scratch = from.direct && to.direct && other.direct && sums.direct ? 0 : 2 * size;
@@ -229,15 +273,16 @@ int32_t forward(const char* name, bool centered, const og_view& x, const Residua
         C* sum = sums.target(r, 0, buffer);
         add_row(row, other.read(r, 0, n, scratch ? buffer + size : buffer), sum, n);
         sums.commit(r, 0, n, sum);
-        row = sums.read(r, 0, n, buffer);  // as it was rounded, since that is what the gradient will see
+        row = sums.past ? sum
+                        : sums.read(r, 0, n, buffer);  // as it was rounded, since that is what the gradient will see
       }
       // rounded here, so that the backward pass, which reads it in C, sees the same number
       const double mean = centered ? (double)(C)(sum_row(row, n) / (double)n) : 0.;
       const double squares = centered ? squares_row(row, mean, n) : dot_row(row, row, n);
       const double rstd = inverse_root(squares / (double)n + eps);
-      C* target = to.target(r, 0, buffer);
-      normalize_row(row, mean, rstd, w, b, target, n, from.ahead(r, end));
-      to.commit(r, 0, n, target);
+      C* target = to.past ? to.past_row(r) : to.target(r, 0, buffer);
+      normalize_row(row, mean, rstd, w, b, target, n, from.ahead(r, end), to.past);
+      if (!to.past) to.commit(r, 0, n, target);
       if (mean_out && is_present(*mean_out)) RowScalars<C>(*mean_out).set(r, (C)mean);
       if (is_present(rstd_out)) rstds.set(r, (C)rstd);
     }
@@ -266,9 +311,10 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
     OG_SCRATCH(partials, "the partial sums of a normalisation");
   }
   const bool has_extra = sum_grad && is_present(*sum_grad);
-  const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad), extras(has_extra ? *sum_grad : grad);
+  const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad, wants_dx), extras(has_extra ? *sum_grad : grad);
   const RowScalars<C> means(mean_in ? *mean_in : rstd_in), rstds(rstd_in);
-  const int64_t row_scratch = values.direct && grads.direct && to.direct && extras.direct ? 0 : 3 * size;
+  const bool reads_directly = values.direct && grads.direct && extras.direct;
+  const int64_t row_scratch = reads_directly && to.direct ? 0 : 3 * size;
   OG_TRY(parallel_rows<C>(rows, grain, row_scratch + sums_size, name, [&](int64_t begin, int64_t end, C* scratch) {
     C* staged = scratch;
     C* dw = wants_dw ? scratch + row_scratch : nullptr;
@@ -278,17 +324,30 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
     for (int64_t first = begin; first < end; first += kRowsInFloat) {
       const int64_t last = end - first < kRowsInFloat ? end : first + kRowsInFloat;
       if (sums_size > 0) std::memset(scratch + row_scratch, 0, (size_t)sums_size * sizeof(C));
-      for (int64_t r = first; r < last; r++) {
-        const C* row = values.read(r, 0, n, staged);
-        const C* g = grads.read(r, 0, n, row_scratch ? staged + size : staged);
-        const double mean = mean_in ? (double)means.get(r) : 0., rstd = (double)rstds.get(r);
-        double sums[2];
-        gradient_sums(row, g, w, mean, rstd, dw, db, sums, n);
-        if (!wants_dx) continue;
-        const C* extra = has_extra ? extras.read(r, 0, n, row_scratch ? staged + 2 * size : staged) : nullptr;
-        C* target = to.target(r, 0, staged);
-        gradient_row(row, g, w, extra, mean, rstd, mean_in ? sums[0] / (double)n : 0., sums[1] / (double)n, target, n);
-        to.commit(r, 0, n, target);
+      for (int64_t r = first; r < last;) {
+        const int count = reads_directly && r + 2 <= last ? 2 : 1;  // staged rows share one buffer
+        double sums[2][2];
+        Slope<C> slopes[2];
+        for (int k = 0; k < count; k++) {
+          slopes[k].x = values.read(r + k, 0, n, staged);
+          slopes[k].grad = grads.read(r + k, 0, n, row_scratch ? staged + size : staged);
+          slopes[k].mean = mean_in ? (double)means.get(r + k) : 0.;
+          slopes[k].rstd = (double)rstds.get(r + k);
+          slopes[k].sums = sums[k];
+        }
+        if (count == 2)
+          gradient_sums<2>(slopes, w, dw, db, n);
+        else
+          gradient_sums<1>(slopes, w, dw, db, n);
+        for (int k = 0; k < count && wants_dx; k++) {
+          const Slope<C>& s = slopes[k];
+          const C* extra = has_extra ? extras.read(r + k, 0, n, row_scratch ? staged + 2 * size : staged) : nullptr;
+          C* target = to.past ? to.past_row(r + k) : to.target(r + k, 0, staged);
+          gradient_row(s.x, s.grad, w, extra, s.mean, s.rstd, mean_in ? sums[k][0] / (double)n : 0.,
+                       sums[k][1] / (double)n, target, n, to.past);
+          if (!to.past) to.commit(r + k, 0, n, target);
+        }
+        r += count;
       }
       for (int64_t i = 0; i < sums_size; i++) total[i] += (double)scratch[row_scratch + i];
     }

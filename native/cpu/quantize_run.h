@@ -542,6 +542,17 @@ void find_ranges(const C* x, int64_t n, C* low, C* high) {
 
 #endif
 
+/** n floats as the int8 codes nearest to x / scale, scale = max|x| / 127 or 1 for zeros: the scale. */
+inline float code_row(const float* x, int64_t n, int8_t* codes) {
+  float largest = 0;
+  find_magnitude(x, n, &largest);
+  float scale = largest / 127.f;
+  if (scale == 0) scale = 1;
+  ErrorSums none(nullptr);
+  integer_codes(x, n, Same<float>{{scale, -127.f, 127.f, 0.f}}, nullptr, reinterpret_cast<uint8_t*>(codes), none);
+  return scale;
+}
+
 }  // namespace
 }  // namespace og
 #endif

@@ -1,6 +1,7 @@
 /**
  * Row-wise kernels work along the last axis. A row of the compute type with unit stride is used in place, any other is
- * staged through scratch memory; the leading axes may have any strides. Parallel split: by rows, grain from the shape.
+ * staged through scratch memory; the leading axes may have any strides. Results beyond the caches (stream.h) are staged
+ * too, and written past them. Parallel split: by rows, grain from the shape.
  */
 #ifndef OMNIGRAD_CPU_ROWS_H
 #define OMNIGRAD_CPU_ROWS_H
@@ -10,6 +11,7 @@
 #include "../core/status.h"
 #include "../core/view.h"
 #include "stage.h"
+#include "stream.h"
 #ifndef OG_IS_REFERENCE
 #include "math.h"
 #endif
@@ -56,17 +58,22 @@ __attribute__((noinline)) void write_run(const og_view& view, int64_t offset, in
   });
 }
 
+/** Longest row that is written past the caches at once: a longer one would wait for the stores alone. */
+constexpr int64_t kPastRow = 4096;
+
 /** The rows of a view of rank ≥ 1. An absent view has no rows and must not be asked. */
 template <class C>
 struct Rows {
   const og_view* view;
   RowOffsets offset;
   int64_t stride;
-  bool direct;
+  bool direct, past = false;
 
-  explicit Rows(const og_view& v) : view(&v), offset(v, v.rank > 0 ? v.rank - 1 : 0) {
+  explicit Rows(const og_view& v, bool is_result = false) : view(&v), offset(v, v.rank > 0 ? v.rank - 1 : 0) {
     stride = v.rank > 0 ? v.strides[v.rank - 1] : 1;
     direct = is_native<C>(v.dtype) && (stride == 1 || v.rank == 0 || v.shape[v.rank - 1] <= 1);
+    past = is_result && direct && v.rank > 0 && v.shape[v.rank - 1] <= kPastRow && is_beyond_caches(v);
+    direct = direct && !past;
   }
   /** Elements [begin, begin+n) of a row, in place or copied into the buffer. */
   const C* read(int64_t row, int64_t begin, int64_t n, C* buffer) const {
@@ -87,8 +94,13 @@ struct Rows {
   C* target(int64_t row, int64_t begin, C* buffer) const {
     return direct ? data_of<C>(*view) + offset(row) + begin * stride : buffer;
   }
+  /** Where a row of a result beyond the caches goes in the end. */
+  C* past_row(int64_t row) const { return data_of<C>(*view) + offset(row); }
   void commit(int64_t row, int64_t begin, int64_t n, const C* from) const {
-    if (!direct) write_run(*view, offset(row) + begin * stride, stride, n, from);
+    if (past)
+      stream_copy(from, data_of<C>(*view) + offset(row) + begin, n * (int64_t)sizeof(C));
+    else if (!direct)
+      write_run(*view, offset(row) + begin * stride, stride, n, from);
   }
 };
 
@@ -130,6 +142,7 @@ template <class C, class F>
 inline int32_t parallel_rows(int64_t rows, int64_t grain, int64_t scratch, const char* what, const F& body) {
   int32_t failed = 0;
   parallel_ranges(rows, grain, [&](int64_t begin, int64_t end) {
+    const StreamEnd streams{true};
     ScratchFrame frame;
     C* memory = scratch > 0 ? frame.take<C>(scratch) : nullptr;
     if (scratch > 0 && !memory) {

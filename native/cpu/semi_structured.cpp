@@ -155,7 +155,7 @@ struct SemiStructured {
       }
     }
     store_tile(tile, width, n1 - n0, panels.rows(panel), scale ? scale + n0 : nullptr, bias ? bias + n0 : nullptr,
-               y + (m0 + panel * kPanelWidth) * y_row + n0, y_row);
+               y + (m0 + panel * kPanelWidth) * y_row + n0, y_row, false);
   }
 
   int32_t run(const Operand& x, int64_t m) {

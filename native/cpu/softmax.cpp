@@ -15,12 +15,12 @@ namespace {
 #ifdef OG_IS_REFERENCE
 
 template <class C>
-void softmax_row(const C* x, C* y, int64_t n, const C*) {
+void softmax_row(const C* x, C* y, int64_t n, const C*, C*) {
   const double sum = exp_row(x, row_max(x, n), y, n);
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)y[i] / sum);
 }
 template <class C>
-void log_softmax_row(const C* x, C* y, int64_t n, const C*) {
+void log_softmax_row(const C* x, C* y, int64_t n, const C*, C*) {
   const C m = row_max(x, n);
   const double log_sum = std::log(exp_sum(x, m, n));
   for (int64_t i = 0; i < n; i++) y[i] = (C)((double)x[i] - (double)m - log_sum);
@@ -52,14 +52,21 @@ OG_INLINE void write2(const float* a, const float* b, float* out, int64_t n, con
   if (i < n) store_partial(out + i, f(load_partial(a + i, n - i), load_partial(b + i, n - i)), n - i);
 }
 
-void softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
+/** Into y, or by way of y to `past`. */
+void softmax_row(const float* x, float* y, int64_t n, const float* ahead, float* past) {
   const Vf scale = set1((float)(1. / exp_row(x, row_max(x, n), y, n, ahead)));
-  write1(y, y, n, [&](Vf e) { return e * scale; });
+  if (past)
+    stream_vectors(past, n, [&](int64_t i, auto get) { return get(y + i) * scale; });
+  else
+    write1(y, y, n, [&](Vf e) { return e * scale; });
 }
-void log_softmax_row(const float* x, float* y, int64_t n, const float* ahead) {
+void log_softmax_row(const float* x, float* y, int64_t n, const float* ahead, float* past) {
   const float m = row_max(x, n);
   const Vf shift = set1(m), log_sum = set1((float)std::log(exp_sum(x, m, n, ahead)));
-  write1(x, y, n, [&](Vf v) { return (v - shift) - log_sum; });
+  if (past)
+    stream_vectors(past, n, [&](int64_t i, auto get) { return (get(x + i) - shift) - log_sum; });
+  else
+    write1(x, y, n, [&](Vf v) { return (v - shift) - log_sum; });
 }
 void softmax_backward_row(const float* y, const float* grad, float* dx, int64_t n) {
   const Vf dot = set1((float)dot_row(y, grad, n));
@@ -95,14 +102,15 @@ int32_t rows1(const char* name, const og_call* call, const Row& row_function) {
   if (count_of(y) == 0) return OG_OK;
   return with_float_compute(x.dtype, [&](auto type) {
     typedef decltype(type) C;
-    const Rows<C> from(x), to(y);
+    const Rows<C> from(x), to(y, true);
     const int64_t scratch = from.direct && to.direct ? 0 : padded(n);
     return parallel_rows<C>(leading_count(y), grain_for(n * kExpWork), scratch, name,
                             [&](int64_t begin, int64_t end, C* buffer) {
                               for (int64_t r = begin; r < end; r++) {
                                 C* target = to.target(r, 0, buffer);
-                                row_function(from.read(r, 0, n, buffer), target, n, from.ahead(r, end));
-                                to.commit(r, 0, n, target);
+                                C* past = to.past ? to.past_row(r) : nullptr;
+                                row_function(from.read(r, 0, n, buffer), target, n, from.ahead(r, end), past);
+                                if (!past) to.commit(r, 0, n, target);
                               }
                             });
   });
@@ -116,7 +124,7 @@ int32_t rows2(const char* name, const og_call* call, const Row& row_function) {
   if (count_of(dx) == 0) return OG_OK;
   return with_float_compute(y.dtype, [&](auto type) {
     typedef decltype(type) C;
-    const Rows<C> value(y), slope(grad), to(dx);
+    const Rows<C> value(y), slope(grad), to(dx, true);
     const int64_t size = padded(n), scratch = value.direct && slope.direct && to.direct ? 0 : 2 * size;
     return parallel_rows<C>(
         leading_count(dx), grain_for(n * 2), scratch, name, [&](int64_t begin, int64_t end, C* buffer) {
@@ -132,10 +140,12 @@ int32_t rows2(const char* name, const og_call* call, const Row& row_function) {
 }  // namespace
 
 int32_t kernel_softmax(const og_call* call) {
-  return rows1("softmax", call, [](auto x, auto y, int64_t n, auto ahead) { softmax_row(x, y, n, ahead); });
+  return rows1("softmax", call,
+               [](auto x, auto y, int64_t n, auto ahead, auto past) { softmax_row(x, y, n, ahead, past); });
 }
 int32_t kernel_log_softmax(const og_call* call) {
-  return rows1("log_softmax", call, [](auto x, auto y, int64_t n, auto ahead) { log_softmax_row(x, y, n, ahead); });
+  return rows1("log_softmax", call,
+               [](auto x, auto y, int64_t n, auto ahead, auto past) { log_softmax_row(x, y, n, ahead, past); });
 }
 int32_t kernel_softmax_backward(const og_call* call) {
   return rows2("softmax_backward", call,

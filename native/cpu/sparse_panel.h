@@ -14,6 +14,7 @@
 #include "../core/status.h"
 #include "../core/view.h"
 #include "gemm_pack.h"
+#include "stream.h"
 
 namespace og {
 namespace {
@@ -148,17 +149,27 @@ OG_INLINE void accumulate_row(int64_t count, const float* values, const int32_t*
 }
 
 /**
+ * Whether tiles of y go past the caches: where a vector is a whole line and y more than the second-level caches of some
+ * cores hold. At 90 % zeros and more there is so little to compute that fetching the lines of y takes half of the time.
+ */
+inline bool stores_past(const og_view& y) {
+  constexpr int64_t bytes = int64_t{4} << 20;
+  const int64_t bits = (int64_t)(uintptr_t)y.data | y.strides[0] * 4;
+  return kLanes * 4 == kStreamLine && (bits & (kStreamLine - 1)) == 0 && count_of(y) * 4 >= bytes;
+}
+
+/**
  * y[0 … m)[0 … n) = tile[n][width]ᵀ · scale[n] + bias[n]; scale and bias may be null. `y` has dense columns, `row`
- * apart.
+ * apart. Line after line of some rows at a time, so that they are written in runs.
  */
 inline void store_tile(const float* tile, int64_t width, int64_t n, int64_t m, const float* scale, const float* bias,
-                       float* y, int64_t row) {
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const int count = lanes_left(n - i, 0);
-    const Vf factor = scale ? load_first(scale + i, count) : set1(1.f);
-    const Vf offset = bias ? load_first(bias + i, count) : Vf{};
-    for (int64_t j = 0; j < m; j += kBlockK) {
-      const int lines = m - j < kBlockK ? (int)(m - j) : kBlockK;
+                       float* y, int64_t row, bool past) {
+  for (int64_t j = 0; j < m; j += kBlockK) {
+    const int lines = m - j < kBlockK ? (int)(m - j) : kBlockK;
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const int count = lanes_left(n - i, 0);
+      const Vf factor = scale ? load_first(scale + i, count) : set1(1.f);
+      const Vf offset = bias ? load_first(bias + i, count) : Vf{};
       const float* rows[kLanes];
       for (int r = 0; r < count; r++) rows[r] = tile + (i + r) * width + j;
       Vf columns[kBlockK];
@@ -168,10 +179,12 @@ inline void store_tile(const float* tile, int64_t width, int64_t n, int64_t m, c
         if (c >= lines) continue;
         const Vf v = scale ? fma(columns[c], factor, offset) : columns[c] + offset;
         float* to = y + (j + c) * row + i;
-        if (count == kLanes)
-          store(to, v);
-        else
+        if (count < kLanes)
           store_first(to, v, count);
+        else if (past)
+          stream(to, v);
+        else
+          store(to, v);
       }
     }
   }

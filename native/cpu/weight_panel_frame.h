@@ -23,6 +23,7 @@ struct PanelCall {
   int64_t m;
   MatrixView x, y;
   const float* bias;  // null: none
+  Epilogue epilogue;
 };
 
 constexpr int64_t kPanelShared = int64_t{32} << 20;  // bytes of an operand packed at a time
@@ -86,8 +87,12 @@ struct PanelProduct {
         }
         alignas(64) float block[kRows * kPanelColumns];
         tile(p.form, rows, b, own_bias, block, kPanelColumns);
+        if (!direct) finish_part(p.epilogue, block, kPanelColumns, 0, row, column, count, columns);
         emit(block, kPanelColumns, count, columns, p.y, row, column);
       }
+      if (direct)
+        finish_part(p.epilogue, static_cast<float*>(p.y.data) + m0 * p.y.row + column, p.y.row, 0, m0, column, m1 - m0,
+                    columns);
     }
   }
 
@@ -99,7 +104,7 @@ struct PanelProduct {
     const int64_t blocks = ceil_div(rows, length);
     length = ceil_div(ceil_div(rows, blocks), kRows) * kRows;
     int64_t panels = grain_for(least(rows, length) * kPanelColumns * call->form.k, kPanelWork);
-    if (rows <= 2 * kRows) panels = grain_for(size, (end - begin) * size < (4 << 20) ? 1 << 17 : 1 << 20);
+    if (rows <= 2 * kRows) panels = grain_for(size, task_bytes((end - begin) * size));
     const int64_t columns = ceil_div(end - begin, panels);
     parallel_for(blocks * columns, [&](int64_t task) {
       if (cancelled()) return;

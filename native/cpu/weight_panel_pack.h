@@ -107,8 +107,7 @@ OG_INLINE float code_block(const float* x, bool halves, int8_t* codes, int32_t* 
   Vi sums{};
 #pragma GCC unroll 8
   for (int i = 0; i < kActivationBlock; i += kLanes) sums += load_bytes(bytes + i, true);
-  *total = 0;
-  for (int i = 0; i < kLanes; i++) *total += sums[i];
+  *total = (int32_t)sum(to_float(sums));  // at most 32 · 127: exact
 #pragma GCC unroll 2
   for (int i = 0; i < kActivationBlock; i += 16) {
     typedef int8_t Sixteen __attribute__((vector_size(16)));

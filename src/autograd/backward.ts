@@ -5,16 +5,15 @@
  * @module
  */
 import { ShapeError, StateError } from '../errors.js';
-import { add } from '../ops/arithmetic.js';
-import { clone } from '../ops/copy.js';
 import { ones } from '../tensor/create.js';
 import { setDefinitionGradient } from '../ops/define.js';
-import { scope } from '../tensor/scope.js';
+import { keep, scope } from '../tensor/scope.js';
 import { sameShape } from '../tensor/shape.js';
-import { setGraphRetained, setRecording, type Node } from '../tensor/tape.js';
+import { Addend, setGraphRetained, setRecording, type Edge, type Node } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
-import { runHooks } from './hooks.js';
+import { turn } from '../util/turn.js';
+import { accumulate, addInto, openGradient, sum } from './accumulate.js';
 
 /** Options of {@link backward}. */
 export interface BackwardOptions {
@@ -38,6 +37,8 @@ interface Walk {
   /** Results of nodes whose gradients are wanted: node → output index → position. */
   readonly captured: ReadonlyMap<Node, ReadonlyMap<number, number>>;
   readonly onLeaf: (leaf: Tensor, grad: Tensor) => void;
+  /** What `onLeaf` would add to, if it may be changed in place. */
+  readonly totalOf: (leaf: Tensor) => Tensor | null;
   readonly onCapture: (position: number, grad: Tensor) => void;
   readonly retainGraph: boolean;
   readonly createGraph: boolean;
@@ -105,7 +106,14 @@ class Pending {
     let grads = this.waiting.get(node);
     if (grads === undefined) this.waiting.set(node, (grads = new Array<Tensor | null>(node.outputs.length).fill(null)));
     const before = grads[outputIndex];
-    grads[outputIndex] = before ? sum(before, grad, this.createGraph) : grad;
+    const total = before ? sum(before, grad, this.createGraph) : grad;
+    // A walk in slices goes on outside the scope in which the sum was made.
+    grads[outputIndex] = this.createGraph ? total : keep(total);
+  }
+
+  /** What waits there already. */
+  peek({ node, outputIndex }: Edge): Tensor | null | undefined {
+    return node === null ? null : this.waiting.get(node)?.[outputIndex];
   }
 
   take(node: Node): (Tensor | null)[] | undefined {
@@ -115,41 +123,43 @@ class Pending {
   }
 }
 
-/** a + b; frees both unless they are part of a graph. */
-function sum(a: Tensor, b: Tensor, createGraph: boolean): Tensor {
-  const total = add(a, b);
-  if (!createGraph) {
-    a.dispose();
-    b.dispose();
+/** The walk, node by node. Each step must run inside {@link inWalk}. */
+function* visit(
+  roots: readonly { node: Node; outputIndex: number; grad: Tensor }[],
+  walk: Walk,
+): Generator<void, void> {
+  const pending = new Pending(walk.createGraph);
+  const order = nodesToVisit(
+    roots.map((root) => root.node),
+    walk,
+  );
+  for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
+  for (const node of order) {
+    const grads = pending.take(node);
+    if (grads === undefined) continue;
+    const captured = walk.captured.get(node);
+    captured?.forEach((position, outputIndex) => {
+      const grad = grads[outputIndex];
+      if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
+    });
+    const results = walk.createGraph
+      ? node.backward(node, grads).map((grad) => (grad instanceof Addend ? grad.make() : grad))
+      : scope(() => ownResults(node, grads, pending, walk));
+    distribute(node, results, pending, walk);
+    if (!walk.createGraph) for (const grad of grads) grad?.dispose();
+    if (!walk.retainGraph) node.release();
+    yield;
   }
-  return total;
 }
 
-function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tensor }[], walk: Walk): void {
+/** Runs a part of a walk as the one under way. */
+function inWalk<T>(walk: Walk, body: () => T): T {
   const outer = current;
   current = walk;
   const before = setRecording(walk.createGraph);
   const retainedBefore = setGraphRetained(walk.retainGraph);
-  const pending = new Pending(walk.createGraph);
   try {
-    const order = nodesToVisit(
-      roots.map((root) => root.node),
-      walk,
-    );
-    for (const { node, outputIndex, grad } of roots) pending.add(node, outputIndex, grad.alias(true));
-    for (const node of order) {
-      const grads = pending.take(node);
-      if (grads === undefined) continue;
-      const captured = walk.captured.get(node);
-      captured?.forEach((position, outputIndex) => {
-        const grad = grads[outputIndex];
-        if (grad) walk.onCapture(position, connectedAlias(grad, walk.createGraph));
-      });
-      const results = walk.createGraph ? node.backward(node, grads) : scope(() => ownResults(node, grads));
-      distribute(node, results, pending, walk);
-      if (!walk.createGraph) for (const grad of grads) grad?.dispose();
-      if (!walk.retainGraph) node.release();
-    }
+    return body();
   } finally {
     current = outer;
     setRecording(before);
@@ -157,14 +167,35 @@ function walkTape(roots: readonly { node: Node; outputIndex: number; grad: Tenso
   }
 }
 
+function walkTape(roots: Parameters<typeof visit>[0], walk: Walk): void {
+  inWalk(walk, () => {
+    const steps = visit(roots, walk);
+    while (!steps.next().done);
+  });
+}
+
 /** In a graph that is kept, the tensor itself; else another hold on its memory, since the original is freed. */
 function connectedAlias(grad: Tensor, createGraph: boolean): Tensor {
   return createGraph ? grad : grad.alias(true);
 }
 
-/** The rule's results as tensors of our own: a rule may hand back the gradient it was given, or one tensor twice. */
-function ownResults(node: Node, grads: readonly (Tensor | null)[]): (Tensor | null)[] {
-  return node.backward(node, grads).map((grad) => (grad ? grad.alias(true) : null));
+/**
+ * The rule's results as tensors of our own: a rule may hand back the gradient it was given, or one tensor twice. What could be added to
+ * where it belongs is there already, and null here.
+ */
+function ownResults(node: Node, grads: readonly (Tensor | null)[], pending: Pending, walk: Walk): (Tensor | null)[] {
+  return node.backward(node, grads).map((grad, i) => {
+    if (!grad) return null;
+    if (!(grad instanceof Addend)) return grad.alias(true);
+    const edge = node.edges[i]!;
+    const total = edge.node === null && isWanted(edge.leaf, walk) ? walk.totalOf(edge.leaf) : pending.peek(edge);
+    return addInto(total, grad) ? null : grad.make().alias(true);
+  });
+}
+
+/** Whether a leaf's gradient is asked for. */
+function isWanted(leaf: Tensor | null, walk: Walk): leaf is Tensor {
+  return leaf !== null && (walk.leaves === null || walk.leaves.has(leaf));
 }
 
 function distribute(node: Node, results: readonly (Tensor | null | undefined)[], pending: Pending, walk: Walk): void {
@@ -172,7 +203,7 @@ function distribute(node: Node, results: readonly (Tensor | null | undefined)[],
     const grad = results[i];
     if (!grad) return;
     if (edge.node !== null) pending.add(edge.node, edge.outputIndex, grad);
-    else if (edge.leaf !== null && (walk.leaves === null || walk.leaves.has(edge.leaf))) walk.onLeaf(edge.leaf, grad);
+    else if (isWanted(edge.leaf, walk)) walk.onLeaf(edge.leaf, grad);
     else if (!walk.createGraph) grad.dispose();
   });
 }
@@ -210,6 +241,18 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
   return ones(output.shape, { dtype: output.dtype });
 }
 
+/** The walk of {@link backward}: all leaves get what reaches them. */
+const intoLeaves = (retainGraph: boolean, createGraph: boolean): Walk => ({
+  leaves: null,
+  captured: new Map(),
+  onLeaf: (leaf, grad) => accumulate(leaf, grad, createGraph),
+  totalOf: openGradient,
+  onCapture: () => {},
+  retainGraph,
+  createGraph,
+  since: 0,
+});
+
 /**
  * Adds to `grad` of every leaf that asks for it the gradient of `output`.
  *
@@ -220,43 +263,59 @@ function seed(op: string, output: Tensor, grad: Tensor | null | undefined): Tens
 export function backward(output: Tensor, gradient?: Tensor | null, options: BackwardOptions = {}): void {
   const { createGraph = false, retainGraph = createGraph } = options;
   const start = seed('backward', output, gradient);
-  const deposit = (leaf: Tensor, grad: Tensor): void => accumulate(leaf, grad, createGraph);
   if (output.node === null) {
     accumulate(output, createGraph ? start : start.alias(true), createGraph);
   } else {
     const root = { node: output.node, outputIndex: output.outputIndex, grad: start };
-    walkTape([root], {
-      leaves: null,
-      captured: new Map(),
-      onLeaf: deposit,
-      onCapture: () => {},
-      retainGraph,
-      createGraph,
-      since: 0,
-    });
+    walkTape([root], intoLeaves(retainGraph, createGraph));
   }
   if (!gradient) start.dispose();
 }
 
-/** leaf.grad += grad; takes ownership of `grad`. */
-function accumulate(leaf: Tensor, grad: Tensor, createGraph: boolean): void {
-  const hooked = runHooks(leaf, grad);
-  if (leaf.grad !== null) {
-    const total = add(leaf.grad, hooked);
-    if (!createGraph) hooked.dispose();
-    leaf.grad.dispose();
-    leaf.grad = adopt(total);
-    return;
-  }
-  // A gradient outlives the walk, so it may not be a broadcast view or share its memory with anything.
-  const alone = createGraph || (hooked.isContiguous && hooked.storage.references === 1);
-  leaf.grad = adopt(alone ? hooked : clone(hooked));
-  if (!alone) hooked.dispose();
+/** A walk in slices is not to take longer at a time, in milliseconds: a frame of an animation has room for two. */
+const SLICE = 6;
+
+/** What happens around and between the slices of a walk. */
+export interface Pace {
+  /** Runs one slice, which is synchronous. */
+  run(slice: () => void): void;
+  /** Between slices: lets others run. */
+  turn(): Promise<void>;
 }
 
-function adopt(grad: Tensor): Tensor {
-  grad.owner?.remove(grad);
-  return grad;
+const onItsOwn: Pace = { run: (slice) => slice(), turn };
+
+/**
+ * {@link backward} in slices of a few milliseconds, between which the event loop turns: a server goes on answering while a large model
+ * trains. The gradients have the same bits. Nothing that the graph was made of may be changed before the promise resolves.
+ *
+ * @param gradient - gradient of the output; default 1, for an output of one element
+ * @throws StateError, ShapeError as {@link backward}
+ * @example
+ * ```ts
+ * const loss = og.scope(() => model.loss(ids, targets));
+ * await og.backwardInSlices(loss);
+ * ```
+ */
+export async function backwardInSlices(output: Tensor, gradient: Tensor | null = null, pace = onItsOwn): Promise<void> {
+  if (output.node === null) {
+    backward(output, gradient);
+    return;
+  }
+  const start = seed('backward', output, gradient);
+  const walk = intoLeaves(false, false);
+  const steps = visit([{ node: output.node, outputIndex: output.outputIndex, grad: start }], walk);
+  let isDone = false;
+  const slice = (): void => {
+    const until = performance.now() + SLICE;
+    while (!isDone && performance.now() < until) isDone = steps.next().done === true;
+  };
+  for (;;) {
+    pace.run(() => scope(() => inWalk(walk, slice)));
+    if (isDone) break;
+    await pace.turn();
+  }
+  if (gradient === null) start.dispose();
 }
 
 /** Gradients of `outputs` with respect to `inputs`, leaves or not; null where there is no path. */
@@ -303,6 +362,10 @@ export function gradients(
       const position = leaves.get(leaf);
       if (position === undefined) outer!.onLeaf(leaf, grad);
       else collect(position, grad);
+    },
+    totalOf: (leaf) => {
+      const position = leaves.get(leaf);
+      return position === undefined ? outer!.totalOf(leaf) : found[position]!;
     },
     onCapture: collect,
     retainGraph,

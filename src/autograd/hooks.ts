@@ -17,8 +17,31 @@ export function registerHook(leaf: Tensor, hook: GradHook): () => void {
   return () => set.delete(hook);
 }
 
+type ArrivalListener = (leaf: Tensor, grad: Tensor) => void;
+let onArrival: ArrivalListener | null = null;
+
+/**
+ * @internal Calls `listener` with each tensor that reaches a leaf, before it is added, while `body` runs. Unlike a hook it leaves walks as
+ * they are: what is added in place does not come as a tensor, and is not heard of.
+ */
+export function hearArrivals<T>(listener: ArrivalListener, body: () => T): T {
+  const before = onArrival;
+  onArrival = listener;
+  try {
+    return body();
+  } finally {
+    onArrival = before;
+  }
+}
+
+/** @internal Whether anybody wants to see the gradients of a leaf. */
+export function hasHooks(leaf: Tensor): boolean {
+  return (hooks.get(leaf)?.size ?? 0) > 0;
+}
+
 /** @internal */
 export function runHooks(leaf: Tensor, grad: Tensor): Tensor {
+  onArrival?.(leaf, grad);
   const set = hooks.get(leaf);
   if (set === undefined) return grad;
   let current = grad;

@@ -8,24 +8,23 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { AttributeError, FormatError } from '../errors.js';
 import {
+  checkCompression,
   checkPlan,
   compress,
   compressAll,
   compressionTable,
   comparedModels,
+  describeSteps,
   type CompressedModel,
   type CompressionEvent,
   type CompressionPlan,
   type CompressOptions,
-  type FinetuneFunction,
 } from '../compress/index.js';
 import { TextDataset } from '../data/text_dataset.js';
-import { AdamW } from '../optim/index.js';
 import type { GPT } from '../models/gpt.js';
 import { load } from '../models/saved_model.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
-import { Trainer } from '../train/trainer.js';
-import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
+import { trainOn, trainSettings } from './compress_train.js';
 import { table } from './table.js';
 import { encodeFiles, sizeOf, splitTokens } from './train_data.js';
 
@@ -63,8 +62,11 @@ async function readPlan(file: string): Promise<CompressionPlan> {
   const fallback = path.basename(file).replace(/\.json$/i, '').replaceAll(/[^\w.-]+/g, '-'); // prettier-ignore
   const named = isNamed ? plan : { name: fallback, ...(plan as object) };
   const { steps } = checkPlan(named);
-  for (const [i, { kind, settings }] of steps.entries())
-    if (kind.name === 'finetune') finetuneSettings(`${OP}: steps[${i}].finetune`, settings);
+  for (const [i, { kind, settings }] of steps.entries()) {
+    if (kind.name === 'finetune') trainSettings(`${OP}: steps[${i}].finetune`, settings);
+    if (kind.name === 'distill')
+      trainSettings(`${OP}: steps[${i}].distill.train`, (settings['train'] ?? {}) as typeof settings);
+  }
   return named as CompressionPlan;
 }
 
@@ -100,41 +102,6 @@ async function readData(model: GPT, tokenizer: Tokenizer | null, command: Compre
   };
 }
 
-interface FinetuneSettings {
-  readonly steps: number;
-  readonly lr: number;
-  readonly batchSize: number;
-  readonly seed: number;
-}
-
-function finetuneSettings(op: string, settings: Readonly<Record<string, unknown>>): FinetuneSettings {
-  checkKeys(op, settings, ['steps', 'lr', 'batchSize', 'seed'], 'settings');
-  return {
-    steps: checkInteger(op, 'steps', settings['steps'] ?? 100, 1),
-    lr: checkNumber(op, 'lr', settings['lr'] ?? 1e-4, 0),
-    batchSize: checkInteger(op, 'batchSize', settings['batchSize'] ?? 8, 1),
-    seed: checkInteger(op, 'seed', settings['seed'] ?? 0, 0),
-  };
-}
-
-/** Trains what can still be trained on the calibration text, with checkpoints that an interrupted run goes on from. */
-function finetuneOn(train: TextDataset): FinetuneFunction {
-  return async (model, settings, { dir, signal }) => {
-    const { steps, lr, batchSize, seed } = finetuneSettings(OP, settings);
-    const trainer = new Trainer(model, {
-      train,
-      batchSize: Math.min(batchSize, train.length),
-      steps,
-      optimizer: (parameters) => new AdamW(parameters.filter(({ requiresGrad }) => requiresGrad), { lr }), // prettier-ignore
-      clipGradNorm: 1,
-      seed,
-      checkpoint: { dir, every: Math.max(1, Math.min(100, steps >> 1)), keep: 1 },
-    });
-    for await (const _ of trainer.run(signal === undefined ? {} : { signal }));
-    trainer.optimizer.dispose();
-  };
-}
-
 /** Tokenizers of some kinds are read, not written. */
 const canSave = (tokenizer: Tokenizer | null): tokenizer is Tokenizer & NonNullable<CompressOptions['tokenizer']> =>
   typeof (tokenizer as { save?: unknown } | null)?.save === 'function';
@@ -162,25 +129,27 @@ export async function compressFolder(folder: string, command: CompressCommand): 
   const [first] = plans as [CompressionPlan];
   const { model, tokenizer } = await load(folder);
   const { calibration, evaluation } = await readData(model, tokenizer, command);
-  if (calibration === null && plans.some(({ steps }) => steps.some((step) => 'finetune' in step))) {
-    const expected = 'text for the finetune step';
+  const training = plans.flatMap(({ steps }) => steps).find((step) => 'finetune' in step || 'distill' in step);
+  if (calibration === null && training !== undefined) {
+    const expected = `text for the ${Object.keys(training).join()} step`;
     throw new AttributeError({ op: OP, argument: '--calibration', expected, actual: 'none' });
   }
   const dir = command.out ?? `${folder.replace(/[\\/]+$/, '')}-${plans.length === 1 ? first.name : 'compressed'}`;
-  if (dryRun) {
-    say(JSON.stringify(plans.length === 1 ? first : plans, null, 2));
-    say(`\nmodel   ${folder}\nresult  ${dir}`);
-    return;
-  }
   const options: CompressOptions = {
     dir,
     measure,
     signal,
     onEvent: teller(say),
-    ...(calibration === null ? {} : { calibration, finetune: finetuneOn(calibration) }),
+    ...(calibration === null ? {} : { calibration, train: trainOn(calibration, say) }),
     ...(evaluation === null ? {} : { evaluation }),
     ...(canSave(tokenizer) ? { tokenizer } : {}),
   };
+  if (dryRun) {
+    for (const plan of plans) await checkCompression(model, plan, options);
+    say(JSON.stringify(plans.length === 1 ? first : plans, null, 2));
+    say(`\nmodel   ${folder}\nresult  ${dir}`);
+    return;
+  }
   let made: readonly CompressedModel[];
   try {
     made =
@@ -199,6 +168,7 @@ export async function compressFolder(folder: string, command: CompressCommand): 
       `\n${table([['', ...titles], ...rows.map(({ name, cells }) => [name, ...titles.map((title) => cells[title]!)])])}`,
     );
   }
+  for (const { card } of made) say(`${card.name}: ${describeSteps(card).join('; ')}`);
   for (const { dir: place } of made) say(`Model: ${place}`);
   if (measure) say(`Report: ${path.join(dir, 'report.html')}`);
 }

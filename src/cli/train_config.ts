@@ -6,11 +6,14 @@
 import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { AttributeError, FormatError } from '../errors.js';
-import { checkBoolean, checkInteger, checkKeys, checkNumber } from '../util/assert.js';
+import { precisions, type Precision } from '../train/precision.js';
+import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
 import { formatValue } from '../util/format.js';
+import { checkBest, resolveSafeguards, safeguardKeys, type Safeguards } from './train_safeguards.js';
 import { checkOptimizer, checkSchedule } from './train_parts.js';
 
-type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
+/** What a file holds. */
+export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
 /** An object of the file. */
 export type JsonObject = Readonly<Record<string, Json>>;
@@ -36,7 +39,7 @@ export interface SampleConfig {
 }
 
 /** The whole configuration, defaults filled in. */
-export interface TrainConfig {
+export interface TrainConfig extends Safeguards {
   readonly name: string;
   readonly out: string;
   readonly data: DataConfig;
@@ -53,9 +56,9 @@ export interface TrainConfig {
   readonly epochs: number | null;
   readonly clipGradNorm: number | null;
   readonly ema: number | null;
-  readonly precision: string;
+  readonly precision: Precision;
   readonly evaluate: { readonly every: number; readonly batches: number };
-  readonly checkpoint: { readonly every: number; readonly keep: number };
+  readonly checkpoint: { readonly every: number; readonly keep: number; readonly best: JsonObject | null };
   readonly log: {
     readonly every: number;
     readonly tensorboard: boolean;
@@ -72,11 +75,11 @@ const OP = 'train';
 const keys = {
   '': [
     'name', 'out', 'data', 'tokenizer', 'model', 'optimizer', 'schedule', 'batchSize', 'gradientAccumulation', 'steps', 'epochs',
-    'clipGradNorm', 'ema', 'precision', 'evaluate', 'checkpoint', 'log', 'seed', 'timeLimit',
+    'clipGradNorm', 'ema', 'precision', 'evaluate', 'checkpoint', 'log', 'seed', 'timeLimit', ...safeguardKeys,
   ],
   data: ['train', 'valid', 'validShare', 'field'],
   evaluate: ['every', 'batches'],
-  checkpoint: ['every', 'keep'],
+  checkpoint: ['every', 'keep', 'best'],
   log: ['every', 'tensorboard', 'histograms', 'samples'],
   'log.samples': ['every', 'prompts', 'maxNewTokens', 'temperature'],
 } as const; // prettier-ignore
@@ -210,6 +213,7 @@ export function resolveConfig(source: unknown, fallbackName: string): TrainConfi
   checkOptimizer(optimizer);
   checkSchedule(schedule);
   const ema = all.optionalNumber('ema', 0, 1);
+  const precision = checkOneOf(OP, 'precision', all.text('precision', 'float32'), precisions);
   return {
     name,
     out: all.text('out', path.join('runs', name)),
@@ -224,9 +228,14 @@ export function resolveConfig(source: unknown, fallbackName: string): TrainConfi
     epochs,
     clipGradNorm: all.get('clipGradNorm') === undefined ? 1 : all.optionalNumber('clipGradNorm', 0),
     ema,
-    precision: all.text('precision', 'float32'),
+    precision,
+    ...resolveSafeguards((name) => all.get(name) ?? null, precision),
     evaluate: { every: evaluate.integer('every', 200), batches: evaluate.integer('batches', 50) },
-    checkpoint: { every: checkpoint.integer('every', 200), keep: checkpoint.integer('keep', 3) },
+    checkpoint: {
+      every: checkpoint.integer('every', 200),
+      keep: checkpoint.integer('keep', 3),
+      best: checkBest(checkpoint.get('best') ?? null),
+    },
     log: {
       every: log.integer('every', 1),
       tensorboard: log.flag('tensorboard', true),

@@ -7,40 +7,29 @@ import '../methods.js';
 import { existsSync } from 'node:fs';
 import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { AttributeError, BackendError, StateError } from '../errors.js';
+import { BackendError, StateError } from '../errors.js';
 import { TextDataset, type TextBatch } from '../data/text_dataset.js';
-import { GPT, type GPTConfig } from '../models/gpt.js';
-import { load, saveModel } from '../models/saved_model.js';
+import type { GPT } from '../models/gpt.js';
+import { saveModel } from '../models/saved_model.js';
 import { backend } from '../runtime/backend.js';
 import { generator } from '../tensor/random.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
-import { listCheckpoints } from '../train/checkpoint.js';
 import { configDifferences } from '../train/config_difference.js';
 import { formatDuration, TrainingProgress, type ProgressStream } from '../train/progress.js';
 import { RunLogger } from '../train/run_logger.js';
 import { LOG_FILE } from '../train/run_lines.js';
 import { readRun, summarizeRun } from '../train/run_reader.js';
 import { writeRunReport } from '../train/run_report.js';
+import { findLearningRate } from '../train/find_learning_rate.js';
 import { Trainer } from '../train/trainer.js';
 import type { TrainerOptions } from '../train/trainer_options.js';
 import { writeFileAtomically } from '../util/atomic_file.js';
-import { formatBytes, formatValue } from '../util/format.js';
+import { formatValue } from '../util/format.js';
 import type { TrainConfig } from './train_config.js';
-import { bytesTokenizer, prepareTokenizer, prepareTokens, sizeOf } from './train_data.js';
-import { makeOptimizer, makeSchedule } from './train_parts.js';
+import { prepareTokenizer, prepareTokens, sizeOf } from './train_data.js';
+import { checkpointsOf, earlierRun, makeModel, millions, trainerOptions } from './train_setup.js';
 
 type Say = (text: string) => void;
-
-const checkpointsOf = ({ out }: TrainConfig): string => path.join(out, 'checkpoints');
-
-/** What a run has left in its folder. */
-async function earlierRun(config: TrainConfig): Promise<{ step: number; hasCheckpoint: boolean } | null> {
-  const [newest] = await listCheckpoints(checkpointsOf(config));
-  const isLogged = existsSync(path.join(config.out, LOG_FILE));
-  if (newest === undefined && !isLogged) return null;
-  const step = newest === undefined ? 0 : Number(/step-(\d+)/.exec(path.basename(newest))?.[1] ?? 0);
-  return { step, hasCheckpoint: newest !== undefined };
-}
 
 /** A run's folder has one process; what was learnt with one geometry or vocabulary goes on with the same. */
 async function checkFolder(config: TrainConfig, resume: boolean, say: Say): Promise<void> {
@@ -84,77 +73,6 @@ async function checkFolder(config: TrainConfig, resume: boolean, say: Say): Prom
     });
   }
   if (changes.length > 0) say(`Changed since the last session: ${changes.join(', ')}.`);
-}
-
-async function makeModel(config: TrainConfig, vocabSize: number): Promise<GPT> {
-  if (typeof config.model !== 'string') {
-    const geometry = { vocabSize, ...config.model } as unknown as GPTConfig;
-    if (geometry.vocabSize < vocabSize) {
-      const actual = String(geometry.vocabSize);
-      throw new AttributeError({
-        op: 'train',
-        argument: 'model.vocabSize',
-        expected: `at least the tokenizer's ${vocabSize}`,
-        actual,
-      });
-    }
-    return new GPT(geometry, { generator: generator(config.seed) });
-  }
-  const { model } = await load(config.model);
-  if (model.config.vocabSize >= vocabSize) return model;
-  const expected = `a tokenizer of at most the model's ${model.config.vocabSize} tokens`;
-  throw new AttributeError({ op: 'train', argument: 'tokenizer', expected, actual: String(vocabSize) });
-}
-
-/** Loads the tokenizer, or says how large one will be, without writing anything. */
-async function plannedVocabulary(config: TrainConfig): Promise<number> {
-  const { tokenizer, out } = config;
-  const isMade = tokenizer === 'bytes' || typeof tokenizer !== 'string';
-  if (!isMade || existsSync(path.join(out, 'tokenizer.json')))
-    return (await prepareTokenizer(config, () => {})).vocabSize;
-  return tokenizer === 'bytes' ? (await bytesTokenizer()).vocabSize : (tokenizer as { vocabSize: number }).vocabSize;
-}
-
-const millions = (count: number): string => (count >= 1e5 ? `${(count / 1e6).toFixed(1)} million` : String(count));
-
-/** What a run would do, in words. Writes nothing. */
-export async function describePlan(config: TrainConfig): Promise<string> {
-  const trainBytes = await sizeOf('data.train', config.data.train);
-  const validBytes = await sizeOf('data.valid', config.data.valid);
-  const vocabSize = await plannedVocabulary(config);
-  const model = await makeModel(config, vocabSize);
-  const { context } = model.config;
-  const parameters = model.parameterCount();
-  const weights = model.parameters().reduce((sum, { bytes }) => sum + bytes, 0);
-  const perStep = config.batchSize * config.gradientAccumulation * context;
-  const earlier = await earlierRun(config);
-  const { isa, threads } = backend();
-  model.dispose();
-  const files = (list: readonly string[], bytes: number): string =>
-    `${list.length} ${list.length === 1 ? 'file' : 'files'}, ${formatBytes(bytes)}`;
-  const held = config.data.validShare > 0 ? `${100 * config.data.validShare} % of it held back` : 'no validation';
-  const rows: [string, string][] = [
-    [
-      'model',
-      `${millions(parameters)} parameters, ${formatBytes(weights)}; ${formatBytes(2 * weights)} with gradients, without the optimizer's state`,
-    ],
-    ['tokenizer', `${typeof config.tokenizer === 'string' ? config.tokenizer : 'to be learnt'}, ${vocabSize} tokens`],
-    [
-      'data',
-      `${files(config.data.train, trainBytes)}; ${config.data.valid.length > 0 ? `${files(config.data.valid, validBytes)} for validation` : held}`,
-    ],
-    [
-      'steps',
-      `${config.steps ?? `${config.epochs} ${config.epochs === 1 ? 'epoch' : 'epochs'}`}, of ${perStep} tokens (${config.batchSize} × ${config.gradientAccumulation} × ${context})`,
-    ],
-    ['optimizer', `${config.optimizer.type}, ${config.schedule.type} schedule, ${config.precision}`],
-    ['machine', `${threads} threads, ${isa}`],
-    [
-      'output',
-      `${config.out}${earlier === null ? '' : `, which holds a run at step ${earlier.step}: --resume goes on with it`}`,
-    ],
-  ];
-  return rows.map(([name, text]) => `${name.padEnd(11)}${text}\n`).join('');
 }
 
 function makeLogger(config: TrainConfig, tokenizer: Tokenizer, progress: TrainingProgress<GPT>): RunLogger<GPT> {
@@ -203,32 +121,36 @@ export interface TrainControl {
   readonly stream?: ProgressStream;
 }
 
-async function makeTrainer(
-  config: TrainConfig,
-  tokenizer: Tokenizer,
-  callbacks: TrainerOptions<GPT, TextBatch>['callbacks'] & object,
-): Promise<Trainer<GPT, TextBatch>> {
+interface Ingredients {
+  readonly model: GPT;
+  readonly train: TextDataset;
+  readonly valid: TextDataset | null;
+}
+
+async function prepare(config: TrainConfig, tokenizer: Tokenizer): Promise<Ingredients> {
   const model = await makeModel(config, tokenizer.vocabSize);
   const { context } = model.config;
   const tokens = await prepareTokens(config, tokenizer, context);
   const train = new TextDataset(tokens.train, { context, seed: config.seed });
   const valid = tokens.valid === null ? null : new TextDataset(tokens.valid, { context, shift: false });
-  const stepsOfEpoch = Math.floor(train.length / (config.batchSize * config.gradientAccumulation));
+  return { model, train, valid };
+}
+
+async function makeTrainer(
+  config: TrainConfig,
+  tokenizer: Tokenizer,
+  callbacks: TrainerOptions<GPT, TextBatch>['callbacks'] & object,
+): Promise<Trainer<GPT, TextBatch>> {
+  const { model, train, valid } = await prepare(config, tokenizer);
+  const { every, keep, best } = config.checkpoint;
   return new Trainer<GPT, TextBatch>(model, {
-    train,
+    ...trainerOptions(config, train),
     ...(valid === null ? {} : { valid }),
-    batchSize: config.batchSize,
-    gradientAccumulation: config.gradientAccumulation,
-    steps: config.steps ?? Math.max(1, Math.floor((config.epochs ?? 1) * stepsOfEpoch)),
-    optimizer: (_, all) => makeOptimizer(config.optimizer, all),
-    schedule: makeSchedule(config.schedule),
-    ...(config.clipGradNorm === null ? {} : { clipGradNorm: config.clipGradNorm }),
-    ...(config.ema === null ? {} : { ema: config.ema }),
-    precision: config.precision as NonNullable<TrainerOptions<GPT>['precision']>,
     evalEvery: config.evaluate.every,
     evalBatches: config.evaluate.batches,
-    checkpoint: { dir: checkpointsOf(config), ...config.checkpoint },
-    seed: config.seed,
+    ...(config.earlyStopping === null ? {} : { earlyStopping: config.earlyStopping }),
+    ...(config.lossSpikes === null ? {} : { lossSpikes: config.lossSpikes }),
+    checkpoint: { dir: checkpointsOf(config), every, keep, ...(best === null ? {} : { best }) },
     config: model.config,
     callbacks,
   });
@@ -301,4 +223,25 @@ export async function train(config: TrainConfig, control: TrainControl): Promise
   }
   await leaveBehind(config, trainer.model, tokenizer, say);
   return true;
+}
+
+/** Sweeps the learning rate on the data of a run, whose other settings count, and says which rate to begin with. */
+export async function findRate(
+  config: TrainConfig,
+  { signal, say }: Pick<TrainControl, 'signal' | 'say'>,
+): Promise<void> {
+  await sizeOf('data.train', config.data.train);
+  await sizeOf('data.valid', config.data.valid);
+  await mkdir(config.out, { recursive: true });
+  const tokenizer = await prepareTokenizer(config, say);
+  const { model, train } = await prepare(config, tokenizer);
+  const { steps: _steps, schedule: _schedule, ema: _ema, profile: _profile, ...run } = trainerOptions(config, train);
+  const { rates, smoothed, suggestion, stopped } = await findLearningRate(model, { ...run, signal });
+  const shown = Math.max(1, Math.round(rates.length / 20));
+  say('     rate      loss');
+  for (let i = 0; i < rates.length; i += shown)
+    say(`${rates[i]!.toExponential(2).padStart(9)}  ${smoothed[i]!.toFixed(4).padStart(8)}`);
+  if (stopped === 'aborted') say('Stopped.');
+  else if (suggestion === null) say('The loss falls at none of these rates.');
+  else say(`The loss falls fastest at ${suggestion.toPrecision(2)}: --set optimizer.lr=${suggestion.toPrecision(2)}`);
 }

@@ -6,8 +6,9 @@
 export { blocksOf } from './block_walk.js';
 export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
 export { folderJournal, type LayerJournal } from './layer_journal.js';
-export { compressionTable, type ComparedModel, type CompressionCard } from './pipeline/card.js';
+export { compressionTable, describeSteps, type ComparedModel, type CompressionCard } from './pipeline/card.js';
 export {
+  checkCompression,
   compress,
   compressAll,
   type CompressedModel,
@@ -27,11 +28,11 @@ export {
 export { type CompressionKey } from './pipeline/state.js';
 export {
   registerStep,
-  type FinetuneFunction,
   type Rehearsal,
   type StepContext,
   type StepKind,
   type StepNote,
+  type TrainFunction,
 } from './pipeline/step.js';
 export {
   generateCorpus,

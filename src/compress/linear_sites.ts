@@ -14,11 +14,12 @@ import { SparseLinear } from '../nn/sparse_linear.js';
 import { chooseSites, matcher, sitesOf, type Site, type Target } from '../nn/surgery.js';
 import { all } from '../ops/reduce.js';
 import { isFinite } from '../ops/unary.js';
+import { unloadPages } from '../runtime/cache.js';
 import { item } from '../tensor/read.js';
 import { scope } from '../tensor/scope.js';
 
 /** What happens to which layer. */
-export type LayerPlan<R> = Map<Site<Linear>, R>;
+export type LayerPlan<R, L extends Module = Linear> = Map<Site<L>, R>;
 
 /** An exception: what some layers get instead (null: they stay as they are). */
 export interface PlanRule<R> {
@@ -54,19 +55,19 @@ export function linearSites(op: string, model: Module): Site<Linear>[] {
  *
  * @throws AttributeError if a target matches no layer, or all layers are skipped
  */
-export function planLayers<R>(
+export function planLayers<R, L extends Module = Linear>(
   op: string,
-  sites: readonly Site<Linear>[],
+  sites: readonly Site<L>[],
   target: Target,
   general: R,
   rules: readonly PlanRule<R>[],
-): LayerPlan<R> {
+): LayerPlan<R, L> {
   const exceptions = rules.map(({ target: match, resolved }, i) => {
     const matches = matcher(op, `overrides[${i}].target`, match);
     if (!sites.some(({ path }) => matches(path))) chooseSites(op, sites, match);
     return { matches, resolved };
   });
-  const plan: LayerPlan<R> = new Map();
+  const plan: LayerPlan<R, L> = new Map();
   for (const site of chooseSites(op, sites, target)) {
     const rule = exceptions.findLast(({ matches }) => matches(site.path));
     const resolved = rule === undefined ? general : rule.resolved;
@@ -82,6 +83,7 @@ export async function checkWeights(op: string, sites: Iterable<Site<Linear>>): P
     const finite = scope(() => noGrad(() => all(isFinite(layer.weight))));
     const isGood = await item(finite);
     finite.dispose();
+    unloadPages(layer.weight);
     if (isGood) continue;
     const [expected, actual] = ['finite weights', 'NaN or infinities'];
     throw new StateError({ op, argument: `${path}.weight`, expected, actual });

@@ -9,7 +9,7 @@ import { mkdir, readFile, stat } from 'node:fs/promises';
 import path from 'node:path';
 import { FormatError, StateError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
-import { clone } from '../ops/copy.js';
+import { clone, to } from '../ops/copy.js';
 import { keep, scope } from '../tensor/scope.js';
 import { loadSafetensors, openSafetensors, saveSafetensors } from '../interop/safetensors.js';
 import { formOf, restoreLayer, type LayerForm } from '../nn/layer_forms.js';
@@ -17,13 +17,17 @@ import { TransformerBlock } from '../nn/block.js';
 import { Dropout } from '../nn/dropout.js';
 import { Embedding } from '../nn/embedding.js';
 import { Float8Linear } from '../nn/float8_linear.js';
+import { skeleton } from '../nn/init.js';
 import { Mlp } from '../nn/mlp.js';
 import type { Module, StateDict } from '../nn/module.js';
 import { LayerNorm, RMSNorm } from '../nn/norm.js';
 import { place, sitesOf } from '../nn/surgery.js';
-import { isFloating } from '../tensor/dtype.js';
+import { unloadPages } from '../runtime/cache.js';
+import { isFloating, type DType } from '../tensor/dtype.js';
 import { loadTokenizer } from '../tokenizer/load.js';
 import type { Tokenizer } from '../tokenizer/tokenizer.js';
+import type { Tensor } from '../tensor/tensor.js';
+import { checkKeys } from '../util/assert.js';
 import { writeFileAtomically } from '../util/atomic_file.js';
 import { formatValue } from '../util/format.js';
 import { GPT, type GPTConfig } from './gpt.js';
@@ -155,9 +159,24 @@ function freeCopied(layer: Module, part: Readonly<StateDict>): void {
   for (const name of copied) if (part[name] !== undefined && !own.has(part[name])) part[name].dispose();
 }
 
-/** A model of a configuration, with layers of the given forms around the tensors of a state. @throws FormatError if they do not fit */
-function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>, state: StateDict, file: string): GPT {
-  const model = architectures[content.architecture]!(content.config as never) as GPT;
+/** The dtype that floating-point tensors of ordinary layers get: their own if they agree, else float32. */
+function plainDType(state: Readonly<StateDict>): DType | null {
+  const dtypes = new Set(Object.values(state).map(({ dtype }) => dtype));
+  return dtypes.size <= 1 ? null : 'float32';
+}
+
+/**
+ * A model of a configuration, with layers of the given forms, around the tensors of a state, which it takes over: it needs no memory of its
+ * own. Also the names of those that lie in ordinary layers.
+ *
+ * @throws FormatError if they do not fit
+ */
+function assemble(
+  content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>,
+  state: StateDict,
+  file: string,
+): { readonly model: GPT; readonly plain: readonly string[] } {
+  const model = skeleton(() => architectures[content.architecture]!(content.config as never) as GPT);
   const restored = new Set<string>();
   const sites = sitesOf(model, (_module): _module is Module => true);
   const own = formsOf('load', model);
@@ -169,10 +188,6 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
     }
     return JSON.stringify(own.get(name)) === JSON.stringify(form) ? [] : [{ name, form, site }];
   });
-  const isOfChanged = (key: string): boolean => changed.some(({ name }) => key.startsWith(`${name}.`));
-  const plain = Object.entries(state).flatMap(([key, { dtype }]) => (isOfChanged(key) ? [] : [dtype]));
-  const [dtype] = new Set(plain).size === 1 ? plain : [];
-  if (dtype !== undefined && isFloating(dtype)) model.to(dtype); // saved after model.to('bfloat16'); scales keep theirs
   for (const { name, form, site } of changed) {
     const part = partOf(state, name);
     const layer = restoreLayer(name, form, part, site.layer);
@@ -183,10 +198,11 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
     for (const key of scope(() => Object.keys(layer.stateDict()))) restored.add(`${name}.${key}`);
   }
   const rest = Object.fromEntries(Object.entries(state).filter(([name]) => !restored.has(name)));
-  const { missing, unexpected } = model.loadStateDict(rest, { strict: false });
-  const lost = missing.filter((name) => !restored.has(name));
-  if (lost.length + unexpected.length > 0) {
-    const actual = [...lost.map((name) => `no ${name}`), ...unexpected.map((name) => `an unknown ${name}`)];
+  const names = new Set(scope(() => Object.keys(model.stateDict())));
+  const missing = [...names].filter((name) => !restored.has(name) && !Object.hasOwn(rest, name));
+  const unexpected = Object.keys(rest).filter((name) => !names.has(name));
+  if (missing.length + unexpected.length > 0) {
+    const actual = [...missing.map((name) => `no ${name}`), ...unexpected.map((name) => `an unknown ${name}`)];
     throw new FormatError({
       op: 'load',
       argument: file,
@@ -194,8 +210,30 @@ function assemble(content: Pick<ModelFile, 'architecture' | 'config' | 'layers'>
       actual: actual.join(', '),
     });
   }
+  const dtype = plainDType(rest);
+  const cast = (value: Tensor): Tensor => (dtype !== null && isFloating(value.dtype) ? to(value, dtype) : value);
+  scope(() =>
+    noGrad(() => {
+      const taken = Object.entries(rest).map(([name, value]) => [name, cast(value)] as const);
+      model.loadStateDict(Object.fromEntries(taken), { strict: false, assign: true });
+    }),
+  );
   for (const tensor of Object.values(rest)) tensor.dispose();
-  return model;
+  return { model, plain: Object.keys(rest) };
+}
+
+/** Gives ordinary parameters that lie in a mapped file memory of their own, and the file's pages back. */
+function takeOut(model: GPT, names: readonly string[]): void {
+  const state = model.stateDict();
+  for (const name of names) {
+    const tensor = state[name]; // a layer that has another in its place has no such name any more
+    if (tensor === undefined || tensor.storage.pooled) continue;
+    const own = noGrad(() => clone(tensor));
+    unloadPages(tensor);
+    model.loadStateDict({ [name]: own }, { strict: false, assign: true });
+    own.dispose();
+  }
+  for (const tensor of Object.values(state)) tensor.dispose();
 }
 
 /**
@@ -211,7 +249,7 @@ export function cloneModel<M extends SavableModel>(model: M): M {
     ),
   );
   const content = { architecture, config: model.config, layers: Object.fromEntries(formsOf('cloneModel', model)) };
-  const copy = assemble(content, state, 'cloneModel');
+  const { model: copy } = assemble(content, state, 'cloneModel');
   const frozen = new Set(model.namedParameters().flatMap(([name, { requiresGrad }]) => (requiresGrad ? [] : [name])));
   copy.freeze((name) => frozen.has(name)).train(model.training);
   return copy as unknown as M;
@@ -226,6 +264,15 @@ export interface LoadedModel {
   readonly card: unknown;
 }
 
+/** Options of {@link load}. */
+export interface LoadModelOptions {
+  /**
+   * Changes the model, or gives another, while its weights still lie in the mapped file: what is replaced is read layer by layer and never
+   * takes memory as a whole. Default: none.
+   */
+  readonly convert?: (model: GPT) => GPT | void | Promise<GPT | void>;
+}
+
 /**
  * Loads a model that {@link saveModel} wrote, compressed or not; it is in evaluation mode. Tensors of compressed layers stay on the
  * mapped file until they are used.
@@ -234,10 +281,16 @@ export interface LoadedModel {
  * ```ts
  * const { model, tokenizer } = await og.load('runs/int4');
  * for await (const piece of model.generate('interface ', { tokenizer: tokenizer! })) process.stdout.write(piece.text);
+ *
+ * // A float32 model that is in 4 bits when it arrives:
+ * const convert = (model: og.GPT) => quantize(model, { scheme: 'nf4', doubleQuant: true, embeddings: 'int8', inPlace: true });
+ * const { model: small } = await og.load('runs/float32', { convert });
  * ```
  * @throws FormatError if a file is missing or malformed, or the files are of two models
+ * @throws AttributeError for an unknown option
  */
-export async function load(folder: string): Promise<LoadedModel> {
+export async function load(folder: string, options: LoadModelOptions = {}): Promise<LoadedModel> {
+  checkKeys('load', options, ['convert']);
   const file = path.join(folder, 'config.json');
   const content = await readModelFile(file);
   const weights = path.join(folder, 'model.safetensors');
@@ -246,12 +299,27 @@ export async function load(folder: string): Promise<LoadedModel> {
     const [expected, actual] = ['the weights of this configuration', 'those of another model'];
     throw new FormatError({ op: 'load', argument: weights, expected, actual, hint: 'Save the model again' });
   }
-  const model = assemble(content, await loadSafetensors(weights, { float8: 'bits' }), file);
+  const { model, plain } = assemble(content, await loadSafetensors(weights, { float8: 'bits' }), file);
+  const loaded = await convertedBy(options.convert, model.eval());
+  if (loaded === model) takeOut(model, plain);
   const tokenizerFile = path.join(folder, 'tokenizer.json');
   const hasTokenizer = await stat(tokenizerFile).then(
     () => true,
     () => false,
   );
   const tokenizer = hasTokenizer ? await loadTokenizer(tokenizerFile) : null;
-  return { model: model.eval(), tokenizer, card: content.card };
+  return { model: loaded.eval(), tokenizer, card: content.card };
+}
+
+/** The model that comes out of a conversion; the one that went in is freed if it is another. */
+async function convertedBy(convert: LoadModelOptions['convert'], model: GPT): Promise<GPT> {
+  if (convert === undefined) return model;
+  try {
+    const made = (await convert(model)) ?? model;
+    if (made !== model) model.dispose();
+    return made;
+  } catch (error) {
+    model.dispose();
+    throw error;
+  }
 }

@@ -1,9 +1,8 @@
 import { conv1d, conv2d, type Conv1dOptions, type Conv2dOptions } from '../ops/conv.js';
-import { empty } from '../tensor/create.js';
 import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
-import { kaimingUniform_, uniform_ } from './init.js';
+import { kaimingUniform_, uniform_, unfilled } from './init.js';
 import { Module, parameter } from './module.js';
 
 /** Options of {@link Conv1d} and {@link Conv2d}. */
@@ -32,9 +31,9 @@ abstract class Conv extends Module {
     checkInteger(op, 'outChannels', outChannels, 1);
     for (const length of kernel) checkInteger(op, 'kernelSize', length, 1);
     const shape = [outChannels, checkInteger(op, 'inChannels / groups', inChannels / groups, 1), ...kernel];
-    this.weight = parameter(kaimingUniform_(empty(shape), undefined, generator));
+    this.weight = parameter(kaimingUniform_(unfilled(shape), undefined, generator));
     const bound = 1 / Math.sqrt(shape.slice(1).reduce((product, length) => product * length, 1));
-    this.bias = bias ? parameter(uniform_(empty([outChannels]), -bound, bound, generator)) : null;
+    this.bias = bias ? parameter(uniform_(unfilled([outChannels]), -bound, bound, generator)) : null;
   }
 }
 

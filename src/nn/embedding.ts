@@ -1,9 +1,8 @@
 import { embedding } from '../ops/embedding.js';
-import { empty } from '../tensor/create.js';
 import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
-import { normal_ } from './init.js';
+import { normal_, unfilled } from './init.js';
 import { Module, parameter } from './module.js';
 
 /** Options of {@link Embedding}. */
@@ -27,7 +26,7 @@ export class Embedding extends Module {
     this.count = checkInteger('Embedding', 'count', count, 0);
     this.width = checkInteger('Embedding', 'width', width, 0);
     this.paddingIdx = options.paddingIdx;
-    this.weight = parameter(normal_(empty([count, width]), 0, options.std ?? 1, options.generator));
+    this.weight = parameter(normal_(unfilled([count, width]), 0, options.std ?? 1, options.generator));
   }
 
   /** Integer ids `[…]` → vectors `[…, width]`. */

@@ -6,13 +6,44 @@
 import { ShapeError } from '../errors.js';
 import { noGrad } from '../autograd/grad.js';
 import { copy_ } from '../ops/copy.js';
-import { full } from '../tensor/create.js';
+import { empty, full, type TensorOptions } from '../tensor/create.js';
 import { normal, uniform, type Generator } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
+import type { Shape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
 
+let inSkeleton = false;
+
+/**
+ * @internal Makes modules whose large parameters have shapes, but neither memory nor values: others are to take their places
+ * (`loadStateDict` with `assign`). Nothing is drawn from random streams.
+ */
+export function skeleton<T>(make: () => T): T {
+  const before = inSkeleton;
+  inSkeleton = true;
+  try {
+    return make();
+  } finally {
+    inSkeleton = before;
+  }
+}
+
+/** @internal A tensor that is about to be given its initial values. In a {@link skeleton}, one element stands for all. */
+export function unfilled(shape: Shape, options: TensorOptions = {}): Tensor {
+  if (!inSkeleton) return empty(shape, options);
+  const one = empty([1], options);
+  const all = one.view(
+    0,
+    shape,
+    shape.map(() => 0),
+  );
+  one.dispose();
+  return all;
+}
+
 function overwrite(target: Tensor, make: () => Tensor): Tensor {
+  if (inSkeleton) return target;
   scope(() => noGrad(() => void copy_(target, make())));
   return target;
 }

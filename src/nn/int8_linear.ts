@@ -120,6 +120,8 @@ export class Int8Linear extends Module {
     const { activation = 'none', residual = null } = end;
     // activations that the integer product's pass does not have
     if (activation === 'sigmoid' || activation === 'tanh') return scope(() => applyEnd(this.compute(x, {}), end));
+    const plain = this.inputFactor === null && this.inputScale === null && x.dtype !== 'float64';
+    if (plain) return linearInt8Dynamic(x, this.weight, this.bias, { activation, residual });
     return scope(() => this.compute(x, { activation, residual }));
   }
 

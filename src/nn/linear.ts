@@ -1,10 +1,9 @@
 import { applyEnd, linear, type LinearEnd } from '../ops/linear.js';
-import { empty } from '../tensor/create.js';
 import type { DType } from '../tensor/dtype.js';
 import type { Generator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
-import { kaimingUniform_, uniform_ } from './init.js';
+import { kaimingUniform_, uniform_, unfilled } from './init.js';
 import { Module, parameter } from './module.js';
 
 /** Options of {@link Linear}. */
@@ -38,11 +37,11 @@ export class Linear extends Module {
     this.inFeatures = checkInteger('Linear', 'inFeatures', inFeatures, 0);
     this.outFeatures = checkInteger('Linear', 'outFeatures', outFeatures, 0);
     const dtype = options.dtype === undefined ? {} : { dtype: options.dtype };
-    this.weight = parameter(kaimingUniform_(empty([outFeatures, inFeatures], dtype), undefined, options.generator));
+    this.weight = parameter(kaimingUniform_(unfilled([outFeatures, inFeatures], dtype), undefined, options.generator));
     const bound = inFeatures > 0 ? 1 / Math.sqrt(inFeatures) : 0;
     this.bias =
       (options.bias ?? true)
-        ? parameter(uniform_(empty([outFeatures], dtype), -bound, bound, options.generator))
+        ? parameter(uniform_(unfilled([outFeatures], dtype), -bound, bound, options.generator))
         : null;
   }
 

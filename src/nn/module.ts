@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { ShapeError, StateError } from '../errors.js';
+import { DTypeError, ShapeError, StateError } from '../errors.js';
 import { copy_, to } from '../ops/copy.js';
 import { detach } from '../ops/views.js';
 import type { DType } from '../tensor/dtype.js';
@@ -35,6 +35,11 @@ export function isParameter(tensor: Tensor): boolean {
 export interface LoadOptions {
   /** Refuse missing and unexpected names. Default true. */
   readonly strict?: boolean;
+  /**
+   * Take the tensors themselves, in their dtypes, in place of the module's own, instead of copying values into these: no memory is needed
+   * beside that of the state, which is shared. Optimisers made before hold the old parameters. Default false.
+   */
+  readonly assign?: boolean;
 }
 
 /** Names that did not match, when loading was not strict. */
@@ -145,6 +150,7 @@ export abstract class Module {
    *
    * @throws StateError if names are missing or unexpected (unless `strict` is false)
    * @throws ShapeError if a shape differs; nothing is copied then
+   * @throws DTypeError if `assign` would make a parameter of integers
    */
   loadStateDict(state: Readonly<StateDict>, options: LoadOptions = {}): LoadReport {
     const own = new Map<string, Tensor>();
@@ -175,13 +181,47 @@ export abstract class Module {
         });
       }
     }
-    noGrad(() => {
-      for (const [name, tensor] of own) {
-        const value = state[name];
-        if (value !== undefined) copy_(tensor, to(value, tensor.dtype));
-      }
-    });
+    if (options.assign) {
+      this.assign(own, state);
+    } else {
+      noGrad(() => {
+        for (const [name, tensor] of own) {
+          const value = state[name];
+          if (value !== undefined) copy_(tensor, to(value, tensor.dtype));
+        }
+      });
+    }
     return { missing, unexpected };
+  }
+
+  /** Puts tensors of a state into the places of those of the same names. */
+  private assign(own: ReadonlyMap<string, Tensor>, state: Readonly<StateDict>): void {
+    const pairs = [...own].flatMap(([name, tensor]): [string, Tensor, Tensor][] =>
+      state[name] === undefined ? [] : [[name, tensor, state[name]]],
+    );
+    for (const [name, tensor, { dtype }] of pairs) {
+      if (!parameters.has(tensor) || isFloating(dtype)) continue;
+      throw new DTypeError({ op: 'loadStateDict', argument: name, expected: 'a floating-point tensor', actual: dtype });
+    }
+    const replaced = pairs.map(([, tensor, value]): [Tensor, Tensor] => {
+      const taken = keep(detach(value));
+      if (parameters.has(tensor)) parameter(taken).requiresGrad = tensor.requiresGrad;
+      return [tensor, taken];
+    });
+    this.replace(new Map(replaced));
+  }
+
+  /** Puts tensors into all places of others, which are freed. */
+  private replace(replaced: ReadonlyMap<Tensor, Tensor>): void {
+    const now = (value: unknown): unknown => (value instanceof Tensor ? (replaced.get(value) ?? value) : value);
+    for (const [, module] of this.namedModules()) {
+      const properties = module as unknown as Record<string, unknown>;
+      for (const [key, value] of Object.entries(properties)) {
+        if (value instanceof Tensor) properties[key] = now(value);
+        else if (Array.isArray(value)) value.forEach((item: unknown, i) => (value[i] = now(item)));
+      }
+    }
+    for (const tensor of replaced.keys()) tensor.dispose();
   }
 
   /** Sets training behaviour here and below. Returns the module. */
@@ -214,25 +254,13 @@ export abstract class Module {
   /** Casts floating-point parameters and buffers. Optimisers made before hold the old ones. Returns the module. */
   to(dtype: DType): this {
     const replaced = new Map<Tensor, Tensor>();
-    const cast = (tensor: Tensor): Tensor => {
-      if (!isFloating(tensor.dtype) || tensor.dtype === dtype) return tensor;
-      let made = replaced.get(tensor);
-      if (made === undefined) {
-        made = keep(noGrad(() => to(detach(tensor), dtype)));
-        if (parameters.has(tensor)) parameter(made).requiresGrad = tensor.requiresGrad;
-        replaced.set(tensor, made);
-      }
-      return made;
-    };
-    for (const [, module] of this.namedModules()) {
-      const properties = module as unknown as Record<string, unknown>;
-      for (const [key, value] of Object.entries(properties)) {
-        if (value instanceof Tensor) properties[key] = cast(value);
-        else if (Array.isArray(value))
-          value.forEach((item: unknown, i) => (value[i] = item instanceof Tensor ? cast(item) : item));
-      }
+    for (const [, tensor] of this.namedTensors()) {
+      if (!isFloating(tensor.dtype) || tensor.dtype === dtype) continue;
+      const made = keep(noGrad(() => to(detach(tensor), dtype)));
+      if (parameters.has(tensor)) parameter(made).requiresGrad = tensor.requiresGrad;
+      replaced.set(tensor, made);
     }
-    for (const tensor of replaced.keys()) tensor.dispose();
+    this.replace(replaced);
     return this;
   }
 

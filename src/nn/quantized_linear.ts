@@ -9,6 +9,7 @@ import {
   type QuantizationScheme,
   type QuantizeOptions,
 } from '../ops/quantization.js';
+import { applyEnd, type LinearEnd } from '../ops/linear.js';
 import { quantizedLinear, quantizedLinearBackward } from '../ops/quantized_linear.js';
 import { sum } from '../ops/reduce.js';
 import { detach, reshape } from '../ops/views.js';
@@ -185,14 +186,27 @@ export class QuantizedLinear extends Module {
 
   /** `[…, in]` → `[…, out]`. */
   forward(x: Tensor): Tensor {
-    const { inputFactor } = this;
-    if (inputFactor === null) return this.product(x);
-    return scope(() => this.product(to(mul(x, inputFactor), x.dtype)));
+    return this.compute(x, {});
   }
 
-  private product(x: Tensor): Tensor {
+  /** What {@link forward} gives, with an activation and a residual: in the product's own call, unless hooks want to see that result. */
+  endForward(x: Tensor, end: LinearEnd): Tensor {
+    return this.forward === QuantizedLinear.prototype.forward ? this.compute(x, end) : applyEnd(this.forward(x), end);
+  }
+
+  private compute(x: Tensor, end: LinearEnd): Tensor {
+    const { inputFactor } = this;
+    return scope(() => this.product(inputFactor === null ? x : to(mul(x, inputFactor), x.dtype), end));
+  }
+
+  private product(x: Tensor, end: LinearEnd): Tensor {
     const { bias, activations } = this;
-    if (this.scale !== null) return quantizedLinear(x, this.weight, bias, { activations });
+    if (this.scale !== null) return quantizedLinear(x, this.weight, bias, { activations, ...end });
+    return applyEnd(this.decoded(x), end);
+  }
+
+  private decoded(x: Tensor): Tensor {
+    const { bias } = this;
     // decoded scales are not kept until the gradient is asked for: they are decoded again
     return customFunction<readonly Tensor[]>({
       name: 'quantizedLinear',

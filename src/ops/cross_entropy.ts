@@ -19,7 +19,7 @@ import { clone, contiguous, to } from './copy.js';
 import { defineOp, type Inputs, type OutputSpec } from './define.js';
 import { embedding } from './embedding.js';
 import { mean, sum } from './reduce.js';
-import { scale_ } from './scale.js';
+import { scale_ } from './in_place.js';
 import { logSoftmax, logsumexp } from './softmax.js';
 import { exp } from './unary.js';
 import { detach, permute, reshape, unsqueeze } from './views.js';

@@ -10,7 +10,7 @@ import { submit, type View } from '../runtime/queue.js';
 import { allocate } from '../runtime/storage.js';
 import { isFloating, isInteger, itemSize, type DType } from '../tensor/dtype.js';
 import { contiguousStrides, sizeOf, type Shape } from '../tensor/shape.js';
-import { isGradEnabled, needsRecord, record, setRecording, type Node } from '../tensor/tape.js';
+import { isGradEnabled, needsRecord, record, setRecording, type Node, type RuleResults } from '../tensor/tape.js';
 import { Tensor } from '../tensor/tensor.js';
 import { formatValue } from '../util/format.js';
 
@@ -74,7 +74,7 @@ export interface OpSchema<A> {
    */
   saves?(inputs: Inputs, outputs: readonly Tensor[], attrs: A): Inputs;
   /** Gradients of the inputs, in their order, made of operations. Without it, `definition` is differentiated. */
-  backward?(context: BackwardContext<A>): Gradients;
+  backward?(context: BackwardContext<A>): RuleResults;
   /** The operation in terms of simpler ones: oracle of the tests and source of higher derivatives. */
   definition?(inputs: Inputs, attrs: A): Tensor | readonly Tensor[];
   /** Default: one flop an output element; all operands read and written once. */

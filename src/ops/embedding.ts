@@ -8,7 +8,7 @@ import { kernelId } from '../runtime/kernels.js';
 import { submit, type View } from '../runtime/queue.js';
 import { constant, zeros } from '../tensor/create.js';
 import { contiguousStrides, type Shape } from '../tensor/shape.js';
-import { needsRecord, record, setRecording } from '../tensor/tape.js';
+import { Addend, isGradEnabled, needsRecord, record, setRecording } from '../tensor/tape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { formatShape } from '../util/format.js';
@@ -46,16 +46,29 @@ const embeddingOp: Op<EmbeddingAttrs> = defineOp<EmbeddingAttrs>({
   results: (_inputs, _attrs, [y]) => [rowsOf(y!, 1)],
   encode: () => [0],
   saves: ([, ids]) => [ids!],
-  backward: ({ grad, saved: [ids], attrs }) => [embeddingBackward(grad, ids!, attrs), null],
+  backward: ({ grad, saved: [ids], attrs }) => [tableGradient(grad, ids!, attrs), null],
   cost: (_inputs, [y]) => ({ flops: 0, bytes: 2 * y!.bytes }),
 });
+
+/** Adds rows to those of a table that they came from. */
+function addRows(table: Tensor, grad: Tensor, ids: Tensor): void {
+  const source = contiguous(grad);
+  submit(indexAddKernel, [rowsOf(ids, 0), rowsOf(source, 1)], [table], [0], source.size);
+}
+
+/** The table's gradient has few rows that are not zero: where there is a gradient already (of a tied output layer), they join it. */
+function tableGradient(grad: Tensor, ids: Tensor, attrs: EmbeddingAttrs): Tensor | Addend {
+  const make = (): Tensor => embeddingBackward(grad, ids, attrs);
+  return isGradEnabled() || attrs.padding >= 0
+    ? make()
+    : new Addend(grad.dtype, make, (total) => addRows(total, grad, ids));
+}
 
 /** Gradient of the table: the rows of `grad` added up where they came from, in one new tensor. */
 function embeddingBackward(grad: Tensor, ids: Tensor, attrs: EmbeddingAttrs): Tensor {
   const { padding, table } = attrs;
   const total = zeros(table, { dtype: grad.dtype });
-  const source = contiguous(grad);
-  submit(indexAddKernel, [rowsOf(ids, 0), rowsOf(source, 1)], [total], [0], source.size);
+  addRows(total, grad, ids);
   if (padding >= 0) {
     const before = setRecording(false);
     copy_(narrow(total, 0, padding, 1), constant(0, grad.dtype));

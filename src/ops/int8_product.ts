@@ -5,8 +5,9 @@
  * @module
  */
 import { ShapeError } from '../errors.js';
+import { environment } from '../runtime/environment.js';
 import type { View } from '../runtime/queue.js';
-import type { DType } from '../tensor/dtype.js';
+import { isFloating, type DType } from '../tensor/dtype.js';
 import { broadcastShapes, broadcastStrides, type Shape } from '../tensor/shape.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { formatShape } from '../util/format.js';
@@ -16,6 +17,7 @@ import { to } from './copy.js';
 import { defineOp, type Inputs } from './define.js';
 import { matmul } from './matmul.js';
 import { PackedForms } from './packed_forms.js';
+import { quantize } from './quantization.js';
 import { transpose, unsqueeze } from './views.js';
 
 /** What follows the bias. `gelu` is x·Φ(x), `geluTanh` its tanh form. */
@@ -57,7 +59,7 @@ function aboveColumns(x: Tensor): Tensor {
 }
 
 /**
- * Inputs: a (…, M, K), b (…, K, N), b packed, zero points and scales of the rows of a and of the columns of b, bias of the
+ * Inputs: a (…, M, K) of codes, or (M, K) of floats, each row of which becomes int8 codes by its own largest magnitude; b (…, K, N), b packed, zero points and scales of the rows of a and of the columns of b, bias of the
  * columns, residual of the result's shape.
  */
 export const int8Product = defineOp<Int8Attrs>({
@@ -104,11 +106,13 @@ export const int8Product = defineOp<Int8Attrs>({
   definition: ([a, b, , aZero, bZero, aScale, bScale, bias, residual], { activation, dtype }) => {
     const centred = (x: Tensor, zero: Tensor | null | undefined): Tensor =>
       zero ? sub(to(x, 'int32'), zero) : to(x, 'int32');
-    const left = centred(a!, aZero ? besideRows(aZero) : null);
+    const coded = isFloating(a!.dtype) ? quantize(a!, { axis: 0 }) : null;
+    const rowScale = coded?.scale ?? aScale;
+    const left = centred(coded?.codes ?? a!, aZero ? besideRows(aZero) : null);
     const sums = matmul(left, centred(b!, bZero ? aboveColumns(bZero) : null));
     if (dtype === 'int32') return sums;
     let y = to(sums, 'float32');
-    if (aScale) y = mul(y, besideRows(aScale));
+    if (rowScale) y = mul(y, besideRows(rowScale));
     if (bScale) y = mul(y, aboveColumns(bScale));
     if (bias) y = add(y, aboveColumns(bias));
     if (activation === 'relu') y = relu(y);
@@ -121,7 +125,7 @@ export const int8Product = defineOp<Int8Attrs>({
 
 /** Bytes of packed weights: a header, the sums of the columns, and the codes in whole panels of 32 columns. */
 function packedBytes([k, n]: readonly [number, number]): number {
-  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 4) * 4);
+  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 8);
 }
 
 const packOp = defineOp<boolean>({
@@ -136,6 +140,8 @@ const packedWeights = new PackedForms();
 
 /** Rows up to which weights are read as they are, if they have not been packed before. */
 const FEW_ROWS = 2;
+/** Rows beyond which packing is below 2 % of the work. */
+const MANY_ROWS = 2048;
 
 /**
  * The weight [out, in] as a packed b [in, out], made once: again only if the weight was written to, or another instruction
@@ -146,6 +152,22 @@ const FEW_ROWS = 2;
 export function packWeight(weight: Tensor, sevenBit: boolean, rows = Infinity): Tensor | null {
   const make = rows <= FEW_ROWS ? null : (): Tensor => packOp.call([transpose(weight)], sevenBit);
   return packedWeights.get(weight, [], sevenBit ? 'seven bits' : 'bytes', make);
+}
+
+const seen = new WeakMap<Tensor, number>();
+
+/**
+ * b [K, N] as the kernel packs it, if it was multiplied before and has not been written to since; null at its first use, or where
+ * packing is a small part of the work.
+ *
+ * @internal
+ */
+export function packedAgain(b: Tensor, rows: number): Tensor | null {
+  if (!environment.prepack || b.rank !== 2 || b.size < 1 << 14 || b.size > 1 << 27 || rows > MANY_ROWS) return null;
+  const { version } = b.storage;
+  const isKnown = seen.get(b) === version;
+  seen.set(b, version);
+  return packedWeights.get(b, [], 'columns', isKnown ? (): Tensor => packOp.call([b], false) : null);
 }
 
 /**

@@ -24,8 +24,16 @@ import { reshape, transpose } from './views.js';
 /** What {@link linear} applies to its sums. `gelu` is x·Φ(x), `geluTanh` its tanh form. */
 export type LinearActivation = 'none' | 'gelu' | 'geluTanh' | 'silu' | 'relu' | 'sigmoid' | 'tanh';
 
-/** In the order of the kernel's numbers. */
-const activations: readonly LinearActivation[] = ['none', 'gelu', 'geluTanh', 'silu', 'relu', 'sigmoid', 'tanh'];
+/** @internal In the order of the kernel's numbers. */
+export const linearActivations: readonly LinearActivation[] = [
+  'none',
+  'gelu',
+  'geluTanh',
+  'silu',
+  'relu',
+  'sigmoid',
+  'tanh',
+];
 
 /** What follows the bias in {@link linear}. */
 export interface LinearEnd {
@@ -118,7 +126,7 @@ const linearOp = defineOp<LinearAttrs>({
     return [rows(x!), turned, bias ?? null, residual ? rows(residual) : null, packed ?? null];
   },
   results: (_inputs, _attrs, [y, sums]) => [rows(y!), sums ? rows(sums) : null],
-  encode: ({ activation }) => [activations.indexOf(activation)],
+  encode: ({ activation }) => [linearActivations.indexOf(activation)],
   saves: (inputs, [y, sums], { keeps }) => [
     ...otherFactor(inputs),
     ...(keeps === 'nothing' ? [] : keeps === 'result' ? [y!] : [sums!]),
@@ -202,7 +210,7 @@ function checkShapes(x: Tensor, weight: Tensor, bias: Tensor | null, residual: T
  * @cost 2·rows·in·out flops
  */
 export function linear(x: Tensor, weight: Tensor, bias?: Tensor | null, end: LinearEnd = {}): Tensor {
-  const activation = checkOneOf('linear', 'activation', end.activation ?? 'none', activations);
+  const activation = checkOneOf('linear', 'activation', end.activation ?? 'none', linearActivations);
   const residual = end.residual ?? null;
   checkTensor('linear', 'x', x);
   checkTensor('linear', 'weight', weight);

@@ -17,12 +17,13 @@ import {
   checkDepth,
   int8Activations,
   int8Product,
+  packedAgain,
   packWeight,
   type Int8Activation,
   type Int8Attrs,
 } from './int8_product.js';
-import { quantize, type Quantized } from './quantization.js';
-import { reshape, transpose } from './views.js';
+import type { Quantized } from './quantization.js';
+import { detach, reshape, transpose } from './views.js';
 
 export type { Int8Activation } from './int8_product.js';
 
@@ -43,6 +44,10 @@ function checkProduct(op: string, a: Tensor, b: Tensor): void {
   broadcastShapes(op, a.shape.slice(0, -2), b.shape.slice(0, -2));
 }
 
+function rowsOf(a: Tensor): number {
+  return sizeOf(a.shape.slice(0, -1));
+}
+
 /** Largest |code − zero point|. A tensor of zero points holds codes of x's dtype. */
 function largestDistance(x: Tensor, zero: Tensor | number): number {
   const [low, high] = x.dtype === 'int8' ? [-128, 127] : [0, 255];
@@ -50,7 +55,8 @@ function largestDistance(x: Tensor, zero: Tensor | number): number {
 }
 
 /**
- * Product of two matrices of int8 codes, exact in int32.
+ * Product of two matrices of int8 codes, exact in int32. A matrix `b` that comes again unchanged is packed for the machine, in
+ * memory of its own size, and read so until it changes (`OG_PREPACK=0`: never); so it is by {@link matmulInteger}.
  *
  * @shape (…, M, K), (…, K, N) → (…, M, N)
  * @dtype int8 → int32
@@ -62,7 +68,7 @@ export function matmulInt8(a: Tensor, b: Tensor): Tensor {
   checkCodes(op, 'b', b, ['int8']);
   checkProduct(op, a, b);
   checkDepth(op, 'a', a, [128, 128]);
-  return int8Product.call([a, b, null, null, null, null, null, null, null], sumsOnly);
+  return int8Product.call([a, b, packedAgain(b, rowsOf(a)), null, null, null, null, null, null], sumsOnly);
 }
 
 /** A zero point as the kernel takes it: int32, or nothing for 0. */
@@ -106,7 +112,7 @@ export function matmulInteger(
     const aZero = zeroPointTensor(op, 'aZeroPoint', aZeroPoint, a.shape.at(-2)!);
     const bZero = zeroPointTensor(op, 'bZeroPoint', bZeroPoint, b.shape.at(-1)!);
     checkDepth(op, 'a', a, [largestDistance(a, aZeroPoint), largestDistance(b, bZeroPoint)]);
-    return int8Product.call([a, b, null, aZero, bZero, null, null, null, null], sumsOnly);
+    return int8Product.call([a, b, packedAgain(b, rowsOf(a)), aZero, bZero, null, null, null, null], sumsOnly);
   });
 }
 
@@ -174,10 +180,13 @@ function epilogueTensor(op: string, argument: string, x: Tensor | null | undefin
   return x.dtype === 'float64' ? to(x, 'float32') : x;
 }
 
-/** Rows of codes times the weight, with everything that follows; `shape` is the result's. */
+/** Codes with their scale, or floats that get both in the product's call. */
+type Rows = Pick<Quantized, 'codes' | 'zeroPoint'> & { readonly scale: Tensor | null };
+
+/** Rows of codes times the weight, with everything that follows; `shape` is the result's. What is made on the way is the caller's to free. */
 function finished(
   op: string,
-  rows: Quantized,
+  rows: Rows,
   weight: Quantized,
   bias: Tensor | null,
   shape: Shape,
@@ -188,25 +197,24 @@ function finished(
   const activation = checkOneOf(op, 'activation', options.activation ?? 'none', int8Activations);
   const offset = epilogueTensor(op, 'bias', bias, [out]);
   const residual = epilogueTensor(op, 'residual', options.residual, shape);
-  const distance = (x: Quantized): number => largestDistance(x.codes, x.zeroPoint ?? 0);
+  const distance = (x: Rows): number => (isFloating(x.codes.dtype) ? 127 : largestDistance(x.codes, x.zeroPoint ?? 0));
   checkDepth(op, 'x', rows.codes, [distance(rows), distance(weight)]);
   const count = rows.codes.shape[0]!;
   const integers = (zero: Tensor | null): Tensor | null => (zero === null ? null : to(zero, 'int32'));
   const floats = (scale: Tensor): Tensor => (scale.dtype === 'float64' ? to(scale, 'float32') : scale);
-  return scope(() => {
-    const inputs: Inputs = [
-      rows.codes,
-      transpose(weight.codes),
-      packWeight(weight.codes, attrs.sevenBit, count),
-      integers(rows.zeroPoint),
-      integers(weight.zeroPoint),
-      floats(rows.scale),
-      floats(weight.scale),
-      offset,
-      residual === null ? null : reshape(residual, [count, out]),
-    ];
-    return reshape(int8Product.call(inputs, { ...attrs, activation }), shape);
-  });
+  const inputs: Inputs = [
+    rows.codes,
+    transpose(weight.codes),
+    packWeight(weight.codes, attrs.sevenBit, count),
+    integers(rows.zeroPoint),
+    integers(weight.zeroPoint),
+    rows.scale === null ? null : floats(rows.scale),
+    floats(weight.scale),
+    offset,
+    residual === null || shape.length === 2 ? residual : reshape(residual, [count, out]),
+  ];
+  const y = int8Product.call(inputs, { ...attrs, activation });
+  return shape.length === 2 ? y : reshape(y, shape);
 }
 
 /**
@@ -252,7 +260,7 @@ export function linearInt8(
   const shape = [...codes.shape.slice(0, -1), out];
   const rows = { ...x, codes: reshape(codes, [sizeOf(codes.shape.slice(0, -1)), width]) };
   const attrs = { dtype, activation: 'none', sevenBit: options.sevenBit === true, outScale, outZero } as const;
-  return finished(op, rows, weight, bias, shape, options, attrs);
+  return scope(() => finished(op, rows, weight, bias, shape, options, attrs));
 }
 
 /**
@@ -283,7 +291,8 @@ export function linearInt8Dynamic(
   const dtype = x.dtype === 'float64' ? 'float32' : x.dtype;
   const attrs = { dtype, activation: 'none', sevenBit: false, outScale: 1, outZero: 0 } as const;
   return scope(() => {
-    const input = quantize(reshape(x, [sizeOf(x.shape.slice(0, -1)), width]), { axis: 0 });
-    return to(finished(op, input, weight, bias, shape, options, attrs), x.dtype);
+    const plain = to(x.requiresGrad ? detach(x) : x, dtype);
+    const codes = reshape(plain, [sizeOf(x.shape.slice(0, -1)), width]);
+    return to(finished(op, { codes, scale: null, zeroPoint: null }, weight, bias, shape, options, attrs), x.dtype);
   });
 }

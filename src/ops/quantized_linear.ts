@@ -6,13 +6,14 @@
  */
 import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating, itemSize, type DType } from '../tensor/dtype.js';
-import { sizeOf } from '../tensor/shape.js';
+import { sameShape, sizeOf } from '../tensor/shape.js';
+import { willRecord } from '../tensor/tape.js';
 import { checkTensor, Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
 import { contiguous, to } from './copy.js';
 import { defineOp, type Op } from './define.js';
-import { linear } from './linear.js';
+import { applyEnd, linear, linearActivations, type LinearActivation, type LinearEnd } from './linear.js';
 import { matmul } from './matmul.js';
 import { PackedForms } from './packed_forms.js';
 import { dequantize, schemeOf, type Quantized, type QuantizationScheme } from './quantization.js';
@@ -32,6 +33,7 @@ interface WeightOnlyAttrs {
   readonly inFeatures: number;
   readonly dtype: DType;
   readonly biasDType: DType | null;
+  readonly activation: LinearActivation;
 }
 
 /** x: [rows, in], codes: [out, in] or [out, in/2], scale and zeroPoint: [out, groups]; packed: of these three. */
@@ -44,20 +46,28 @@ const weightOnlyOp: Op<WeightOnlyAttrs> = defineOp<WeightOnlyAttrs>({
     { name: 'zeroPoint', kind: 'integer', optional: true },
     { name: 'bias', kind: 'float', optional: true },
     { name: 'packed', kind: 'any', optional: true },
+    { name: 'residual', kind: 'float', optional: true },
   ],
-  attrCount: 4,
+  attrCount: 5,
   output: ([x, codes], { transposed, inFeatures, dtype }) => ({
     shape: [x!.shape[0]!, transposed ? inFeatures : codes!.shape[0]!],
     dtype,
   }),
-  encode: ({ scheme, bits, coded, transposed }) => [schemes.indexOf(scheme), bits, Number(coded), Number(transposed)],
+  encode: ({ scheme, bits, coded, transposed, activation }) => [
+    schemes.indexOf(scheme),
+    bits,
+    Number(coded),
+    Number(transposed),
+    linearActivations.indexOf(activation),
+  ],
   saves: ([, codes, scale, zeroPoint]) => [codes!, scale!, zeroPoint ?? null],
   backward: ({ grad, saved: [codes, scale, zeroPoint], attrs, needs }) => [
-    needs(0) ? weightOnlyOp.call([grad, codes!, scale!, zeroPoint!, null, null], turned(attrs)) : null,
+    needs(0) ? weightOnlyOp.call([grad, codes!, scale!, zeroPoint!, null, null, null], turned(attrs)) : null,
     null,
     null,
     null,
     needs(4) ? to(sum(grad, 0), attrs.biasDType!) : null,
+    null,
     null,
   ],
   cost: ([x, codes, scale], [y], { inFeatures }) => ({
@@ -95,8 +105,8 @@ function turned(attrs: WeightOnlyAttrs): WeightOnlyAttrs {
   return { ...attrs, transposed: !attrs.transposed, coded: false, biasDType: null };
 }
 
-/** Options of {@link quantizedLinear}. */
-export interface QuantizedLinearOptions {
+/** Options of {@link quantizedLinear}. Without a gradient, in float32, what follows the product costs no call of its own. */
+export interface QuantizedLinearOptions extends LinearEnd {
   /**
    * `int8`: x is rounded to int8 in blocks of 32 of each row and multiplied with integer codes (not NF4) as integers, exactly,
    * before scales apply. It is several times faster, and the first call packs the weight into a second block of memory, which
@@ -115,21 +125,29 @@ function kernelWeight(
   const scheme = schemeOf(weight);
   const group = groupSize ?? (axis === 0 ? inFeatures : 0);
   if (group === 0 || group % 32 !== 0 || (scheme === 'nf4' && !packed)) return null;
-  const grid = (value: Tensor): Tensor => reshape(contiguous(detach(value)), [outFeatures, inFeatures / group]);
+  const shape = [outFeatures, inFeatures / group];
+  const grid = (value: Tensor): Tensor => {
+    const dense = contiguous(value.requiresGrad ? detach(value) : value);
+    return sameShape(dense.shape, shape) ? dense : reshape(dense, shape);
+  };
   const numbers = scale.dtype === 'float32' || scale.dtype === 'float16' ? scale : to(scale, 'float32');
   const zero = zeroPoint === null || zeroPoint.dtype === 'uint8' ? zeroPoint : to(zeroPoint, 'int32');
   return [contiguous(codes), grid(numbers), zero === null ? null : grid(zero)];
 }
 
 /**
- * x·Wᵀ + bias for a weight made by {@link quantize}. Weights in groups of a multiple of 32 along `in`, or with one scale an
+ * f(x·Wᵀ + bias) + residual for a weight made by {@link quantize}. Weights in groups of a multiple of 32 along `in`, or with one scale an
  * output (`axis: 0`), are multiplied as they are; others are dequantised first. The gradient of `x` is that of the dequantised
  * weight, and `bias` gets one; codes and scales do not.
  *
- * @shape x (…, in), weight (out, in), bias (out) → (…, out)
+ * Floats meet integers exactly to 2^-23 of the largest magnitude in each block of 32 of x where the machine has byte dot products
+ * (AVX-512 VNNI) and x has up to 4 rows; otherwise in float32.
+ *
+ * @shape x (…, in), weight (out, in), bias (out), residual (…, out) → (…, out)
  * @dtype that of x; accumulates in float32 (float64 in float64)
  * @throws ShapeError if the axes do not match
- * @throws DTypeError if `x` or `bias` is not floating-point
+ * @throws DTypeError if `x`, `bias` or `residual` is not floating-point
+ * @throws AttributeError if an option is none of its values
  * @cost 2·rows·in·out flops; few rows are bound by reading the codes
  * @source QLoRA, Dettmers et al., arXiv 2305.14314
  */
@@ -146,6 +164,7 @@ export function quantizedLinear(
   for (const [argument, value] of [
     ['x', x],
     ['bias', bias],
+    ['residual', options.residual ?? null],
   ] as const) {
     if (value === null) continue;
     checkTensor(op, argument, value);
@@ -153,6 +172,8 @@ export function quantizedLinear(
       throw new DTypeError({ op, argument, expected: 'a floating-point tensor', actual: value.dtype });
   }
   const activations = checkOneOf(op, 'activations', options.activations ?? 'float', ['float', 'int8']);
+  const activation = checkOneOf(op, 'activation', options.activation ?? 'none', linearActivations);
+  const residual = options.residual ?? null;
   const { codes, packed } = weight;
   if (codes.rank !== 2)
     throw new ShapeError({ op, argument: 'weight', expected: 'codes [out, in]', actual: formatShape(codes.shape) });
@@ -162,14 +183,22 @@ export function quantizedLinear(
     throw new ShapeError({ op, argument: 'x', expected: `last axis ${inFeatures}`, actual: formatShape(x.shape) });
   if (bias !== null && (bias.rank !== 1 || bias.size !== outFeatures))
     throw new ShapeError({ op, argument: 'bias', expected: `shape [${outFeatures}]`, actual: formatShape(bias.shape) });
+  const shape = [...x.shape.slice(0, -1), outFeatures];
+  if (residual !== null && !sameShape(residual.shape, shape)) {
+    const expected = `the result's shape ${formatShape(shape)}`;
+    throw new ShapeError({ op, argument: 'residual', expected, actual: formatShape(residual.shape) });
+  }
+  const end = { activation, residual };
   const parts = kernelWeight(weight, outFeatures, inFeatures);
   if (parts === null) {
     const dense = dequantize(weight, x.dtype === 'float64' ? 'float64' : 'float32');
-    return to(linear(x, dense, bias), x.dtype);
+    return applyEnd(to(linear(x, dense, bias), x.dtype), end);
   }
   const scheme = schemeOf(weight);
   const bits = packed ? 4 : 8;
   const coded = activations === 'int8' && scheme !== 'nf4' && inFeatures > 0;
+  const direct = x.dtype === 'float32' || x.dtype === 'float64';
+  const fused = direct && (residual === null || residual.dtype === x.dtype) && !willRecord([x, bias, residual]);
   const attrs: WeightOnlyAttrs = {
     scheme,
     bits,
@@ -178,8 +207,10 @@ export function quantizedLinear(
     inFeatures,
     dtype: x.dtype,
     biasDType: bias?.dtype ?? null,
+    activation: fused ? activation : 'none',
   };
-  const rows = reshape(x, [sizeOf(x.shape.slice(0, -1)), inFeatures]);
+  const rows =
+    x.rank === 2 ? x : reshape(x, [x.size === 0 ? sizeOf(x.shape.slice(0, -1)) : x.size / inFeatures, inFeatures]);
   // float64 runs on the reference set, which reads the codes
   const panels =
     coded && x.dtype !== 'float64' && bias?.dtype !== 'float64'
@@ -187,8 +218,10 @@ export function quantizedLinear(
           packOp.call([...parts], { scheme, bits }),
         )
       : null;
-  const y = weightOnlyOp.call([rows, ...parts, bias, panels], attrs);
-  return reshape(y, [...x.shape.slice(0, -1), outFeatures]);
+  const more = fused && residual !== null ? reshape(residual, [rows.shape[0]!, outFeatures]) : null;
+  const y = weightOnlyOp.call([rows, ...parts, bias, panels, more], attrs);
+  const shaped = x.rank === 2 ? y : reshape(y, shape);
+  return fused ? shaped : applyEnd(shaped, end);
 }
 
 /**
@@ -209,7 +242,11 @@ export function quantizedLinearBackward(grad: Tensor, weight: Quantized): Tensor
     inFeatures,
     dtype: grad.dtype,
     biasDType: null,
+    activation: 'none',
   } as const;
   const rows = reshape(contiguous(grad), [sizeOf(grad.shape.slice(0, -1)), outFeatures]);
-  return reshape(weightOnlyOp.call([rows, ...parts, null, null], attrs), [...grad.shape.slice(0, -1), inFeatures]);
+  return reshape(weightOnlyOp.call([rows, ...parts, null, null, null], attrs), [
+    ...grad.shape.slice(0, -1),
+    inFeatures,
+  ]);
 }

@@ -10,7 +10,7 @@ import { concat } from '../ops/join.js';
 import { amax, norm, sum } from '../ops/reduce.js';
 import { clamp, sqrt } from '../ops/unary.js';
 import { pow } from '../ops/power.js';
-import { scale_ } from '../ops/scale.js';
+import { scale_ } from '../ops/in_place.js';
 import { reshape, select } from '../ops/views.js';
 import { kernelId } from '../runtime/kernels.js';
 import { submit } from '../runtime/queue.js';

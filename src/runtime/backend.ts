@@ -15,7 +15,7 @@ export interface BackendInfo {
   readonly isa: string;
   /** Those this machine and build offer. */
   readonly isas: readonly string[];
-  /** Instructions beyond those sets that single kernels use: `vnni` and `bf16` (in avx512), `dotprod` (in neon). */
+  /** Instructions beyond those sets that single kernels use: `vnni` (in avx512 and avx2) and `bf16` (in avx512), `avxvnni` (in avx2), `dotprod` and `i8mm` (in neon). */
   readonly features: readonly string[];
   /** Threads of one kernel. */
   readonly threads: number;

@@ -7,6 +7,7 @@ import { totalmem } from 'node:os';
 import { AttributeError, BackendError, ResourceError, type ErrorFields, type OmniError } from '../errors.js';
 import { addon } from './addon.js';
 import { environment } from './environment.js';
+import { kernelId } from './kernels.js';
 import type { NativeFailure } from './native.js';
 import { ARMED, control, ERROR, HEAD, isComplete, PARKED, TAIL, takeFreshBytes, WAKE_AT } from './sequence.js';
 import type { Storage } from './storage.js';
@@ -42,6 +43,12 @@ const outputsKept = new Int32Array(MAX_FRAMES);
 const wordsKept = new Int32Array(MAX_FRAMES);
 const freshKept = new Float64Array(MAX_FRAMES);
 const stacks: (Error | null)[] = new Array<Error | null>(MAX_FRAMES).fill(null);
+
+export const discardKernel = kernelId('discard', 0, 1, 0);
+/** Number of uint8 in native/include/omnigrad/abi.h. */
+export const BYTES = 5;
+/** Blocks whose memory goes back to the system after the next frame. */
+let doomed: Storage[] = [];
 
 let head = 0;
 let drained = 0;
@@ -114,6 +121,11 @@ function drain(): void {
   }
 }
 
+function noteOutput(kernel: number, storage: Storage): void {
+  storage.isFresh = false;
+  if (kernel !== discardKernel) storage.isWritten = true;
+}
+
 function makeRoom(words: number, fresh: number): void {
   while (
     ((head - drained) | 0) >= MAX_FRAMES ||
@@ -142,8 +154,9 @@ export function enqueue(
   if ((work <= INLINE_WORK || environment.sync) && tail === head && Atomics.load(control, ERROR) === 0) {
     writeFrame(STAGING, kernel, inputs, outputs, attrs);
     const status = addon.runInline(STAGING);
-    for (const view of outputs) if (view !== null) view.storage.isFresh = false;
+    for (const view of outputs) if (view !== null) noteOutput(kernel, view.storage);
     if (status !== undefined) throw toError({ ...addon.takeError(true)!, code: status, kernel: kernelName(kernel) });
+    if (environment.sync) discardDoomed();
     return;
   }
   const words = frameWords(inputs, outputs, attrs);
@@ -171,7 +184,7 @@ export function enqueue(
     if (view === null) continue;
     operands.push(view.storage);
     view.storage.lastUse = next;
-    view.storage.isFresh = false;
+    noteOutput(kernel, view.storage);
   }
   outputsKept[i] = operands.length;
   for (const view of inputs) {
@@ -188,6 +201,25 @@ export function enqueue(
   head = next;
   Atomics.store(control, HEAD, head);
   if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
+  if (doomed.length > 0) discardDoomed();
+}
+
+/**
+ * Gives the memory of a block back to the system, in its turn: behind the frames that name it so far. Nobody may name it afterwards. It is
+ * done with the next frame, since no chain is held back then, whose blocks expect to be named by that frame.
+ */
+export function discardLater(storage: Storage): void {
+  doomed.push(storage);
+}
+
+/** Does what {@link discardLater} was asked for. No chain may be held back. */
+export function discardDoomed(): void {
+  const list = doomed;
+  doomed = [];
+  for (const storage of list) {
+    const view = { storage, offset: 0, shape: [storage.bytes], strides: [1], dtypeId: BYTES, itemBytes: 1 };
+    enqueue(discardKernel, [], [view], [], Infinity);
+  }
 }
 
 let names: readonly string[] | undefined;

@@ -9,6 +9,7 @@ import { markAsUntransferable } from 'node:worker_threads';
 import { ResourceError } from '../errors.js';
 import { formatBytes } from '../util/format.js';
 import { addon } from './addon.js';
+import * as pool from './pool.js';
 import { isComplete, noteFreshBytes } from './sequence.js';
 
 /** How to compute a block that was left out because nothing had asked for it yet (pending.ts). */
@@ -37,8 +38,12 @@ export class Storage {
   version = 0;
   /** Counts the times it was handed out: tells one use of a recycled block from the next. */
   generation = 0;
+  /** Named as an output: what a mapped file holds here may be another thing. */
+  isWritten = false;
   /** Handed out for a kernel to fill, and not yet named as an output. */
   isFresh = false;
+  /** When it was returned to the pool last, in requests. */
+  returnedAt = 0;
   /** Set while the contents are still to be computed. */
   recipe: Recipe | null = null;
   /** Blocks whose recipes read this one; null for none. They do not live on for being named here. */
@@ -52,7 +57,7 @@ export class Storage {
     this.start = start;
     this.bytes = bytes;
     this.pooled = pooled;
-    this.ticket = { handle, bytes, live: false };
+    this.ticket = { handle, bytes, pooled, live: false, asked: bytes };
     collected.register(this, this.ticket);
   }
 }
@@ -61,26 +66,19 @@ const ALIGNMENT = 64;
 interface Ticket {
   readonly handle: number;
   readonly bytes: number;
+  readonly pooled: boolean;
   /** In use by tensors, and so part of the live count. */
   live: boolean;
+  /** What was asked for, when it was handed out last. */
+  asked: number;
 }
 
 const collected = new FinalizationRegistry<Ticket>((ticket) => {
-  if (ticket.live) counters.live -= ticket.bytes;
+  if (ticket.live) countOut(ticket);
   addon.release(ticket.handle);
 });
 
-const free = new Map<number, Storage[]>();
-const counters = { live: 0, peak: 0, window: 0, pooled: 0, hits: 0, misses: 0 };
-/** Blocks kept for reuse, at most; beyond it a returned block is left to the collector. */
-let poolLimit = Infinity;
-
-/** Bytes of the size class that `bytes` falls into: at most an eighth is lost. */
-export function sizeClass(bytes: number): number {
-  if (bytes <= 512) return Math.max(ALIGNMENT, Math.ceil(bytes / ALIGNMENT) * ALIGNMENT);
-  const step = 2 ** (Math.floor(Math.log2(bytes)) - 3);
-  return Math.ceil(bytes / step) * step;
-}
+const counters = { live: 0, peak: 0, window: 0, hits: 0, misses: 0 };
 
 function newBuffer(bytes: number): ArrayBufferLike {
   try {
@@ -115,36 +113,46 @@ function registerBuffer(buffer: ArrayBufferLike | Uint8Array): number {
   return handle;
 }
 
-function take(storage: Storage): Storage {
-  storage.ticket.live = true;
+function take(storage: Storage, asked = storage.bytes): Storage {
+  const { ticket } = storage;
+  ticket.live = true;
+  ticket.asked = asked;
   storage.generation++;
   counters.live += storage.bytes;
+  if (storage.pooled) pool.use(storage.bytes, asked);
   if (counters.live > counters.peak) counters.peak = counters.live;
   if (counters.live > counters.window) counters.window = counters.live;
   return storage;
 }
 
+function countOut(ticket: Ticket): void {
+  ticket.live = false;
+  counters.live -= ticket.bytes;
+  if (ticket.pooled) pool.unuse(ticket.bytes, ticket.asked);
+}
+
 /** A block of at least `bytes`, contents undefined, with no reference yet. For kernels to write. */
 export function allocate(bytes: number): Storage {
-  const size = sizeClass(bytes);
-  const list = free.get(size);
-  const reused = list?.pop();
-  const storage = reused ?? makeStorage(size);
+  const size = pool.sizeClass(bytes);
+  const reused = pool.take(size);
   if (reused !== undefined) {
     counters.hits++;
-    counters.pooled -= reused.bytes;
     reused.poisoned = false;
   }
+  const storage = reused ?? makeStorage(size);
   storage.isFresh = true;
-  return take(storage);
+  return take(storage, size);
 }
 
 /** The same for JavaScript to write: no queued kernel still reads it. */
 export function allocateForHostWrite(bytes: number): Storage {
-  const size = sizeClass(bytes);
-  const list = free.get(size);
-  const last = list?.at(-1);
-  const storage = last !== undefined && isComplete(last.lastUse) ? allocate(bytes) : take(makeStorage(size));
+  const size = pool.sizeClass(bytes);
+  const reused = pool.take(size, ({ lastUse }) => isComplete(lastUse));
+  if (reused !== undefined) {
+    counters.hits++;
+    reused.poisoned = false;
+  }
+  const storage = take(reused ?? makeStorage(size), size);
   storage.isFresh = false;
   return storage;
 }
@@ -170,29 +178,12 @@ export function retain(storage: Storage): void {
 export function release(storage: Storage): void {
   if (--storage.references > 0) return;
   storage.recipe?.drop();
-  storage.ticket.live = false;
-  counters.live -= storage.bytes;
-  if (!storage.pooled || counters.pooled + storage.bytes > poolLimit) return;
-  counters.pooled += storage.bytes;
-  const list = free.get(storage.bytes);
-  if (list === undefined) free.set(storage.bytes, [storage]);
-  else list.push(storage);
+  countOut(storage.ticket);
+  if (storage.pooled) pool.put(storage);
 }
 
-/** Returns the pool's blocks to the system (as the collector gets to them). */
-export function emptyCache(): void {
-  free.clear();
-  counters.pooled = 0;
-}
-
-/** Bytes the pool may keep at most. Default: unlimited. */
-export function setPoolLimit(bytes: number): void {
-  poolLimit = bytes;
-  if (counters.pooled > bytes) emptyCache();
-}
-
-export function storageCounters(): Readonly<typeof counters> {
-  return counters;
+export function storageCounters(): Readonly<typeof counters> & { readonly pooled: number } {
+  return { ...counters, pooled: pool.kept.bytes };
 }
 
 export function resetPeak(): void {

@@ -5,8 +5,25 @@
 import { StateError } from '../errors.js';
 import { onDispose, type Tensor } from './tensor.js';
 
+/**
+ * A gradient that costs less to add to one that is there already than to make: few rows of a large table. The walk does the one or the
+ * other, before the rule's own gradient is freed.
+ */
+export class Addend {
+  constructor(
+    readonly dtype: Tensor['dtype'],
+    /** As a tensor of its own. */
+    readonly make: () => Tensor,
+    /** Adds it to a contiguous tensor of its shape and dtype, in place. */
+    readonly addTo: (total: Tensor) => void,
+  ) {}
+}
+
+/** What a rule gives for its inputs, in order; nothing for those that need no gradient. */
+export type RuleResults = readonly (Tensor | Addend | null | undefined)[];
+
 /** Gradient rule of one recorded call: gradients of the outputs in (null: none came), gradients of the inputs out. */
-export type Backward = (node: Node, grads: readonly (Tensor | null)[]) => readonly (Tensor | null | undefined)[];
+export type Backward = (node: Node, grads: readonly (Tensor | null)[]) => RuleResults;
 
 /** Where the gradient of an input goes: to the node that made it, to a leaf, or nowhere. */
 export interface Edge {

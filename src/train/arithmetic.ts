@@ -4,17 +4,17 @@
  * @module
  */
 import { AttributeError } from '../errors.js';
+import { backwardInSlices, type Pace } from '../autograd/backward.js';
 import type { Module } from '../nn/module.js';
 import { to } from '../ops/copy.js';
 import { full } from '../tensor/create.js';
+import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkOneOf } from '../util/assert.js';
 import { LossScaler, type LossScaleOptions, type LossScaleState } from './loss_scale.js';
 import { probeBatch, type ProbeSubject } from './memory_probe.js';
-import { MixedPrecision, type Precision } from './precision.js';
+import { MixedPrecision, precisions, type Precision } from './precision.js';
 import { Recomputation, type RecomputationOptions } from './recomputation.js';
-
-const precisions: readonly Precision[] = ['float32', 'bfloat16', 'float16'];
 
 /** What {@link Arithmetic} is told. */
 export interface ArithmeticOptions {
@@ -66,15 +66,18 @@ export class Arithmetic {
     return this.mixed === null ? loss : to(loss, 'float32');
   }
 
-  /** Adds the gradients of a loss to those of the model's parameters. */
-  backward(loss: Tensor): void {
-    if (this.mixed === null) {
-      loss.backward();
-      return;
-    }
+  /** Adds the gradients of a loss to those of the model's parameters, a slice at a time. */
+  async backward(loss: Tensor, pace: Pace): Promise<void> {
+    const { mixed } = this;
+    if (mixed === null) return backwardInSlices(loss, null, pace);
     const scale = this.scaler?.scale ?? 1;
-    this.mixed.run(() => loss.backward(full(loss.shape, scale, { dtype: loss.dtype })));
-    this.mixed.collect(scale);
+    const start = keep(full(loss.shape, scale, { dtype: loss.dtype }));
+    try {
+      await backwardInSlices(loss, start, { ...pace, run: (slice) => pace.run(() => mixed.run(slice)) });
+    } finally {
+      start.dispose();
+    }
+    pace.run(() => scope(() => mixed.collect(scale)));
   }
 
   /** Whether the step has to be skipped, given the norm of its gradients, which is waited for in float16 only. */

@@ -3,26 +3,26 @@
  *
  * @module
  */
-import { setImmediate } from 'node:timers/promises';
 import { AttributeError } from '../errors.js';
-import { DataLoader, type Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
-import { clipFactor, gradNorm } from '../optim/clip.js';
-import type { OptimizerOptions } from '../optim/groups.js';
-import type { Optimizer } from '../optim/optimizer.js';
-import { scope } from '../tensor/scope.js';
-import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
-import { formatValue } from '../util/format.js';
-import { defaultLoss, type Batch, type LossFunction } from './loss.js';
+import { NonFiniteError } from './diagnose.js';
+import type { Batch } from './loss.js';
 import { snapshotModel } from './snapshot.js';
+import { Trainer } from './trainer.js';
+import type { TrainerOptions } from './trainer_options.js';
 
-/** Options of {@link findLearningRate}. */
-export interface LearningRateSearchOptions<M extends Module> {
-  readonly train: Dataset<Batch>;
-  readonly batchSize: number;
-  /** Makes the optimiser, as for the Trainer. Groups keep the ratios of their rates. */
-  readonly optimizer: (parameters: Tensor[], model: M) => Optimizer<OptimizerOptions>;
+/** What the sweep takes from the options of a run. */
+const runKeys = [
+  'train', 'batchSize', 'gradientAccumulation', 'optimizer', 'clipGradNorm', 'precision', 'lossScale', 'activationCheckpointing',
+  'loss', 'countTokens', 'seed',
+] as const; // prettier-ignore
+
+/** Options of {@link findLearningRate}: those of the run that looks for its rate, and of the sweep. */
+export interface LearningRateSearchOptions<M extends Module, B = Batch> extends Pick<
+  TrainerOptions<M, B>,
+  (typeof runKeys)[number]
+> {
   /** First rate. Default 1e-7. */
   readonly start?: number;
   /** Last rate, if the loss does not diverge before. Default 10. */
@@ -33,12 +33,6 @@ export interface LearningRateSearchOptions<M extends Module> {
   readonly smoothing?: number;
   /** The sweep stops when the smoothed loss exceeds its least value so many times. Default 4. */
   readonly divergence?: number;
-  /** Largest norm of the gradient. Default: unbounded. */
-  readonly clipGradNorm?: number;
-  /** Default: model.loss(x, y). */
-  readonly loss?: LossFunction<M>;
-  /** Of the order of the data. Default 0. */
-  readonly seed?: number;
   /** Stops after the step under way. */
   readonly signal?: AbortSignal;
 }
@@ -56,9 +50,7 @@ export interface LearningRateSearch {
   readonly stopped: 'finished' | 'diverged' | 'aborted';
 }
 
-const optionKeys = [
-  'train', 'batchSize', 'optimizer', 'start', 'end', 'steps', 'smoothing', 'divergence', 'clipGradNorm', 'loss', 'seed', 'signal',
-]; // prettier-ignore
+const sweepKeys = ['start', 'end', 'steps', 'smoothing', 'divergence', 'signal'];
 
 /** Where the curve falls fastest, by differences over the neighbours; null if nowhere. */
 function steepest(rates: readonly number[], smoothed: readonly number[]): number | null {
@@ -99,84 +91,87 @@ function checkSweep(options: Partial<Sweep>): Sweep {
   };
 }
 
+interface SweepRun extends Pick<Sweep, 'smoothing' | 'divergence'> {
+  readonly rateAt: (step: number) => number;
+  readonly signal: AbortSignal | undefined;
+}
+
+async function sweep<M extends Module, B>(
+  trainer: Trainer<M, B>,
+  { rateAt, smoothing, divergence, signal }: SweepRun,
+): Promise<LearningRateSearch> {
+  const [rates, losses, smoothed]: [number[], number[], number[]] = [[], [], []];
+  const found = (stopped: LearningRateSearch['stopped']): LearningRateSearch => ({
+    rates,
+    losses,
+    smoothed,
+    suggestion: steepest(rates, smoothed),
+    stopped,
+  });
+  let [average, least] = [0, Infinity];
+  try {
+    for await (const event of trainer.run(signal === undefined ? {} : { signal })) {
+      if (event.type === 'done') return found(event.reason === 'aborted' ? 'aborted' : 'finished');
+      if (event.type !== 'step') continue;
+      average = smoothing * average + (1 - smoothing) * event.loss;
+      const smooth = average / (1 - smoothing ** event.step);
+      rates.push(rateAt(event.step - 1));
+      losses.push(event.loss);
+      smoothed.push(smooth);
+      if (smooth > least + (divergence - 1) * Math.abs(least)) return found('diverged');
+      least = Math.min(least, smooth);
+    }
+  } catch (error) {
+    if (!(error instanceof NonFiniteError)) throw error; // a loss that is no number any more says nothing of where it fell
+    return found('diverged');
+  }
+  return found('finished');
+}
+
 /**
  * Learning-rate range test: trains with a rate that rises exponentially from `start` to `end`, and suggests the one at which the
  * smoothed loss falls fastest. Stops when the loss diverges. Afterwards the model is as it was, bit for bit: weights, buffers,
- * gradients, modes, and the shared random stream.
+ * gradients, modes, and the shared random stream. Groups of parameters keep the ratios of their rates.
  *
  * @example
  * ```ts
  * const { suggestion } = await og.findLearningRate(gpt, { train, batchSize: 12, optimizer: (p) => new og.optim.AdamW(p) });
  * ```
- * @throws AttributeError for options that are unknown or cannot be
+ * The steps are those of a {@link Trainer}: in its precision, with its accumulation and clipping.
+ *
+ * @throws AttributeError for options that are unknown or cannot be, or an optimiser whose rates are all 0
  * @source Smith, arXiv 1506.01186, §3.3; exponential sweep and steepest slope as in fastai's lr_find
  */
-export async function findLearningRate<M extends Module>(
+export async function findLearningRate<M extends Module, B = Batch>(
   model: M,
-  options: LearningRateSearchOptions<M>,
+  options: LearningRateSearchOptions<M, B>,
 ): Promise<LearningRateSearch> {
   const op = 'findLearningRate';
-  checkKeys(op, options, optionKeys);
+  checkKeys(op, options, [...runKeys, ...sweepKeys]);
   const { start, end, steps, smoothing, divergence } = checkSweep(options);
-  if (options.clipGradNorm !== undefined) checkNumber(op, 'clipGradNorm', options.clipGradNorm, 0);
-  if (typeof options.optimizer !== 'function') {
-    const expected = 'a function from parameters to an optimizer';
-    throw new AttributeError({ op, argument: 'optimizer', expected, actual: formatValue(options.optimizer) });
-  }
-  const loader = new DataLoader(options.train, { batchSize: options.batchSize, seed: options.seed ?? 0 });
-  const parameters = model.parameters().filter((parameter) => parameter.requiresGrad);
-  const optimizer = options.optimizer(parameters, model);
-  const fastest = Math.max(...optimizer.groups.map((group) => group.baseLr));
-  const ratios = optimizer.groups.map((group) => (fastest > 0 ? group.baseLr / fastest : 1));
-  const computeLoss = options.loss ?? defaultLoss(op);
-  const rates: number[] = [];
-  const losses: number[] = [];
-  const smoothed: number[] = [];
-  let stopped: LearningRateSearch['stopped'] = 'finished';
+  const run = Object.fromEntries(
+    runKeys.map((name) => [name, options[name]]).filter(([, value]) => value !== undefined),
+  );
+  const rateAt = (step: number): number => start * (end / start) ** (step / (steps - 1));
+  let fastest = 1;
   const restore = snapshotModel(model);
   try {
-    model.train();
-    let [average, least] = [0, Infinity];
-    for (let i = 0; i < steps; i++) {
-      if (options.signal?.aborted) {
-        stopped = 'aborted';
-        break;
+    const trainer = new Trainer<M, B>(model, {
+      ...(run as Pick<TrainerOptions<M, B>, (typeof runKeys)[number]>),
+      steps,
+      schedule: (step) => rateAt(step) / fastest,
+    });
+    try {
+      fastest = Math.max(...trainer.optimizer.groups.map((group) => group.baseLr));
+      if (!(fastest > 0)) {
+        const expected = 'an optimizer with a rate above 0: its groups keep their ratios';
+        throw new AttributeError({ op, argument: 'optimizer', expected, actual: String(fastest) });
       }
-      const rate = start * (end / start) ** (i / (steps - 1));
-      optimizer.groups.forEach((group, k) => (group.lr = rate * ratios[k]!));
-      const loss = scope(() => {
-        const value = computeLoss(model, loader.next());
-        value.backward();
-        return value;
-      });
-      const value = await loss.item();
-      loss.dispose();
-      average = smoothing * average + (1 - smoothing) * value;
-      const smooth = average / (1 - smoothing ** (i + 1));
-      // A loss that is no number any more says nothing of where it fell.
-      if (!Number.isFinite(smooth)) {
-        stopped = 'diverged';
-        break;
-      }
-      rates.push(rate);
-      losses.push(value);
-      smoothed.push(smooth);
-      if (smooth > least + (divergence - 1) * Math.abs(least)) {
-        stopped = 'diverged';
-        break;
-      }
-      least = Math.min(least, smooth);
-      scope(() => {
-        const limit = options.clipGradNorm;
-        const gradScale = limit === undefined ? 1 : clipFactor(gradNorm(optimizer.parameters()), limit);
-        optimizer.step({ gradScale });
-      });
-      optimizer.zeroGrad();
-      await setImmediate();
+      return await sweep(trainer, { rateAt, smoothing, divergence, signal: options.signal });
+    } finally {
+      trainer.optimizer.dispose();
     }
   } finally {
     restore();
-    optimizer.dispose();
   }
-  return { rates, losses, smoothed, suggestion: steepest(rates, smoothed), stopped };
 }

@@ -8,6 +8,7 @@ import { add, div } from '../ops/arithmetic.js';
 import { detach } from '../ops/views.js';
 import { scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { turn } from '../util/turn.js';
 import type { Arithmetic } from './arithmetic.js';
 import type { StepWatch } from './profile.js';
 
@@ -23,8 +24,8 @@ export interface GradientSource<B> {
 }
 
 /**
- * Queues forward and backward; nothing waits for a kernel, unless the watch does. Each part is synchronous, so that no other code runs
- * inside its scope, and the event loop turns between the parts.
+ * Queues forward and backward; nothing waits for a kernel, unless the watch does. Each part is synchronous, and each slice of the way
+ * back, so that no other code runs inside its scope; the event loop turns between them.
  *
  * @internal
  * @returns the mean loss, not waited for, and the tokens
@@ -46,10 +47,8 @@ export async function accumulateGradients<B>(
       return watch.part(() => div(source.lossOf(batch), accumulation));
     });
     await watch.border('forward');
-    total = scope(() => {
-      watch.part(() => arithmetic.backward(part));
-      return noGrad(() => (before === null ? detach(part) : add(before, part)));
-    });
+    await arithmetic.backward(part, { run: (slice) => watch.part(slice), turn });
+    total = scope(() => noGrad(() => (before === null ? detach(part) : add(before, part))));
     before?.dispose();
     part.dispose();
     await watch.border('backward');

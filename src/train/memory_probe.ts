@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { registerHook } from '../autograd/hooks.js';
+import { hearArrivals } from '../autograd/hooks.js';
 import type { Dataset } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
 import { storageCounters, takeWindowPeak } from '../runtime/storage.js';
@@ -63,25 +63,20 @@ function read<B>(subject: ProbeSubject<B>, count: number): Reading {
     const [loss, forwardFlops] = countFlops(() => subject.lossOf(batch));
     const leaves = arithmetic.within(() => model.parameters().filter((tensor) => tensor.requiresGrad));
     const met = new Set<Tensor>();
-    const removers = leaves.map((leaf) =>
-      registerHook(leaf, (grad) => {
-        note();
-        // The second gradient of a parameter is added to the first.
-        if (!met.has(leaf)) arrived += grad.storage.bytes;
-        met.add(leaf);
-      }),
-    );
-    try {
-      const [, backwardFlops] = countFlops(() => arithmetic.within(() => loss.backward()));
+    const listen = (leaf: Tensor, grad: Tensor): void => {
       note();
-      for (const leaf of leaves) {
-        leaf.grad?.dispose();
-        leaf.grad = null;
-      }
-      return { tokens: subject.countTokens(batch), forwardFlops, backwardFlops, stretches };
-    } finally {
-      for (const remove of removers) remove();
+      // The second gradient of a parameter is added to the first.
+      if (!met.has(leaf)) arrived += grad.storage.bytes;
+      met.add(leaf);
+    };
+    const walk = (): void => hearArrivals(listen, () => arithmetic.within(() => loss.backward()));
+    const [, backwardFlops] = countFlops(walk);
+    note();
+    for (const leaf of leaves) {
+      leaf.grad?.dispose();
+      leaf.grad = null;
     }
+    return { tokens: subject.countTokens(batch), forwardFlops, backwardFlops, stretches };
   });
 }
 

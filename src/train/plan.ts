@@ -5,7 +5,7 @@
  */
 import { inspect } from 'node:util';
 import { whenDone } from '../runtime/queue.js';
-import { sizeClass } from '../runtime/storage.js';
+import { sizeClass } from '../runtime/pool.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys, checkNumber } from '../util/assert.js';
 import { formatBytes } from '../util/format.js';

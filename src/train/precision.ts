@@ -18,6 +18,9 @@ export type HalfPrecision = 'float16' | 'bfloat16';
 /** Arithmetic of a run. */
 export type Precision = 'float32' | HalfPrecision;
 
+/** @internal Every {@link Precision}. */
+export const precisions: readonly Precision[] = ['float32', 'bfloat16', 'float16'];
+
 interface Copy {
   readonly tensor: Tensor;
   /** Of the master's memory, when the copy was made. */

@@ -3,13 +3,13 @@
  *
  * @module
  */
-import { setImmediate } from 'node:timers/promises';
 import { setCostListener } from '../ops/define.js';
 import { matmul } from '../ops/matmul.js';
 import { waitFor, whenDone } from '../runtime/queue.js';
 import { generator, rand } from '../tensor/random.js';
 import { scope } from '../tensor/scope.js';
 import { checkBoolean, checkKeys, checkNumber } from '../util/assert.js';
+import { turn } from '../util/turn.js';
 
 /** Times in milliseconds, rates a second. */
 export interface StepProfile {
@@ -63,7 +63,7 @@ export interface StepWatch {
 export const idleWatch: StepWatch = {
   data: (body) => body(),
   part: (body) => body(),
-  border: () => setImmediate(),
+  border: turn,
   report: () => ({}),
 };
 

@@ -30,6 +30,24 @@ export function blocksOf(model: Module): readonly Module[] {
   return best;
 }
 
+/** @internal @throws AttributeError for a budget that cannot be */
+export function checkRecomputation(op: string, option: unknown): void {
+  const argument = 'activationCheckpointing';
+  if (typeof option === 'boolean') return;
+  if (typeof option !== 'object' || option === null || Array.isArray(option)) {
+    const expected = 'true, { budget: bytes } or { share }';
+    throw new AttributeError({ op, argument, expected, actual: formatValue(option) });
+  }
+  checkKeys(`${op}.${argument}`, option, ['budget', 'share']);
+  const { budget, share } = option as RecomputationOptions;
+  if ((budget === undefined) === (share === undefined)) {
+    const actual = budget === undefined ? 'neither' : 'both';
+    throw new AttributeError({ op, argument, expected: 'one of budget and share', actual });
+  }
+  if (budget !== undefined) checkNumber(op, `${argument}.budget`, budget, 1);
+  if (share !== undefined) checkNumber(op, `${argument}.share`, share, 0, 1);
+}
+
 /** @internal The blocks of a model, and how many of them, counted from the input, are computed again. */
 export class Recomputation {
   /** Null while it has yet to be found out. */
@@ -41,25 +59,12 @@ export class Recomputation {
     private readonly model: Module,
     option: true | RecomputationOptions,
   ) {
-    const op = 'Trainer';
-    const argument = 'activationCheckpointing';
-    if (option !== true && (typeof option !== 'object' || option === null)) {
-      const expected = 'true, { budget: bytes } or { share }';
-      throw new AttributeError({ op, argument, expected, actual: formatValue(option) });
-    }
+    checkRecomputation('Trainer', option);
     this.options = option === true ? {} : option;
-    checkKeys(`${op}.${argument}`, this.options, ['budget', 'share']);
-    const { budget, share } = this.options;
-    if (option !== true && (budget === undefined) === (share === undefined)) {
-      const actual = budget === undefined ? 'neither' : 'both';
-      throw new AttributeError({ op, argument, expected: 'one of budget and share', actual });
-    }
-    if (budget !== undefined) checkNumber(op, `${argument}.budget`, budget, 1);
-    if (share !== undefined) checkNumber(op, `${argument}.share`, share, 0, 1);
     if (this.blocks.length === 0) {
       throw new AttributeError({
-        op,
-        argument,
+        op: 'Trainer',
+        argument: 'activationCheckpointing',
         expected: 'a model that holds a list of blocks of one kind',
         actual: model.constructor.name,
         hint: 'Use og.checkpoint or og.nn.checkpointed in its forward',

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { setImmediate } from 'node:timers/promises';
 import { StateError } from '../errors.js';
 import { DataLoader } from '../data/loader.js';
 import type { Module } from '../nn/module.js';
@@ -15,6 +14,7 @@ import { constant, type Schedule } from '../optim/schedule.js';
 import { defaultGenerator } from '../tensor/random.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger, checkKeys } from '../util/assert.js';
+import { turn } from '../util/turn.js';
 import { Arithmetic } from './arithmetic.js';
 import type { TrainCallback, TrainContext, TrainPhase } from './callback.js';
 import * as files from './checkpoint.js';
@@ -310,7 +310,7 @@ export class Trainer<M extends Module, B = Batch> {
     const sums = await accumulateGradients(source, watch);
     for (const callback of callbacks) callback.onGradients?.(this.context);
     const norm = gradNorm(this.optimizer.parameters());
-    await setImmediate();
+    await turn();
     return { ...sums, norm };
   }
 

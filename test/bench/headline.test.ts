@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { kernelCases } from '../../bench/kernels/index.js';
-import { modelCases } from '../../bench/models.js';
+import { modelCases, partsOf } from '../../bench/models.js';
 
 const script = new URL('../../scripts/bench_table.mjs', import.meta.url);
 
@@ -11,7 +11,7 @@ test('every headline is a row', async () => {
   const rows = [
     ...kernelCases,
     ...modelCases(false).flatMap((model) =>
-      ['', ': peak memory', ': event-loop gap'].map((part) => ({ name: model.name + part, shape: model.shape })),
+      partsOf(model).map((part) => ({ name: model.name + part, shape: model.shape })),
     ),
     { name: 'import', shape: 'fresh process' },
   ].map(({ name, shape }) => `${name} ${shape}`);

@@ -31,6 +31,21 @@ before(async () => {
     benchmark,
     calibration: { batches: 2, batchSize: 4 },
   });
+  await write('semi.json', {
+    steps: [
+      { prune: { pattern: '2:4', method: 'sparsegpt' } },
+      { finetune: { steps: 4, batchSize: 4, lr: 1e-3, schedule: 'cosine' } },
+      { sparsify: { layout: '2:4' } },
+      { quantize: { scheme: 'w8a8', embeddings: 'int8' } },
+    ],
+  });
+  await write('student.json', {
+    steps: [
+      { prune: { heads: 1, neurons: 0.5, importance: 'taylor' } },
+      { distill: { layers: 1, temperature: 2, train: { steps: 4, batchSize: 4 } } },
+    ],
+  });
+  await write('badly.json', { steps: [{ distill: { layers: 1, train: { step: 4 } } }] });
   await write('typo.json', { steps: [{ quantize: { scheme: 'w8a8', metod: 'smoothquant' } }] });
 });
 
@@ -92,13 +107,43 @@ test(
   },
 );
 
+test('pruned, fine-tuned, sparse and int8; pruned and distilled: by plans alone', { timeout: 60_000 }, async () => {
+  const stop = new AbortController();
+  const options = { plans: [at('semi.json'), at('student.json')], out: at('plans'), measure: false };
+  const say = (line: string): void => {
+    said.push(line);
+    if (line.includes('step 2 of 4, loss')) stop.abort(); // in the middle of the training
+  };
+  await run({ ...options, signal: stop.signal, say });
+  assert.equal(said.at(-1), 'Stopped. The same command goes on.');
+  await run(options);
+  const text = said.join('\n');
+  assert.match(text, /^semi: goes on after 1 steps\./);
+  assert.match(text, /\nsemi: step 2 of 4, finetune\n {2}step 3 of 4, loss/, 'the training goes on, too');
+  assert.match(text, /\nsemi: prune 2:4 sparsegpt, 50 % zeros in 6 layers; finetune 4 steps; sparsify 2:4, 50 % left/);
+  assert.match(
+    text,
+    /\nstudent: prune 1 head, 64 neurons, \d\d % of the parameters left; distill a student of ×0\.\d\d the parameters, 4 steps/,
+  );
+  const { model } = await og.load(at('plans/semi'));
+  assert.ok(model.blocks[0]!.mlp.up instanceof og.nn.SparseLinear);
+  assert.equal(model.blocks[0]!.mlp.up.values.dtype, 'int8');
+  assert.equal((await og.load(at('plans/student'))).model.blocks[0]!.mlp.up.outFeatures, 64);
+});
+
 test('what cannot be is refused before any work', async () => {
   await assert.rejects(run({ plans: [at('typo.json')] }), /Did you mean method/);
   await assert.rejects(run({ plans: [at('none.json')] }), /no such file/);
   await assert.rejects(run({ plans: [at('text.txt')] }), /expected JSON/);
   await assert.rejects(run({ plans: [at('int8.json')], calibration: [] }), /calibration data for steps\[0\]/);
   await assert.rejects(run({ plans: [at('tuned.json')], calibration: [] }), /text for the finetune step/);
+  await assert.rejects(run({ plans: [at('student.json')], calibration: [] }), /text for the distill step/);
+  await assert.rejects(run({ plans: [at('badly.json')] }), /steps\[0\]\.distill\.train.*Did you mean steps/s);
   await assert.rejects(run({ plans: [at('int8.json')], calibration: [at('gone.txt')] }), /not there/);
+  const wrong = { steps: [{ prune: { pattern: '2:4' } }, { sparsify: { layout: 'block' } }] };
+  await writeFile(at('wrong.json'), JSON.stringify(wrong));
+  for (const dryRun of [true, false])
+    await assert.rejects(run({ plans: [at('wrong.json')], dryRun, out: at('dry') }), /2:4 or csr/);
   await run({ plans: [at('int8.json')], dryRun: true, out: at('dry') });
   assert.match(said.join('\n'), /"smoothquant"/);
   assert.equal(existsSync(at('dry')), false);

@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import * as og from '../../src/index.js';
 import { readConfig } from '../../src/cli/train_config.js';
-import { train } from '../../src/cli/train_run.js';
+import { findRate, train } from '../../src/cli/train_run.js';
 import { startCli, type Outcome, type Started } from '../helpers/cli.js';
 
 let folder = '';
@@ -94,6 +94,22 @@ test('a tokenizer is learnt; a saved model goes on; another geometry is refused'
   );
 });
 
+test('a run stops early and keeps its best; --find-lr says which rate to begin with', async () => {
+  const out = path.join(folder, 'early');
+  const settings = ['earlyStopping={"patience":1,"minDelta":100}', 'checkpoint.best={"keep":1}', 'evaluate.every=1'];
+  await trainHere([`out=${out}`, 'steps=9', 'precision=bfloat16', 'activationCheckpointing=true', ...settings]);
+  assert.equal((await og.readRun(out)).steps.length, 2, 'the first validation counts, the second is not better by 100');
+  assert.ok((await readdir(path.join(out, 'checkpoints'))).includes('best.safetensors'));
+  const said: string[] = [];
+  const resolved = await readConfig(path.join(folder, 'tiny.json'), [
+    `data.train=${path.join(folder, 'text.txt')}`,
+    `out=${path.join(folder, 'rate')}`,
+  ]);
+  await findRate(resolved, { signal: new AbortController().signal, say: (line) => void said.push(line) });
+  assert.match(said.at(-1)!, /^The loss falls fastest at [\d.e-]+: --set optimizer\.lr=/);
+  assert.ok(said.length > 15, said.join('\n'));
+});
+
 test('--dry-run prints configuration and plan, and writes nothing', async () => {
   const { status, out, err } = await omnigrad(
     'train',
@@ -110,6 +126,11 @@ test('--dry-run prints configuration and plan, and writes nothing', async () => 
   assert.deepEqual([resolved.ema, resolved.clipGradNorm], [0.99, 1]);
   assert.match(out.slice(end), /steps +12, of 64 tokens \(4 × 1 × 16\)\noptimizer +adamw, cosine schedule/);
   assert.match(out.slice(end), /data +1 file, [\d.]+ KiB; 20 % of it held back\n/);
+  assert.match(
+    out.slice(end),
+    /memory +[\d.]+ \w+ at its largest: gradients [\d.]+ \w+, optimizer [\d.]+ \w+, activations/,
+  );
+  assert.match(out.slice(end), /time +[\d.e-]+ s a step, \d+:\d\d in all; \$[\d.e-]+ at \$[\d.]+ an hour/);
   assert.equal(existsSync(path.join(folder, 'dry')), false);
 });
 

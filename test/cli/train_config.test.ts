@@ -34,6 +34,30 @@ test('defaults are filled in', () => {
   assert.equal(resolveConfig({ data: { train: ['a'], valid: 'b' }, model: 'folder' }, 'x').tokenizer, 'folder');
 });
 
+test('safeguards: true stands for the defaults, null and false for none', () => {
+  const given = {
+    earlyStopping: { patience: 2 },
+    lossSpikes: true,
+    precision: 'float16',
+    lossScale: { initial: 1024 },
+    activationCheckpointing: { share: 0.5 },
+    profile: true,
+    checkpoint: { best: { keep: 2 } },
+  };
+  const config = resolveConfig({ ...least, ...given }, 'x');
+  assert.deepEqual(
+    [config.earlyStopping, config.lossSpikes, config.lossScale, config.activationCheckpointing, config.profile],
+    [{ patience: 2 }, {}, { initial: 1024 }, { share: 0.5 }, true],
+  );
+  assert.deepEqual(config.checkpoint, { every: 200, keep: 3, best: { keep: 2 } });
+  assert.deepEqual(resolveConfig(JSON.parse(JSON.stringify(config)), 'y'), config);
+  const none = resolveConfig({ ...least, earlyStopping: false, lossSpikes: null }, 'x');
+  assert.deepEqual(
+    [none.earlyStopping, none.lossSpikes, none.activationCheckpointing, none.profile, none.checkpoint.best],
+    [null, null, false, false, null],
+  );
+});
+
 test('a wrong entry is named with its place, and with what it may have meant', () => {
   const cases: [object, RegExp][] = [
     [{ batchsize: 3 }, /\[train\] config: expected .*, got "batchsize"\. Did you mean batchSize\./],
@@ -54,6 +78,17 @@ test('a wrong entry is named with its place, and with what it may have meant', (
     [{ data: undefined }, /data: expected \{ "train": "my\.txt" \}, got none/],
     [{ model: undefined }, /model: expected an object, got none/],
     [{ ema: 2 }, /ema: expected a number from 0 to 1, got 2/],
+    [{ precision: 'float8' }, /precision: expected .*bfloat16.*, got "float8"/],
+    [{ earlyStoping: {} }, /Did you mean earlyStopping/],
+    [{ earlyStopping: { patiense: 3 } }, /Did you mean patience/],
+    [{ earlyStopping: 3 }, /earlyStopping: expected an object, or true for its defaults, got 3/],
+    [{ lossSpikes: { window: 1 } }, /window: expected an integer of at least 3, got 1/],
+    [{ lossScale: { initial: 8 } }, /lossScale: expected none without precision float16/],
+    [{ precision: 'float16', lossScale: { initial: 0 } }, /initial: expected a number/],
+    [{ activationCheckpointing: {} }, /activationCheckpointing: expected one of budget and share, got neither/],
+    [{ activationCheckpointing: 'all' }, /activationCheckpointing: expected true, \{ budget: bytes \} or \{ share \}/],
+    [{ profile: 3 }, /profile: expected/],
+    [{ checkpoint: { best: { kep: 2 } } }, /Did you mean keep/],
   ];
   for (const [change, expected] of cases)
     assert.throws(() => resolveConfig({ ...least, ...change }, 'x'), expected, JSON.stringify(change));
@@ -75,7 +110,7 @@ test('settings of the command line go over the file', async () => {
   const right = await readConfig(file, ['optimizer.lr=1e-2', 'name=big', 'checkpoint.keep=7', 'seed=3']);
   assert.deepEqual(
     [right.optimizer['lr'], right.name, right.checkpoint, right.seed],
-    [0.01, 'big', { every: 200, keep: 7 }, 3],
+    [0.01, 'big', { every: 200, keep: 7, best: null }, 3],
   );
   await assert.rejects(readConfig(file, ['steps']), /--set: expected key=value/);
   await assert.rejects(readConfig(path.join(folder, 'none.json'), []), /expected a configuration, got no such file/);

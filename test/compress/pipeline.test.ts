@@ -1,6 +1,5 @@
 /** compress(model, plan, …): plans are checked as a whole, interrupted work goes on with the same bits, cards tell what was measured. */
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -19,6 +18,7 @@ import {
 import { calibrationBatches } from '../../src/compress/calibration.js';
 import * as og from '../../src/index.js';
 import { temporaryFolders } from '../helpers/folders.js';
+import { bitsOf } from '../helpers/model_bits.js';
 import { tinyTokens } from '../helpers/tiny_run.js';
 
 const folder = temporaryFolders();
@@ -38,17 +38,6 @@ const trained = await (async () => {
   for await (const _ of trainer.run());
   return model.eval();
 })();
-
-/** All tensors of a model, as hashes of their bytes. */
-async function bitsOf(model: og.nn.Module): Promise<Record<string, string>> {
-  const entries = Object.entries(model.stateDict()).map(async ([name, value]) => {
-    const { buffer, byteOffset, byteLength } = await value.data();
-    const bytes = new Uint8Array(buffer, byteOffset, byteLength);
-    value.dispose();
-    return [name, `${value.dtype} ${createHash('sha256').update(bytes).digest('hex')}`] as const;
-  });
-  return Object.fromEntries(await Promise.all(entries));
-}
 
 const quick = { measure: false, calibration } as const;
 
@@ -158,14 +147,15 @@ test('unfinished work of something else is not taken up; a finished folder is gi
 test('finetune steps call the function that trains; without one, plans with them are refused', async () => {
   const plan = { steps: [{ finetune: { steps: 3 } }, { quantize: { scheme: 'w8a16' } }] };
   const dir = await folder();
-  await assert.rejects(compress(trained, plan, { ...quick, dir }), /finetune.*a function that trains/);
+  await assert.rejects(compress(trained, plan, { ...quick, dir }), /a function that trains, for the finetune step/);
   const before = await bitsOf(trained);
   const { card, model } = await compress(trained, plan, {
     measure: false,
     dir,
-    async finetune(copy, settings, { dir: place }) {
+    async train(copy, settings, { dir: place }) {
       assert.deepEqual(settings, { steps: 3 });
       await writeFile(path.join(place, 'checkpoint'), '');
+      assert.ok(copy instanceof og.GPT);
       og.noGrad(() => og.copy_(copy.blocks[0]!.mlp.up.bias!, og.tensor(1)));
     },
   });

@@ -27,6 +27,9 @@ const Case kCases[] = {
     {2, 5, 7, 2, 9, 9, {1, 1, 2, 3, 1, 0, 1, 1}},      // single elements, strided and padded
     {1, 20, 17, 1, 1, 700, {1, 3, 1, 2, 0, 1, 1, 1}},  // a sequence
     {1, 9, 14, 1, 26, 25, {3, 3, 2, 2, 1, 1, 1, 1}},   //
+    {2, 5, 13, 2, 12, 30, {3, 3, 1, 1, 1, 1, 1, 1}},   // one step apart: padded planes
+    {1, 4, 16, 1, 20, 61, {5, 3, 1, 1, 2, 2, 1, 2}},   // the same, dilated
+    {1, 8, 8, 1, 9, 100, {2, 3, 1, 1, 0, 0, 2, 1}},    // the same, without padding
 };
 
 int64_t positions(const Case& c, int axis) {

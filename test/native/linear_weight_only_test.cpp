@@ -97,9 +97,10 @@ class Packed {
 /** linear_weight_only with a packed weight. */
 int32_t run_packed(og::Isa isa, Weight& w, const og_view& packed, Tensor& x, Tensor& bias, Tensor& y, double coded = 1,
                    double transposed = 0) {
-  og_view in[] = {x.view(), w.codes.view(), w.scale.view(), w.zero.view(), bias.view(), packed}, out = y.view();
-  const double attrs[] = {(double)w.kind, (double)w.bits, coded, transposed};
-  const og_call call = {in, &out, attrs, 6, 1, 4};
+  og_view in[] = {x.view(), w.codes.view(), w.scale.view(), w.zero.view(), bias.view(), packed, Tensor().view()},
+          out = y.view();
+  const double attrs[] = {(double)w.kind, (double)w.bits, coded, transposed, 0};
+  const og_call call = {in, &out, attrs, 7, 1, 5};
   return og::run_kernel_on(isa, og::kernel_id("linear_weight_only"), call);
 }
 
@@ -108,8 +109,8 @@ void check_product(og::Isa isa, Weight& w, Tensor& x, Tensor& bias, int32_t out,
   Tensor none;
   const int64_t m = x.shape()[0], width = transposed ? w.k : w.n, depth = transposed ? w.n : w.k;
   Tensor y(out, {m, width}, layout);
-  CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &bias, &none}, {&y},
-               {(double)w.kind, (double)w.bits, (double)coded, (double)transposed}));
+  CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &bias, &none, &none}, {&y},
+               {(double)w.kind, (double)w.bits, (double)coded, (double)transposed, 0}));
   const std::vector<double> a = coded ? rounded(x) : x.values();
   for (int64_t i = 0; i < m * width; i++) {
     const int64_t row = i / width, column = i % width;
@@ -141,7 +142,7 @@ void check_shapes(og::Isa isa, Random& random) {
   };
   const Shape shapes[] = {{1, 32, 32},   {3, 64, 32},  {5, 96, 32},    {7, 128, 64},   {33, 128, 128},
                           {65, 160, 32}, {17, 96, 96}, {31, 384, 128}, {129, 256, 64}, {4, 768, 256}};
-  const int64_t rows[] = {1, 2, 3, 7, 16, 17, 33};
+  const int64_t rows[] = {1, 2, 3, 4, 7, 16, 17, 33};
   Tensor none;
   for (const Shape& s : shapes) {
     for (int scheme = 0; scheme < 5; scheme++) {
@@ -176,20 +177,22 @@ void check_edges(og::Isa isa, Random& random) {
   bias.normal(random);
   Weight empty(random, 0, 4, 6, 0, 0, OG_F32, OG_I32), rowless(random, 0, 8, 0, 64, 32, OG_F32, OG_I32);
   Tensor x(OG_F32, {3, 0}), y(OG_F32, {3, 6}), z(OG_F32, {3, 64}), e(OG_F32, {3, 0}), wide(OG_F32, {0, 64});
-  CHECK_OK(run(isa, "linear_weight_only", {&x, &empty.codes, &empty.scale, &none, &bias, &none}, {&y}, {0, 4, 0, 0}));
+  CHECK_OK(run(isa, "linear_weight_only", {&x, &empty.codes, &empty.scale, &none, &bias, &none, &none}, {&y},
+               {0, 4, 0, 0, 0}));
   for (int64_t i = 0; i < 18; i++) CHECK(y.get(i) == bias.get(i % 6), "an empty sum is the bias");
-  CHECK_OK(
-      run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none, &none}, {&z}, {0, 8, 0, 1}));
+  CHECK_OK(run(isa, "linear_weight_only", {&e, &rowless.codes, &rowless.scale, &none, &none, &none, &none}, {&z},
+               {0, 8, 0, 1, 0}));
   for (int64_t i = 0; i < 192; i++) CHECK(z.get(i) == 0, "an empty sum is zero");
   Tensor nothing(OG_F32, {0, 0});
-  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none, &none}, {&nothing},
-               {0, 8, 0, 0}));
+  CHECK_OK(run(isa, "linear_weight_only", {&wide, &rowless.codes, &rowless.scale, &none, &none, &none, &none},
+               {&nothing}, {0, 8, 0, 0, 0}));
 
   Weight w(random, 0, 4, 8, 64, 32, OG_F32, OG_I32);
   Tensor a(OG_F32, {2, 64}), out(OG_F32, {2, 8});
   a.fill([](int64_t i) { return i == 5 ? NAN : i < 64 ? 1 : 0; });
   for (double coded : {0., 1.}) {
-    CHECK_OK(run(isa, "linear_weight_only", {&a, &w.codes, &w.scale, &none, &none, &none}, {&out}, {0, 4, coded, 0}));
+    CHECK_OK(run(isa, "linear_weight_only", {&a, &w.codes, &w.scale, &none, &none, &none, &none}, {&out},
+                 {0, 4, coded, 0, 0}));
     for (int64_t i = 0; i < 8; i++) CHECK(std::isnan(out.get(i)) && out.get(8 + i) == 0, "NaN stays in its row");
   }
 }
@@ -218,8 +221,8 @@ void check_extremes(og::Isa isa, Random& random) {
           const int64_t row = i / k;
           return i % 32 == 0 ? 127. : row == 0 ? 127. : row == 1 ? -127. : (double)(random.below(255) - 127);
         });
-        CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &none, &none}, {&y},
-                     {(double)kind, (double)bits, 1, 0}));
+        CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &none, &none, &none}, {&y},
+                     {(double)kind, (double)bits, 1, 0, 0}));
         for (int64_t i = 0; i < m * n; i++) {
           int64_t sum = 0;
           for (int64_t j = 0; j < k; j++) {
@@ -231,6 +234,93 @@ void check_extremes(og::Isa isa, Random& random) {
           CHECK(y.get(i) == (double)sum, "y[%lld] is %.9g, expected %lld", (long long)i, y.get(i), (long long)sum);
         }
       }
+}
+
+/**
+ * With scales of one, x of whole numbers times a power of two, and codes at their extremes, y is exact: whichever way
+ * few rows take, also where x is too small or too large for digits.
+ */
+void check_exact_rows(og::Isa isa, Random& random) {
+  for (int bits : {4, 8})
+    for (int kind : {0, 1})
+      for (int64_t group : {32, 64, 160}) {
+        const int64_t n = 9, k = group == 64 ? 192 : 160, groups = k / group;
+        Weight w(random, kind, bits, n, k, group, groups % 2 ? OG_F16 : OG_F32, OG_I32);
+        w.scale.fill([](int64_t) { return 1.; });
+        const bool bytes = bits == 8 && kind == 0;
+        w.codes.fill([&](int64_t i) {
+          return i % 3 == 0 ? (bytes ? -128. : 0.) : i % 3 == 1 ? (bytes ? 127. : 255.) : (double)random.below(100);
+        });
+        if (kind == 1) w.zero.fill([&](int64_t i) { return i % 2 ? 0. : bits == 4 ? 15. : 255.; });
+        for (int64_t m : {1, 2, 3, 4, 5})
+          for (double unit : {1., 0x1p-110, 0x1p-75, 0x1p80}) {
+            context() = std::string(og::isa_name(isa)) + " exact " + std::to_string(bits) + " " + std::to_string(kind) +
+                        " group " + std::to_string(group) + " rows " + std::to_string(m);
+            Tensor x(OG_F32, {m, k}), y(OG_F32, {m, n}), none;
+            x.fill([&](int64_t i) {
+              return unit * (i / 32 % 4 == 3 ? 0. : i % 7 == 0 ? 127. : random.below(255) - 127.);
+            });
+            CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &none, &none, &none}, {&y},
+                         {(double)kind, (double)bits, 0, 0, 0}));
+            for (int64_t i = 0; i < m * n; i++) {
+              double sum = 0;
+              for (int64_t j = 0; j < k; j++) {
+                const int64_t at = i % n * k + j, byte = (int64_t)w.codes.get(bits == 4 ? at / 2 : at);
+                const int64_t code = bits == 8 ? byte : at % 2 ? byte >> 4 : byte & 15;
+                const int64_t zero = kind == 1 ? (int64_t)w.zero.get(i % n * groups + j / group) : bits == 4 ? 8 : 0;
+                sum += (double)(code - zero) * x.get(i / n * k + j);
+              }
+              CHECK(y.get(i) == sum, "y[%lld] is %.9g, expected %.9g", (long long)i, y.get(i), sum);
+            }
+          }
+      }
+}
+
+/** Activation and residual: those of the sums that come without. */
+void check_end(og::Isa isa, Random& random) {
+  Tensor none;
+  Weight w(random, 0, 4, 70, 64, 32, OG_F32, OG_I32), nf4(random, 2, 4, 70, 64, 32, OG_F32, OG_I32);
+  for (int64_t m : {1, 3, 9, 40})
+    for (double coded : {0., 1.})
+      for (int kind = 0; kind < 7; kind++)
+        for (Layout layout : {kDense, kTransposed}) {
+          context() = std::string(og::isa_name(isa)) + " end " + std::to_string(kind) + " rows " + std::to_string(m);
+          Weight& weight = kind == 2 && coded == 0 ? nf4 : w;
+          Tensor x(OG_F32, {m, 64}), bias(OG_F32, {70}), residual(OG_F32, {m, 70}, layout), sums(OG_F32, {m, 70}),
+              y(OG_F32, {m, 70}, layout);
+          x.normal(random), bias.normal(random), residual.normal(random);
+          const auto call = [&](Tensor& more, Tensor& to, int f) {
+            return run(isa, "linear_weight_only", {&x, &weight.codes, &weight.scale, &none, &bias, &none, &more}, {&to},
+                       {(double)weight.kind, 4, coded, 0, (double)f});
+          };
+          CHECK_OK(call(none, sums, 0));
+          CHECK_OK(call(kind % 2 ? residual : none, y, kind));
+          for (int64_t i = 0; i < m * 70; i++) {
+            const double v = sums.get(i), e = std::exp(-v);
+            const double f[] = {
+                v,
+                0.5 * v * std::erfc(-v / std::sqrt(2.)),
+                0.5 * v * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (v + 0.044715 * v * v * v))),
+                v / (1 + e),
+                v < 0 ? 0 : v,
+                1 / (1 + e),
+                std::tanh(v)};
+            const double wanted = f[kind] + (kind % 2 ? residual.get(i) : 0);
+            CHECK(std::fabs(y.get(i) - wanted) <= 1e-6 * (1 + std::fabs(v)), "y[%lld] is %.8g, expected %.8g",
+                  (long long)i, y.get(i), wanted);
+          }
+        }
+  context() = std::string(og::isa_name(isa)) + " end";
+  Tensor x(OG_F32, {2, 64}), y(OG_F32, {2, 70}), half(OG_F16, {2, 70}), narrow(OG_F32, {2, 69});
+  const auto call = [&](Tensor& a, Tensor& residual, Tensor& to, double transposed, double f) {
+    return run(isa, "linear_weight_only", {&a, &w.codes, &w.scale, &none, &none, &none, &residual}, {&to},
+               {0, 4, 0, transposed, f});
+  };
+  CHECK_FAILS(call(x, half, y, 0, 0), OG_INVALID);
+  CHECK_FAILS(call(x, narrow, y, 0, 0), OG_INVALID);
+  CHECK_FAILS(call(x, none, half, 0, 1), OG_UNSUPPORTED);
+  CHECK_FAILS(call(y, none, x, 1, 1), OG_INVALID);
+  CHECK_FAILS(call(x, none, y, 0, 7), OG_INVALID);
 }
 
 /** Blocks of another set, weight, or none are refused. */
@@ -271,7 +361,7 @@ void check_refusals(og::Isa isa, Random& random) {
       bf(OG_BF16, {8, 2});
   const auto call = [&](Tensor& a, Tensor& codes, Tensor& scale, Tensor& zero, Tensor& b, Tensor& out, double kind,
                         double bits) {
-    return run(isa, "linear_weight_only", {&a, &codes, &scale, &zero, &b, &none}, {&out}, {kind, bits, 0, 0});
+    return run(isa, "linear_weight_only", {&a, &codes, &scale, &zero, &b, &none, &none}, {&out}, {kind, bits, 0, 0, 0});
   };
   CHECK_OK(call(x, w.codes, w.scale, none, none, y, 0, 4));
   CHECK_FAILS(call(flat, w.codes, w.scale, none, none, y, 0, 4), OG_INVALID);
@@ -298,6 +388,8 @@ int main() {
     check_edges(isa, random);
     check_refusals(isa, random);
     check_extremes(isa, random);
+    check_exact_rows(isa, random);
+    check_end(isa, random);
     check_packed(isa, random);
     context() = og::isa_name(isa);
     if (isa == og::kReference) return;
@@ -309,8 +401,8 @@ int main() {
       for (double coded : {0., 1.})
         check_threads(
             [&] {
-              CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none, &none}, {&y},
-                           {0, 4, coded, 0}));
+              CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &none, &none, &none, &none}, {&y},
+                           {0, 4, coded, 0, 0}));
             },
             [&] { return y.bytes(); });
     }
@@ -321,8 +413,9 @@ int main() {
       Tensor x(OG_F32, {11, 768}), y(OG_F32, {11, 1500});
       x.normal(random);
       const auto multiply = [&] {
-        CHECK_OK(run(isa, "linear_weight_only", {&x, &weight->codes, &weight->scale, &weight->zero, &none, &none}, {&y},
-                     {kind, bits, 1, 0}));
+        CHECK_OK(run(isa, "linear_weight_only",
+                     {&x, &weight->codes, &weight->scale, &weight->zero, &none, &none, &none}, {&y},
+                     {kind, bits, 1, 0, 0}));
       };
       multiply();
       const std::vector<char> with = y.bytes();

@@ -15,14 +15,17 @@ void for_each_path(const F& body) {
   for (int i = 0; i < og::kFeatureCount; i++) {
     const og::CpuFeature feature = (og::CpuFeature)i;
     if (feature == og::kBf16Dot || !og::cpu_feature(feature)) continue;
-    const og::Isa isa = feature == og::kVnni ? og::kAvx512 : og::kBaseline;
-    if (!og::isa_available(isa)) continue;
-    const std::string before = context();
-    context() = before + " " + og::isa_name(isa) + " without dot products";
-    og::use_cpu_feature(feature, false);
-    body(isa);
-    og::use_cpu_feature(feature, true);
-    context() = before;
+    for (og::Isa isa : {og::kBaseline, og::kAvx2, og::kAvx512}) {
+      const bool is_arm = feature == og::kDotProduct || feature == og::kMatMulInt8;
+      if (!og::isa_available(isa) || (isa == og::kBaseline) != is_arm) continue;
+      if (feature == og::kAvxVnni && isa == og::kAvx512) continue;
+      const std::string before = context();
+      context() = before + " " + og::isa_name(isa) + " without " + og::cpu_feature_name(feature);
+      og::use_cpu_feature(feature, false);
+      body(isa);
+      og::use_cpu_feature(feature, true);
+      context() = before;
+    }
   }
 }
 
@@ -290,7 +293,7 @@ void large(Random& random) {
     }
 }
 
-int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 3) / 4 * 4); }
+int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8); }
 
 /** A block on a cache line, as the runtime's blocks are. */
 struct Block {
@@ -472,6 +475,56 @@ void refusals() {
   });
 }
 
+/** Rows of floats give what their codes give. */
+void check_floats(og::Isa isa, Random& random) {
+  for (int64_t m : {1, 2, 3, 20})
+    for (int64_t k : {1, 40, 130})
+      for (int32_t dtype : {OG_F32, OG_F16, OG_BF16}) {
+        context() = std::string(og::isa_name(isa)) + " floats " + std::to_string(m) + "x" + std::to_string(k);
+        const int64_t n = 37;
+        Operands codes, floats;
+        Tensor x(dtype, {m, k}, m == 3 ? kTransposed : kDense);
+        x.normal(random);
+        if (m == 20) x.fill([&](int64_t i) { return i / k == 2 ? 0. : (double)(i % 11) - 5.; });
+        floats.a = x;
+        codes.a = Tensor(OG_I8, {m, k});
+        codes.a_scale = Tensor(OG_F32, {m});
+        for (int64_t i = 0; i < m; i++) {
+          float largest = 0;
+          for (int64_t j = 0; j < k; j++) largest = std::fmax(largest, std::fabs((float)x.get(i * k + j)));
+          const float scale = largest == 0 ? 1 : largest / 127.f;
+          codes.a_scale.set(i, scale);
+          for (int64_t j = 0; j < k; j++) codes.a.set(i * k + j, std::nearbyint((float)x.get(i * k + j) / scale));
+        }
+        for (Operands* o : {&codes, &floats}) {
+          o->b = Tensor(OG_I8, {k, n}, kTransposed);
+          o->b_scale = Tensor(OG_F32, {n});
+          o->bias = Tensor(OG_F32, {n});
+          o->residual = Tensor(OG_F32, {m, n});
+          o->activation = 3;
+        }
+        codes.b.integers(random, -127, 128), codes.b_scale.uniform(random, 0.01, 0.1), codes.bias.normal(random);
+        codes.residual.normal(random);
+        floats.b = codes.b, floats.b_scale = codes.b_scale, floats.bias = codes.bias, floats.residual = codes.residual;
+        Tensor c(OG_F32, {m, n}), d(OG_F32, {m, n});
+        CHECK_OK(codes.run(isa, c));
+        CHECK_OK(floats.run(isa, d));
+        CHECK(c.bytes() == d.bytes(), "rows of floats give other bits than their codes");
+        Tensor sums(OG_I32, {m, n});
+        CHECK_FAILS(floats.run(isa, sums), OG_UNSUPPORTED);
+        floats.a_scale = codes.a_scale;
+        CHECK_FAILS(floats.run(isa, d), OG_INVALID);
+      }
+  context() = std::string(og::isa_name(isa)) + " floats with NaN";
+  Operands o;
+  o.a = Tensor(OG_F32, {2, 8}).fill([](int64_t i) { return i == 3 ? NAN : 1.; });
+  o.b = Tensor(OG_I8, {8, 5}).fill([](int64_t) { return 2.; });
+  Tensor y(OG_F32, {2, 5});
+  CHECK_OK(o.run(isa, y));
+  for (int64_t i = 0; i < 10; i++)
+    CHECK(i < 5 ? std::isnan(y.get(i)) : std::fabs(y.get(i) - 16) < 1e-5, "NaN stays in its row");
+}
+
 }  // namespace
 
 int main() {
@@ -487,5 +540,6 @@ int main() {
   empty(random);
   exact_blocks(random);
   refusals();
+  for_each_path([&](og::Isa isa) { check_floats(isa, random); });
   return finish("matmul_int8");
 }

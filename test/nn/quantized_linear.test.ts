@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import * as og from '../../src/index.js';
+import { applyEnd } from '../../src/ops/linear.js';
 import { assertClose, numbersOf } from '../helpers/allclose.js';
 
 const { nn } = og;
@@ -134,6 +135,46 @@ test('int8 activations stay within the rounding of their blocks; NF4 keeps float
       numbersOf(og.quantizedLinear(x, nf4)),
     );
   }
+});
+
+test('activation and residual cost no call of their own without a gradient, and mean the same with one', () => {
+  const bias = normal([37]);
+  for (const [name, options] of Object.entries(formats)) {
+    const weight = og.quantize(normal([37, 128]), options);
+    for (const rows of [[], [1], [3, 2], [40]]) {
+      const [x, residual] = [normal([...rows, 128]), normal([...rows, 37])];
+      for (const activations of ['float', 'int8'] as const)
+        for (const activation of ['none', 'gelu', 'geluTanh', 'silu', 'relu', 'sigmoid', 'tanh'] as const) {
+          const plain = og.quantizedLinear(x, weight, bias, { activations });
+          const end = { activations, activation, residual };
+          const wanted = og.add(applyEnd(plain, { activation }), residual);
+          assertClose(og.quantizedLinear(x, weight, bias, end), wanted, { rtol: 1e-5, atol: 1e-5 }, name);
+        }
+    }
+  }
+  const weight = og.quantize(normal([8, 64]), { bits: 4, packed: true, groupSize: 32 });
+  const [x, residual] = [normal([2, 64]).requiresGrad_(), normal([2, 8]).requiresGrad_()];
+  og.quantizedLinear(x, weight, null, { activation: 'tanh', residual }).sum().backward();
+  const other = og.detach(x).clone().requiresGrad_();
+  og.tanh(og.linear(other, og.dequantize(weight)))
+    .sum()
+    .backward();
+  assertClose(x.grad!, other.grad!, { rtol: 1e-4, atol: 1e-4 });
+  assert.deepEqual([...numbersOf(residual.grad!)], new Array(16).fill(1));
+  assert.throws(() => og.quantizedLinear(x, weight, null, { residual: normal([2, 7]) }), og.ShapeError);
+  assert.throws(() => og.quantizedLinear(x, weight, null, { activation: 'swish' as 'silu' }), og.AttributeError);
+});
+
+test('the end of a layer is part of its call, unless a hook wants to see the result', () => {
+  const layer = nn.QuantizedLinear.from(new nn.Linear(64, 24));
+  const [x, residual] = [normal([3, 64]), normal([3, 24])];
+  const fused = og.noGrad(() => layer.endForward(x, { activation: 'gelu', residual }));
+  let seen = 0;
+  const remove = layer.registerForwardHook(() => void seen++);
+  const apart = og.noGrad(() => layer.endForward(x, { activation: 'gelu', residual }));
+  remove();
+  assert.equal(seen, 1);
+  assertClose(fused, apart, { rtol: 1e-6, atol: 1e-6 });
 });
 
 test('quantizedLinear refuses what does not fit', () => {

@@ -83,6 +83,19 @@ describe('products', () => {
       for (let h = 0; h < 3; h++) assert.deepEqual([...numbersOf(y.at(g, h))], sums(a.at(g, 0), b.at(h)), `${g} ${h}`);
   });
 
+  test('a matrix that comes again is packed, and again after it changed', () => {
+    const [a, b] = [codes([5, 128], 'int8'), codes([128, 200], 'int8')];
+    const first = numbersOf(og.matmulInteger(a, b));
+    assert.equal(b.attached?.length ?? 0, 0);
+    for (let i = 0; i < 2; i++) assert.deepEqual(numbersOf(og.matmulInt8(a, b)), first);
+    assert.equal(b.attached?.length, 1);
+    og.copy_(b, og.flip(b, [0]));
+    const turned = numbersOf(og.matmulInteger(a, b));
+    assert.deepEqual(turned, numbersOf(og.matmulInteger(a, og.clone(b))));
+    assert.deepEqual(numbersOf(og.matmulInteger(a, b, 0, 3)), numbersOf(og.matmulInteger(a, og.clone(b), 0, 3)));
+    onEverySet((isa) => assert.deepEqual(numbersOf(og.matmulInteger(a, b)), turned, isa));
+  });
+
   test('a depth at which a sum could leave int32 is refused', () => {
     const [a, b] = [og.zeros([1, 131072], { dtype: 'int8' }), og.zeros([131072, 1], { dtype: 'int8' })];
     assert.throws(() => og.matmulInt8(a, b), ShapeError);
@@ -202,6 +215,19 @@ describe('linearInt8Dynamic', () => {
       const rtol = dtype === 'bfloat16' ? 2 ** -7 : dtype === 'float16' ? 2 ** -10 : 1e-5;
       assertClose(og.to(got, 'float32'), want, { rtol, atol: 1e-4 }, dtype);
     }
+  });
+
+  test('gives the bits of codes made beforehand', () => {
+    const w = og.quantize(wave([40, 96], 0.71), { axis: 0 });
+    const [bias, residual] = [wave([40], 1.3), wave([6, 40], 0.4)];
+    onEverySet((isa) => {
+      for (const rows of [1, 2, 6]) {
+        const x = og.narrow(wave([6, 96], 0.3), 0, 0, rows);
+        const end = { activation: 'geluTanh', residual: og.narrow(residual, 0, 0, rows) } as const;
+        const want = og.linearInt8(og.quantize(x, { axis: 0 }), w, bias, end);
+        assert.deepEqual(numbersOf(og.linearInt8Dynamic(x, w, bias, end)), numbersOf(want), isa);
+      }
+    });
   });
 
   test('gradients reach bias, residual and scale, not x', () => {

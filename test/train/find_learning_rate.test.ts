@@ -144,6 +144,36 @@ test('a loss that becomes NaN ends the sweep', async () => {
   assert.deepEqual([found.stopped, found.losses.length], ['diverged', 5]);
 });
 
+test('the sweep runs in the precision of the run, and adds gradients up as it does', async () => {
+  const model = tinyModel(0);
+  const [weights] = model.parameters() as [og.Tensor];
+  const seen = new Set<string>();
+  const watching = (m: og.GPT, { x, y }: og.Batch): og.Tensor => {
+    seen.add((m.parameters()[0] as og.Tensor).dtype);
+    return m.loss(x, y);
+  };
+  const options = {
+    train: new og.TextDataset(tinyTokens(600), { context: 16 }),
+    batchSize: 2,
+    steps: 6,
+    start: 1e-4,
+    loss: watching,
+    optimizer: (params: og.Tensor[]) => new optim.AdamW(params),
+  };
+  const float = await og.findLearningRate(model, options);
+  assert.deepEqual([...seen], ['float32']);
+  seen.clear();
+  const half = await og.findLearningRate(model, { ...options, precision: 'bfloat16' });
+  assert.deepEqual([...seen], ['bfloat16']);
+  assert.equal(weights.dtype, 'float32');
+  assert.notDeepEqual(half.losses, float.losses);
+  // The last rates diverge, and what differs there grows.
+  half.losses.forEach((value, i) => assert.ok(Math.abs(value / float.losses[i]! - 1) < 0.03));
+  const whole = await og.findLearningRate(model, { ...options, batchSize: 4 });
+  const added = await og.findLearningRate(model, { ...options, gradientAccumulation: 2 });
+  added.losses.forEach((value, i) => assert.ok(Math.abs(value - whole.losses[i]!) < 1e-4));
+});
+
 test('wrong options are refused', async () => {
   const model = new Bowl();
   const refuses = (options: object): Promise<void> =>
@@ -155,4 +185,6 @@ test('wrong options are refused', async () => {
   await refuses({ divergence: 0.5 });
   await refuses({ optimizer: 3 });
   await refuses({ stepss: 10 });
+  await refuses({ precision: 'float8' });
+  await refuses({ optimizer: (params: og.Tensor[]) => new optim.SGD(params, { lr: 0 }) });
 });

@@ -34,6 +34,10 @@ export interface InitializeOptions {
 
 const op = 'initializeFromTeacher';
 
+/** @internal Numbers of `count` layers spread over so many: ⌊i·N / S⌋. */
+export const spreadLayers = (count: number, of: number): number[] =>
+  Array.from({ length: count }, (_, i) => Math.floor((i * of) / count));
+
 function chosen(layers: LayerChoice, own: number, others: number): number[] {
   if (typeof layers !== 'string') {
     if (!Array.isArray(layers) || layers.length !== own) {
@@ -47,12 +51,8 @@ function chosen(layers: LayerChoice, own: number, others: number): number[] {
     const expected = `at most ${others} blocks, as the teacher has`;
     throw new AttributeError({ op, argument: 'student', expected, actual: String(own) });
   }
-  const at = {
-    uniform: (i: number) => Math.floor((i * others) / own),
-    first: (i: number) => i,
-    last: (i: number) => others - own + i,
-  };
-  return Array.from({ length: own }, (_, i) => at[layers as 'uniform' | 'first' | 'last'](i));
+  if (layers === 'uniform') return spreadLayers(own, others);
+  return Array.from({ length: own }, (_, i) => (layers === 'first' ? i : others - own + i));
 }
 
 /** Shapes in which axes that hold heads are split into heads and their width, by the path of the tensor. */

@@ -9,7 +9,7 @@ import { formatBytes } from '../../util/format.js';
 import type { ModelMeasurement } from './measure.js';
 import type { ResolvedPlan } from './plan.js';
 import type { CompressionKey } from './state.js';
-import type { StepNote } from './step.js';
+import { stepKinds, type StepNote } from './step.js';
 
 /** @internal */
 export const CARD_FORMAT = 'omnigrad-compression/1';
@@ -42,9 +42,24 @@ export function stepsOf(plan: ResolvedPlan, notesOf: (step: number) => readonly 
   return plan.steps.map(({ kind, settings }, i) => ({ kind: kind.name, settings, notes: notesOf(i) }));
 }
 
+/**
+ * What was done to a model, a step each: `prune 2:4 sparsegpt, 50 % zeros in 24 layers`, `sparsify 2:4 int8, …`.
+ */
+export function describeSteps({ steps }: Pick<CompressionCard, 'steps'>): string[] {
+  return steps.map(({ kind, settings, notes }) => {
+    const known = stepKinds.get(kind)?.describe?.(settings, notes);
+    const words = Object.entries(settings).flatMap(([key, value]) =>
+      key !== 'target' && typeof value === 'string' ? [value] : [],
+    );
+    return known ?? [kind, ...words].join(' ');
+  });
+}
+
 /** A name and what was measured. */
 export interface ComparedModel {
   readonly name: string;
+  /** What was done to it, as {@link describeSteps} says; nothing for an original. */
+  readonly how?: readonly string[];
   readonly measured: ModelMeasurement;
 }
 

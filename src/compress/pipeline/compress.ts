@@ -22,7 +22,8 @@ import { checkMetrics, measureModels, type CompressionMetric, type ModelMeasurem
 import { checkPlan, type CompressionPlan, type ResolvedPlan } from './plan.js';
 import { writeCompressionReport } from './report.js';
 import { checkKey, keyOf, modelHash, PipelineState, remove, type CompressionKey } from './state.js';
-import type { FinetuneFunction, StepNote } from './step.js';
+import { rehearse } from './rehearsal.js';
+import type { StepNote, TrainFunction } from './step.js';
 
 /** What is told while plans are carried out. */
 export type CompressionEvent =
@@ -49,8 +50,8 @@ export interface CompressOptions {
   readonly metrics?: Readonly<Record<string, CompressionMetric>>;
   /** Saved with the model. */
   readonly tokenizer?: NonNullable<SaveModelOptions['tokenizer']>;
-  /** Trains, for `finetune` steps. */
-  readonly finetune?: FinetuneFunction;
+  /** Trains, for `finetune` and `distill` steps. */
+  readonly train?: TrainFunction;
   /** Measure quality, memory and speed, and write a report. Default true. */
   readonly measure?: boolean;
   /** What the model that came is called in tables. Default `original`. */
@@ -79,7 +80,7 @@ export interface CompressedModels {
 
 const OP = 'compress';
 const optionKeys = [
-  'dir', 'calibration', 'evaluation', 'metrics', 'tokenizer', 'finetune', 'measure', 'baseline', 'onEvent', 'signal',
+  'dir', 'calibration', 'evaluation', 'metrics', 'tokenizer', 'train', 'measure', 'baseline', 'onEvent', 'signal',
 ]; // prettier-ignore
 
 /** A plan with all that it works with. */
@@ -98,14 +99,14 @@ const folderOf = ({ finished, dir, state }: Job): string => (finished === null ?
 
 function checkOptions(options: CompressOptions): void {
   checkKeys(OP, options, optionKeys);
-  const { dir, evaluation, metrics, finetune } = options;
+  const { dir, evaluation, metrics, train } = options;
   const refuse = (argument: string, expected: string, actual: unknown): never => {
     throw new AttributeError({ op: OP, argument, expected, actual: String(actual) });
   };
   if (typeof dir !== 'string' || dir === '') refuse('dir', 'the path of a folder', dir);
   if (evaluation !== undefined) checkDataset(OP, 'evaluation', evaluation);
   if (metrics !== undefined) checkMetrics(OP, metrics);
-  if (finetune !== undefined && typeof finetune !== 'function') refuse('finetune', 'a function', finetune);
+  if (train !== undefined && typeof train !== 'function') refuse('train', 'a function', train);
   checkBoolean(OP, 'measure', options.measure ?? true);
 }
 
@@ -117,21 +118,6 @@ function calibrationOf(plan: ResolvedPlan, given: CompressOptions['calibration']
   const { batchSize = Math.min(8, dataset.length), batches, seed = 0 } = plan.calibration ?? {};
   const most = Math.max(1, Math.min(16, Math.floor(dataset.length / batchSize)));
   return calibrationBatches(dataset, { batchSize, batches: batches ?? most, seed });
-}
-
-/** @throws the first reason why the plan could not be carried out, as far as it can be told before */
-function rehearse(model: GPT, plan: ResolvedPlan, calibration: Calibration | null, options: CompressOptions): void {
-  for (const [i, { kind, options: own }] of plan.steps.entries()) {
-    if (kind.needsCalibration(own) && calibration === null) {
-      const [expected, actual] = [`calibration data for steps[${i}], ${kind.name}`, 'none'];
-      throw new AttributeError({ op: OP, argument: 'calibration', expected, actual });
-    }
-  }
-  for (const [i, { kind, options: own }] of plan.steps.entries()) {
-    const earlier = plan.steps.slice(0, i).map(({ kind: { name } }) => name);
-    kind.rehearse(model, own, { calibration, finetune: options.finetune, earlier });
-    if (kind.changesShapes(own)) return;
-  }
 }
 
 /** The card of a model that this very plan made there, or null. @throws StateError if another model is there */
@@ -155,7 +141,7 @@ async function carryOut(
   options: CompressOptions,
 ): Promise<void> {
   if (finished !== null) return;
-  const { onEvent, signal, finetune } = options;
+  const { onEvent, signal, train } = options;
   let current = (await state.lastModel()) ?? model;
   try {
     const layers = state.notesOf(state.done).length;
@@ -168,10 +154,11 @@ async function carryOut(
       const dir = path.join(state.stepFolder(i), 'files');
       await mkdir(dir, { recursive: true });
       const result = await kind.run(current, own, {
+        original: model,
         calibration,
         journal: state.journal(i, pending),
         dir,
-        finetune,
+        train,
         signal,
         note(note) {
           pending.push(note);
@@ -232,7 +219,7 @@ async function prepare(
   options: CompressOptions,
 ): Promise<Job[]> {
   const calibrations = plans.map(({ plan }) => calibrationOf(plan, options.calibration));
-  for (const [i, { plan }] of plans.entries()) rehearse(model, plan, calibrations[i]!, options);
+  for (const [i, { plan }] of plans.entries()) await rehearse(OP, model, plan, calibrations[i]!, options.train);
   const hash = await modelHash(model);
   const jobs: Job[] = [];
   for (const [i, { plan, dir }] of plans.entries()) {
@@ -246,7 +233,7 @@ async function prepare(
 }
 
 /** Frees calibration tensors that were drawn here. */
-function release(jobs: readonly Job[], given: CompressOptions['calibration']): void {
+function release(jobs: readonly Pick<Job, 'calibration'>[], given: CompressOptions['calibration']): void {
   if (Array.isArray(given)) return;
   for (const { calibration } of jobs) for (const tensor of calibration ?? []) tensor.dispose();
 }
@@ -334,6 +321,22 @@ export async function compress(model: GPT, plan: CompressionPlan, options: Compr
   checkOptions(options);
   const { models } = await runPlans(model, [{ plan: resolved, dir: options.dir }], options);
   return models[resolved.name]!;
+}
+
+/**
+ * Checks a plan as {@link compress} does before any work, with the model and the options, and does nothing.
+ *
+ * @throws AttributeError or StateError naming the first entry of the plan or option that cannot be
+ */
+export async function checkCompression(model: GPT, plan: CompressionPlan, options: CompressOptions): Promise<void> {
+  const resolved = checkPlan(plan);
+  checkOptions(options);
+  const calibration = calibrationOf(resolved, options.calibration);
+  try {
+    await rehearse(OP, model, resolved, calibration, options.train);
+  } finally {
+    release([{ calibration }], options.calibration);
+  }
 }
 
 /**

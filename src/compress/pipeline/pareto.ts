@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { labelPlaces } from '../../util/label_places.js';
 import { formatTick, loadPlot, type PlotModule } from '../../util/plot.js';
 import { colorOf, escapeHtml } from '../../util/report_page.js';
 import type { ComparedModel } from './card.js';
@@ -28,6 +29,8 @@ const axes: readonly Axis[] = [
 
 interface Point {
   readonly name: string;
+  /** Shown when the mouse is over it. */
+  readonly title: string;
   readonly x: number;
   readonly y: number;
   readonly color: string;
@@ -54,22 +57,39 @@ function domainOf(values: readonly number[], left: number, right: number): [numb
   return [Math.max(0, least - left * span), most + right * span];
 }
 
+const [WIDTH, HEIGHT] = [640, 300];
+const MARGINS = { left: 58, right: 24, top: 26, bottom: 42 } as const;
+
 function chart(plot: PlotModule, document: unknown, models: readonly ComparedModel[], axis: Axis): string {
-  const points = models.flatMap(({ name, measured }, i): Point[] => {
+  const points = models.flatMap(({ name, how, measured }, i): Point[] => {
     const [x, y] = [axis.of(measured), measured.perplexity];
-    return x === null || y === null ? [] : [{ name, x, y, color: colorOf(i) }];
+    return x === null || y === null
+      ? []
+      : [{ name, title: [name, ...(how ?? [])].join('\n'), x, y, color: colorOf(i) }];
   });
   if (points.length === 0) return '';
   const front = paretoFront(points, axis.better);
   const at = { x: 'x', y: 'y' };
+  const [xs, ys] = [
+    domainOf(points.map(({ x }) => x), 0.12, 0.22),
+    domainOf(points.map(({ y }) => y), 0.15, 0.15),
+  ]; // prettier-ignore
+  const share = (value: number, [low, high]: [number, number]): number => (value - low) / (high - low);
+  // from the axis on
+  const inPixels = points.map(({ name, x, y }) => ({
+    text: name,
+    x: share(x, xs) * (WIDTH - MARGINS.left - MARGINS.right),
+    y: MARGINS.top + (1 - share(y, ys)) * (HEIGHT - MARGINS.top - MARGINS.bottom),
+  }));
+  const labels = labelPlaces(inPixels, WIDTH - MARGINS.left, HEIGHT - MARGINS.bottom);
   const svg = plot.plot({
     document,
-    width: 640,
-    height: 300,
-    marginLeft: 58,
-    marginRight: 24,
-    marginTop: 26,
-    marginBottom: 42,
+    width: WIDTH,
+    height: HEIGHT,
+    marginLeft: MARGINS.left,
+    marginRight: MARGINS.right,
+    marginTop: MARGINS.top,
+    marginBottom: MARGINS.bottom,
     style: { fontSize: '12px', background: 'none' },
     x: {
       label: `${axis.label} (${axis.better === 'less' ? 'less' : 'more'} is better)`,
@@ -77,14 +97,14 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
       labelArrow: 'none',
       tickFormat: formatTick,
       ticks: 7,
-      domain: domainOf(points.map(({ x }) => x), 0.12, 0.22), // prettier-ignore
+      domain: xs,
     },
     y: {
       label: 'perplexity (less is better)',
       grid: true,
       tickFormat: formatTick,
       ticks: 5,
-      domain: domainOf(points.map(({ y }) => y), 0.15, 0.15), // prettier-ignore
+      domain: ys,
     },
     marks: [
       plot.line(front, {
@@ -94,8 +114,8 @@ function chart(plot: PlotModule, document: unknown, models: readonly ComparedMod
         strokeOpacity: 0.45,
         strokeDasharray: '5 3',
       }),
-      plot.dot(points, { ...at, fill: 'color', r: 5, title: 'name' }),
-      plot.text(points, { ...at, text: 'name', dx: 9, dy: -9, textAnchor: 'start', fill: 'currentColor' }),
+      plot.dot(points, { ...at, fill: 'color', r: 5, title: 'title' }),
+      ...points.map((point, i) => plot.text([point], { ...at, text: 'name', ...labels[i]!, fill: point.color })),
     ],
   }).outerHTML;
   return `<figure><h3>${escapeHtml(axis.title)}</h3>${svg}</figure>`;

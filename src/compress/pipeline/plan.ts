@@ -76,7 +76,7 @@ function stepOf(source: unknown, i: number, target: PlanTarget | undefined): Res
     throw new AttributeError({ op: OP, argument: at, expected: known.join(', '), actual: formatValue(name), hint });
   }
   const settings = objectOf(`${at}.${name}`, given);
-  const own = kind.takesTarget && target !== undefined && settings['target'] === undefined ? { target } : {};
+  const own = target !== undefined && settings['target'] === undefined && kind.takesTarget(settings) ? { target } : {};
   const all = { ...settings, ...own };
   return { kind, settings: all, options: kind.parse(`${OP}: ${at}.${name}`, all) };
 }

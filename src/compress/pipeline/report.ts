@@ -9,7 +9,14 @@ import { writeFileAtomically } from '../../util/atomic_file.js';
 import { checkKeys } from '../../util/assert.js';
 import { formatBytes } from '../../util/format.js';
 import { colorOf, escapeHtml, factTable, htmlPage, htmlTable, section, type Cell } from '../../util/report_page.js';
-import { comparedTo, compressionTable, figures, type ComparedModel, type CompressionCard } from './card.js';
+import {
+  comparedTo,
+  compressionTable,
+  describeSteps,
+  figures,
+  type ComparedModel,
+  type CompressionCard,
+} from './card.js';
 import { paretoCharts } from './pareto.js';
 import type { StepNote } from './step.js';
 
@@ -26,8 +33,16 @@ export function comparedModels(cards: readonly CompressionCard[], baseline = 'or
   const before = cards.find((card) => card.before !== null)?.before ?? null;
   return [
     ...(before === null ? [] : [{ name: baseline, measured: before }]),
-    ...cards.flatMap(({ name, after }) => (after === null ? [] : [{ name, measured: after }])),
+    ...cards.flatMap((card) =>
+      card.after === null ? [] : [{ name: card.name, how: describeSteps(card), measured: card.after }],
+    ),
   ];
+}
+
+/** What was done to each model. */
+function stepsTable(models: readonly ComparedModel[]): string {
+  const rows = models.flatMap(({ name, how }) => (how === undefined ? [] : [[name, how.join('; then ')]]));
+  return rows.length === 0 ? '' : factTable(Object.fromEntries(rows) as Record<string, string>);
 }
 
 /** The table, with the best figure of each column marked. */
@@ -81,9 +96,10 @@ function notesTable(notes: readonly StepNote[]): string {
 }
 
 function cardSection(card: CompressionCard): string {
-  const steps = card.steps.map(({ kind, settings, notes }, i) => {
+  const done = describeSteps(card);
+  const steps = card.steps.map(({ settings, notes }, i) => {
     const facts = Object.entries(settings).map(([key, value]) => [key, JSON.stringify(value)] as const);
-    return `<h3>${i + 1}. ${escapeHtml(kind)}</h3>${factTable(Object.fromEntries(facts))}${notesTable(notes)}`;
+    return `<h3>${i + 1}. ${escapeHtml(done[i]!)}</h3>${factTable(Object.fromEntries(facts))}${notesTable(notes)}`;
   });
   const { calibration, key } = card;
   const data =
@@ -135,6 +151,7 @@ export async function renderCompressionReport(
   });
   return htmlPage(title, changes.join('; '), [
     section('Result', resultTable(models)),
+    section('How they were made', stepsTable(models)),
     section('Quality against size and speed', await paretoCharts(models)),
     section('Latency and memory', detailTable(models)),
     ...cards.map(cardSection),

@@ -23,6 +23,7 @@ import { checkCalibration, type Calibration } from '../calibration.js';
 import { checkInputs, visitInputs } from '../calibrated_walk.js';
 import { relativeOutputError } from '../hessian.js';
 import type { InputStatistics, StatisticKind } from '../input_statistics.js';
+import type { LayerJournal } from '../layer_journal.js';
 import { checkWeights, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
 import {
   layerPruningKeys,
@@ -55,6 +56,8 @@ export interface PruneOptions extends LayerPruning {
   readonly onLayer?: (report: PrunedLayerReport) => void;
   /** Stops between layers; the promise is rejected with its reason. */
   readonly signal?: AbortSignal;
+  /** Keeps finished layers, so that the same call goes on after an interruption: see `folderJournal`. Default: none. */
+  readonly journal?: LayerJournal;
 }
 
 /** What became of one layer. */
@@ -63,6 +66,8 @@ export interface PrunedLayerReport {
   readonly method: PruneMethod;
   /** `unstructured`, `block:32`, `2:4`. */
   readonly pattern: string;
+  /** How many weights the layer has, zeros included. */
+  readonly weights: number;
   /** Share of the weights that are 0 now. */
   readonly sparsity: number;
   /** ‖X·(W − Ŵ)ᵀ‖² / ‖X·Wᵀ‖² over the calibration inputs; null without calibration. */
@@ -82,6 +87,7 @@ function planOf(model: Module, options: PruneOptions): Plan {
     inPlace: _2,
     onLayer: _3,
     signal: _4,
+    journal: _5,
     ...own
   } = options;
   const general = resolvePruning(OP, own);
@@ -141,7 +147,8 @@ async function finishLayer(
   scope(() => noGrad(() => copy_(layer.weight, to(made, layer.weight.dtype))));
   made.dispose();
   layer.pruned = patternName(pattern);
-  return { path, method, pattern: layer.pruned, sparsity: await zerosOf(layer.weight), outputError };
+  const sparsity = await zerosOf(layer.weight);
+  return { path, method, pattern: layer.pruned, weights: layer.weight.size, sparsity, outputError };
 }
 
 /** Share of the elements that are 0. */
@@ -185,6 +192,11 @@ function statisticsFor(plan: Plan, withErrors: boolean): StatisticKind[] {
   return methods.has('sparsegpt') || withErrors ? [...kinds, 'gram'] : kinds;
 }
 
+/** @internal Whether `prune` would take a model and options. @throws what it would throw before any work on layers */
+export function checkPruning(model: Module, options: PruneOptions): void {
+  planOf(model, options);
+}
+
 /**
  * A copy of the model (or the model itself, `inPlace`) whose linear layers have zeros where the pattern drops weights; each says so in
  * `layer.pruned`, which files keep. `maskedTraining` makes the zeros hold in training, `sparsify` puts sparse kernels in their place.
@@ -203,7 +215,7 @@ function statisticsFor(plan: Plan, withErrors: boolean): StatisticKind[] {
  * a Hessian stays singular
  */
 export async function prune<M extends Module>(model: M, options: PruneOptions): Promise<M> {
-  const { calibration, inPlace, onLayer, signal } = options;
+  const { calibration, inPlace, onLayer, signal, journal } = options;
   checkBoolean(OP, 'inPlace', inPlace ?? false);
   const rehearsal = planOf(model, options);
   const calibrated = calibration !== undefined || [...rehearsal.values()].some(({ method }) => method !== 'magnitude');
@@ -215,6 +227,8 @@ export async function prune<M extends Module>(model: M, options: PruneOptions): 
   try {
     const plan = inPlace ? rehearsal : planOf(result, options);
     ready = globalWeights(plan);
+    const done = (await journal?.restore(result)) ?? new Set<string>();
+    for (const site of [...plan.keys()]) if (done.has(site.path)) plan.delete(site);
     const visit = async (sites: readonly Site<Linear>[], statistics: InputStatistics | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
@@ -224,9 +238,11 @@ export async function prune<M extends Module>(model: M, options: PruneOptions): 
         const report = await finishLayer(site, wanted, made, gram);
         onLayer?.(report);
       }
+      const paths = sites.map(({ path }) => path);
+      await journal?.record(result, paths);
     };
     const kinds = statisticsFor(plan, onLayer !== undefined);
-    if (!calibrated) await visit([...plan.keys()], null);
+    if (!calibrated) for (const site of plan.keys()) await visit([site], null);
     else await visitInputs(OP, result, [...plan.keys()], calibration!, { kinds }, visit);
     return result;
   } catch (error) {

@@ -12,6 +12,7 @@ import { chooseSites, place, type Site, type Target } from '../../nn/surgery.js'
 import { chooseLayout } from '../../ops/sparse_choice.js';
 import type { BlockSize, SparseLayout } from '../../ops/sparse.js';
 import { checkBoolean, checkInteger, checkKeys, checkOneOf } from '../../util/assert.js';
+import type { LayerJournal } from '../layer_journal.js';
 import { bytesOf, checkWeights, linearSites } from '../linear_sites.js';
 
 /** Options of {@link sparsify}. */
@@ -33,12 +34,16 @@ export interface SparsifyModelOptions {
   readonly onLayer?: (report: SparsifiedLayerReport) => void;
   /** Stops between layers; the promise is rejected with its reason. */
   readonly signal?: AbortSignal;
+  /** Keeps finished layers, so that the same call goes on after an interruption: see `folderJournal`. Default: none. */
+  readonly journal?: LayerJournal;
 }
 
 /** What became of one layer. */
 export interface SparsifiedLayerReport {
   readonly path: string;
   readonly layout: SparseLayout | 'dense';
+  /** How many weights the layer has, zeros included. */
+  readonly weights: number;
   /** Share of the weights that are not stored. */
   readonly sparsity: number;
   /** Of weight and bias. */
@@ -48,6 +53,26 @@ export interface SparsifiedLayerReport {
 
 const OP = 'sparsify';
 const layouts: readonly (SparseLayout | 'auto')[] = ['auto', 'csr', 'block', '2:4'];
+
+/** @internal Keys of {@link SparsifyModelOptions} that say what becomes of a layer. */
+export const sparseFormKeys = ['layout', 'values', 'rows'] as const;
+
+/** @internal What becomes of layers, with its defaults. @throws AttributeError for the first option that cannot be */
+export function resolveSparseForm(
+  op: string,
+  given: SparsifyModelOptions,
+): Required<Pick<SparsifyModelOptions, (typeof sparseFormKeys)[number]>> {
+  return {
+    layout: checkOneOf(op, 'layout', given.layout ?? 'auto', layouts),
+    values: checkOneOf(op, 'values', given.values ?? 'float32', ['float32', 'int8']),
+    rows: checkInteger(op, 'rows', given.rows ?? 1, 1),
+  };
+}
+
+/** @internal Whether `sparsify` would take a model and options. @throws what it would throw before any work on layers */
+export function checkSparsification(model: Module, options: SparsifyModelOptions): void {
+  prunedSites(model, options.target, resolveSparseForm(OP, options).layout);
+}
 
 /** Layouts that a pattern allows, best first, and the side of its squares. */
 function allowedLayouts(pruned: string): { layouts: SparseLayout[]; blockSize: BlockSize | null } {
@@ -99,21 +124,22 @@ function prunedSites(model: Module, target: Target | undefined, layout: SparseLa
  * @throws StateError if no layer is pruned, or a weight is not finite
  */
 export async function sparsify<M extends Module>(model: M, options: SparsifyModelOptions = {}): Promise<M> {
-  checkKeys(OP, options, ['layout', 'values', 'rows', 'target', 'inPlace', 'onLayer', 'signal']);
-  const { target, inPlace, onLayer, signal } = options;
-  const layout = checkOneOf(OP, 'layout', options.layout ?? 'auto', layouts);
-  const values = checkOneOf(OP, 'values', options.values ?? 'float32', ['float32', 'int8']);
-  const rows = checkInteger(OP, 'rows', options.rows ?? 1, 1);
+  checkKeys(OP, options, [...sparseFormKeys, 'target', 'inPlace', 'onLayer', 'signal', 'journal']);
+  const { target, inPlace, onLayer, signal, journal } = options;
+  const { layout, values, rows } = resolveSparseForm(OP, options);
   checkBoolean(OP, 'inPlace', inPlace ?? false);
   const rehearsal = prunedSites(model, target, layout);
   await checkWeights(OP, rehearsal);
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
-    for (const site of inPlace ? rehearsal : prunedSites(result, target, layout)) {
+    const sites = inPlace ? rehearsal : prunedSites(result, target, layout);
+    const done = (await journal?.restore(result)) ?? new Set<string>();
+    for (const site of sites) {
+      if (done.has(site.path)) continue;
       signal?.throwIfAborted();
       const { path, layer } = site;
       const { layouts: allowed, blockSize } = allowedLayouts(layer.pruned!);
-      const bytesBefore = bytesOf(layer);
+      const [bytesBefore, weights] = [bytesOf(layer), layer.weight.size];
       let [chosen, sparsity]: [SparseLayout | 'dense', number] = ['dense', 0];
       for (const candidate of layout === 'auto' ? allowed : [layout]) {
         const made = await SparseLinear.fromLinear(layer, {
@@ -131,11 +157,13 @@ export async function sparsify<M extends Module>(model: M, options: SparsifyMode
         if (!layer.weight.requiresGrad) made.freeze();
         made.train(layer.training);
         place(OP, site, made);
-        onLayer?.({ path, layout: chosen, sparsity, bytesBefore, bytesAfter: bytesOf(made) });
+        onLayer?.({ path, layout: chosen, weights, sparsity, bytesBefore, bytesAfter: bytesOf(made) });
         layer.dispose();
         break;
       }
-      if (chosen === 'dense') onLayer?.({ path, layout: 'dense', sparsity, bytesBefore, bytesAfter: bytesBefore });
+      if (chosen === 'dense')
+        onLayer?.({ path, layout: 'dense', weights, sparsity, bytesBefore, bytesAfter: bytesBefore });
+      await journal?.record(result, [path]);
     }
     return result;
   } catch (error) {

@@ -9,6 +9,7 @@ import { Embedding } from '../../nn/embedding.js';
 import type { Module } from '../../nn/module.js';
 import { QuantizedEmbedding } from '../../nn/quantized_embedding.js';
 import { place, sitesOf } from '../../nn/surgery.js';
+import { unloadPages } from '../../runtime/cache.js';
 import { checkOneOf } from '../../util/assert.js';
 
 /** Widest head that a cache of int8 takes. */
@@ -50,6 +51,7 @@ export function changeWholeModel(op: string, model: Module, { embeddings, cacheD
       const made = QuantizedEmbedding.from(site.layer, embeddings);
       made.train(site.layer.training);
       place(op, site, made);
+      unloadPages(site.layer.weight);
       site.layer.dispose();
     }
   }

@@ -10,9 +10,11 @@ import { Int8Linear } from '../../nn/int8_linear.js';
 import type { Linear } from '../../nn/linear.js';
 import type { Module } from '../../nn/module.js';
 import { QuantizedLinear } from '../../nn/quantized_linear.js';
-import { place, type Site, type Target } from '../../nn/surgery.js';
+import { SparseLinear } from '../../nn/sparse_linear.js';
+import { place, sitesOf, type Site, type Target } from '../../nn/surgery.js';
 import { dequantize, type Quantized } from '../../ops/quantization.js';
 import { detach } from '../../ops/views.js';
+import { unloadPages } from '../../runtime/cache.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Tensor } from '../../tensor/tensor.js';
 import { checkBoolean, checkKeys } from '../../util/assert.js';
@@ -20,7 +22,8 @@ import { checkCalibration, type Calibration } from '../calibration.js';
 import { visitInputs, type VisitInputs } from '../calibrated_walk.js';
 import { relativeOutputError } from '../hessian.js';
 import type { LayerJournal } from '../layer_journal.js';
-import { bytesOf, checkWeights, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
+import { bytesOf, checkWeights, isLinear, linearSites, planLayers, type LayerPlan } from '../linear_sites.js';
+import { checkSparseScheme, floatSparseSites, quantizeSparse } from './sparse_layers.js';
 import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs } from './calibrated_inputs.js';
 import { gptq } from './gptq.js';
 import { changeWholeModel, checkWholeModel, type WholeModelOptions } from './model_options.js';
@@ -74,10 +77,17 @@ export interface QuantizedLayerReport {
 }
 
 type Plan = LayerPlan<ResolvedQuantization>;
+
+/** Dense layers, and sparse ones of float values, which are rounded alone. */
+interface WholePlan {
+  readonly dense: Plan;
+  readonly sparse: LayerPlan<ResolvedQuantization, SparseLinear>;
+}
+
 const OP = 'quantize';
 
 /** What happens to which layer. @throws AttributeError or StateError before any work */
-function planOf(model: Module, options: QuantizeModelOptions): Plan {
+function planOf(model: Module, options: QuantizeModelOptions): WholePlan {
   const {
     target = 'all-linear',
     overrides = [],
@@ -91,16 +101,33 @@ function planOf(model: Module, options: QuantizeModelOptions): Plan {
     ...own
   } = options;
   const general = resolveQuantization(OP, own);
-  const sites = linearSites(OP, model);
+  const sparseSites = floatSparseSites(model);
+  const sites = sparseSites.length > 0 ? [...sitesOf(model, isLinear).values()] : linearSites(OP, model);
   const rules = overrides.map((override, i) => {
     checkKeys(`${OP}: overrides[${i}]`, override, ['target', 'skip', ...layerQuantizationKeys]);
     const { target: match, skip = false, ...change } = override;
     const scheme = change.scheme === undefined || change.scheme === own.scheme ? { ...own, ...change } : change;
     return { target: match, resolved: skip ? null : resolveQuantization(OP, scheme as LayerQuantization) };
   });
-  const plan = planLayers(OP, sites, target, general, rules);
-  for (const [{ path, layer }, resolved] of plan) checkGroups(OP, path, layer.inFeatures, resolved);
-  return plan;
+  const [dense, sparse]: [Plan, WholePlan['sparse']] = [new Map(), new Map()];
+  const plan = planLayers<ResolvedQuantization, Linear | SparseLinear>(
+    OP,
+    [...sites, ...sparseSites],
+    target,
+    general,
+    rules,
+  );
+  for (const [site, resolved] of plan) {
+    const { path, layer } = site;
+    if (layer instanceof SparseLinear) {
+      checkSparseScheme(OP, path, resolved);
+      sparse.set(site as Site<SparseLinear>, resolved);
+    } else {
+      checkGroups(OP, path, layer.inFeatures, resolved);
+      dense.set(site as Site<Linear>, resolved);
+    }
+  }
+  return { dense, sparse };
 }
 
 const gridFor = ({ codes, bits, groupSize, scaleDType, weightObserver }: ResolvedQuantization): WeightGrid => ({
@@ -185,6 +212,7 @@ async function quantizeLayer(
   made.train(layer.training);
   const report = { path, scheme, method, outputError, bytesBefore: bytesOf(layer), bytesAfter: bytesOf(made) };
   place(OP, site, made);
+  unloadPages(layer.weight);
   layer.dispose();
   return report;
 }
@@ -201,6 +229,7 @@ function alike(sites: readonly Site<Linear>[], plan: Plan): Site<Linear>[][] {
 
 /** @internal Whether `quantize` would take a model and options. @throws what it would throw before any work on layers */
 export function checkQuantization(model: Module, options: QuantizeModelOptions): void {
+  checkWholeModel(OP, model, options);
   planOf(model, options);
 }
 
@@ -210,6 +239,9 @@ export function checkQuantization(model: Module, options: QuantizeModelOptions):
  *
  * Calibrated methods go through the model block by block; each block's layers see what the quantised blocks before them give. All
  * options are checked before any work. The zeros of pruned layers stay zeros.
+ *
+ * Sparse layers of float values (`sparsify`) get 8-bit codes for the values that they keep, to nearest, by `w8a8` and `w8a16`; they take
+ * floats either way.
  *
  * @example
  * ```ts
@@ -224,15 +256,23 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
   checkBoolean(OP, 'inPlace', inPlace ?? false);
   checkWholeModel(OP, model, options);
   const rehearsal = planOf(model, options);
-  const calibrated = [...rehearsal.values()].some(needsCalibration) || calibration !== undefined;
+  const calibrated = [...rehearsal.dense.values()].some(needsCalibration) || calibration !== undefined;
   if (calibrated) checkCalibration(OP, calibration);
-  await checkWeights(OP, rehearsal.keys());
+  await checkWeights(OP, rehearsal.dense.keys());
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
-    const plan = inPlace ? rehearsal : planOf(result, options);
+    const { dense: plan, sparse } = inPlace ? rehearsal : planOf(result, options);
     changeWholeModel(OP, result, options);
     const done = (await journal?.restore(result)) ?? new Set<string>();
     for (const site of [...plan.keys()]) if (done.has(site.path)) plan.delete(site);
+    for (const site of sparse.keys()) {
+      if (done.has(site.path)) continue;
+      signal?.throwIfAborted();
+      const report = await quantizeSparse(OP, site);
+      onLayer?.(report);
+      await journal?.record(result, [site.path]);
+    }
+    if (plan.size === 0) return result;
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();

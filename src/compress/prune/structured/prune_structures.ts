@@ -11,9 +11,11 @@ import {
   checkImportance,
   layerImportance,
   unitImportance,
+  unitImportances,
   type ImportanceData,
   type UnitImportance,
 } from './importance.js';
+import { formatValue } from '../../../util/format.js';
 import { removeStructures, type Structures } from './remove.js';
 import { unitSites, type UnitKind } from './units.js';
 import type { Tensor } from '../../../tensor/tensor.js';
@@ -84,6 +86,62 @@ function leastOf(
   return gone;
 }
 
+/** What is asked for, with its defaults. */
+interface Wanted {
+  readonly amounts: { readonly heads: number; readonly neurons: number };
+  /** Those of which some go. */
+  readonly kinds: readonly UnitKind[];
+  /** How many layers go by their importance, or which. */
+  readonly layers: number | readonly number[];
+  readonly importance: UnitImportance;
+  readonly isGlobal: boolean;
+}
+
+/** @internal Amounts of heads, neurons and layers, checked without a model. @throws AttributeError for the first that cannot be */
+export function checkAmounts<B>(op: string, options: PruneStructuresOptions<B>): Wanted {
+  const { importance = 'magnitude', scope = 'layer', layers = 0, heads = 0, neurons = 0 } = options;
+  checkOneOf(op, 'importance', importance, unitImportances);
+  checkOneOf(op, 'scope', scope, ['layer', 'global']);
+  if (typeof layers === 'number') checkInteger(op, 'layers', layers, 0);
+  else if (Array.isArray(layers)) layers.forEach((layer: unknown) => checkInteger(op, 'layers', layer, 0));
+  else {
+    const expected = 'how many layers go, or a list of their numbers';
+    throw new AttributeError({ op, argument: 'layers', expected, actual: formatValue(layers) });
+  }
+  const amounts = { heads: checkNumber(op, 'heads', heads, 0), neurons: checkNumber(op, 'neurons', neurons, 0) };
+  const kinds = (['heads', 'neurons'] as const).filter((kind) => amounts[kind] > 0);
+  if (kinds.length === 0 && (typeof layers === 'number' ? layers === 0 : layers.length === 0)) {
+    const [expected, actual] = ['some heads, neurons or layers to remove', 'none'];
+    throw new AttributeError({ op, argument: 'options', expected, actual });
+  }
+  return { amounts, kinds, layers, importance, isGlobal: scope === 'global' };
+}
+
+/** @internal Whether `pruneStructures` would take a model and options. @throws what it would throw before any work */
+export function checkPruneStructures<B>(model: GPT, options: PruneStructuresOptions<B>): Wanted {
+  checkKeys(OP, options, keys);
+  const wanted = checkAmounts(OP, options);
+  const { amounts, kinds, layers, importance, isGlobal } = wanted;
+  const count = model.blocks.length;
+  if (typeof layers === 'number') checkInteger(OP, 'layers', layers, 0, count - 1);
+  else for (const layer of layers) checkInteger(OP, 'layers', layer, 0, count - 1);
+  const { calibration, batches, loss } = options;
+  const evidence = {
+    ...(calibration === undefined ? {} : { calibration }),
+    ...(batches === undefined ? {} : { batches }),
+    ...(loss === undefined ? {} : { loss }),
+  };
+  if (kinds.length > 0) checkImportance(OP, model, importance, evidence);
+  if (typeof layers === 'number' && layers > 0) checkCalibration(OP, calibration);
+  for (const kind of kinds) {
+    const sizes = unitSites(OP, model, kind).map((site) => site.count);
+    const total = sizes.reduce((a, b) => a + b, 0);
+    if (isGlobal) amountOf(kind, amounts[kind], total);
+    else for (const size of sizes) amountOf(kind, amounts[kind], size);
+  }
+  return wanted;
+}
+
 /**
  * A smaller copy of a GPT (or the model itself, `inPlace`) without its least important heads, neurons and layers. All are judged on the
  * model as it was given; nothing makes up for what goes, so fine-tune afterwards.
@@ -100,33 +158,25 @@ export async function pruneStructures<B = { readonly x: Tensor; readonly y: Tens
   model: GPT,
   options: PruneStructuresOptions<B>,
 ): Promise<GPT> {
-  checkKeys(OP, options, keys);
-  const { importance = 'magnitude', scope = 'layer', layers = 0, inPlace = false, onPlan, ...given } = options;
-  const { heads = 0, neurons = 0, ...evidence } = given;
-  checkOneOf(OP, 'scope', scope, ['layer', 'global']);
-  const count = typeof layers === 'number' ? checkInteger(OP, 'layers', layers, 0, model.blocks.length - 1) : 0;
-  const amounts = { heads: checkNumber(OP, 'heads', heads, 0), neurons: checkNumber(OP, 'neurons', neurons, 0) };
-  const kinds = (['heads', 'neurons'] as const).filter((kind) => amounts[kind] > 0);
-  if (kinds.length === 0 && count === 0 && (typeof layers === 'number' || layers.length === 0)) {
-    const [expected, actual] = ['some heads, neurons or layers to remove', 'none'];
-    throw new AttributeError({ op: OP, argument: 'options', expected, actual });
-  }
-  if (kinds.length > 0) checkImportance(OP, model, importance, evidence);
-  if (count > 0) checkCalibration(OP, evidence.calibration);
-  for (const kind of kinds) {
-    const sizes = unitSites(OP, model, kind).map((site) => site.count);
-    const total = sizes.reduce((a, b) => a + b, 0);
-    if (scope === 'global') amountOf(kind, amounts[kind], total);
-    else for (const size of sizes) amountOf(kind, amounts[kind], size);
-  }
+  const { amounts, kinds, layers, importance, isGlobal } = checkPruneStructures(model, options);
+  const {
+    inPlace = false,
+    onPlan,
+    heads: _1,
+    neurons: _2,
+    layers: _3,
+    importance: _4,
+    scope: _5,
+    ...evidence
+  } = options;
   const gone: { -readonly [K in keyof Structures]: Structures[K] } = {};
   for (const kind of kinds) {
     const found = await unitImportance(model, kind, importance, evidence);
-    gone[kind] = leastOf(kind, amounts[kind], found, scope === 'global');
+    gone[kind] = leastOf(kind, amounts[kind], found, isGlobal);
   }
   if (typeof layers !== 'number') gone.layers = layers;
-  else if (count > 0) {
-    const least = ranked(await layerImportance(model, evidence.calibration!)).slice(0, count);
+  else if (layers > 0) {
+    const least = ranked(await layerImportance(model, evidence.calibration!)).slice(0, layers);
     gone.layers = least.sort((a, b) => a - b);
   }
   onPlan?.(gone);

@@ -1,3 +1,5 @@
+import { kernelId } from '../runtime/kernels.js';
+import { submit } from '../runtime/queue.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { defineOp } from './define.js';
 
@@ -14,4 +16,13 @@ export function scale_(x: Tensor, factor: Tensor): Tensor {
   scaleOp.callAll([factor], { into: x });
   x.storage.version++;
   return x;
+}
+
+const addKernel = kernelId('add', 2, 1, 0);
+
+/** @internal a += b, of one shape and dtype, a contiguous; outside the record. */
+export function add_(a: Tensor, b: Tensor): Tensor {
+  submit(addKernel, [a, b], [a], [], a.size);
+  a.storage.version++;
+  return a;
 }
