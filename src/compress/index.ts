@@ -98,6 +98,7 @@ export {
   type GradualPruningOptions,
   type MaskCallback,
   type SparsitySchedule,
+  type WeightAverages,
 } from './prune/training_masks.js';
 export {
   quantize,

@@ -28,7 +28,8 @@ import {
 import type { BlockSize } from '../../ops/sparse.js';
 
 /** Moving averages of parameters, as the Trainer keeps them. */
-interface Averages {
+export interface WeightAverages {
+  /** That of a parameter; null if there is none. */
   averageOf(parameter: Tensor): Tensor | null;
 }
 
@@ -38,7 +39,7 @@ export interface MaskCallback {
   /** Gradients of dropped weights are 0, for norms and for the optimiser's averages. */
   onGradients(): void;
   /** Dropped weights are 0 again, whatever the optimiser did, and so are their moving averages. */
-  afterStep(context: { readonly step: number; readonly averages?: Averages | null }): void;
+  afterStep(context: { readonly step: number; readonly averages?: WeightAverages | null }): void;
   /** For checkpoints. The masks themselves are the zeros of the weights. */
   stateDict(): unknown;
   /** Takes the masks from the zeros of the weights, which are those of the checkpoint. */
@@ -72,7 +73,7 @@ class Masks {
     }
   }
 
-  toWeights(averages: Averages | null = null): void {
+  toWeights(averages: WeightAverages | null = null): void {
     for (const [{ layer }, mask] of this.masks) {
       scope(() =>
         noGrad(() => {
