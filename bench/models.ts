@@ -38,13 +38,24 @@ function training({ batch, context, ...model }: Training, label = '', compiled =
   };
 }
 
-/** Forward, backward and update of adapters of q and v, over float32 or (`scheme`) quantised layers; the latter beside the former. */
-function adapting({ batch, context, ...model }: Training, name: string, scheme?: string): ModelCase {
+/**
+ * Forward, backward and update of adapters of q and v, over float32 or (`scheme`) quantised layers; the latter beside the former. With
+ * `recompute` the blocks' activations are computed again in the backward pass, as the paper of QLoRA does.
+ */
+function adapting(
+  { batch, context, ...model }: Training,
+  name: string,
+  { scheme, recompute }: { readonly scheme?: string; readonly recompute?: boolean } = {},
+): ModelCase {
   const args = { ...model, batch, context, rank: 8 };
   const shape = `${model.layers} layers, ${model.width} wide, ${batch}x${context}, rank 8 of q and v`;
   const common = { name, shape, tokens: batch * context, op: 'adapt' };
   if (scheme === undefined) return { ...common, args };
-  return { ...common, args: { ...args, scheme }, beside: { 'omnigrad float32': { op: 'adapt', args } } };
+  return {
+    ...common,
+    args: { ...args, scheme, recompute: recompute ?? false },
+    beside: { 'omnigrad float32': { op: 'adapt', args } },
+  };
 }
 
 /** GPT-2's 124 million parameters, or a quarter of that. */
@@ -61,7 +72,11 @@ export function modelCases(quick: boolean): readonly ModelCase[] {
     training({ layers: 6, heads: 6, width: 384, context: 256, batch: 12, vocab: 65 }, '', !quick),
     ...(quick ? [] : [training(gpt2, ', GPT-2', true)]),
     adapting({ ...gpt2, ...geometry, context: 64 }, 'LoRA step'),
-    adapting({ ...gpt2, ...geometry, context: 64 }, 'QLoRA step', 'nf4'),
+    adapting({ ...gpt2, ...geometry, context: 64 }, 'QLoRA step', { scheme: 'nf4' }),
+    adapting({ ...gpt2, ...geometry, context: 64 }, 'QLoRA step, blocks computed again', {
+      scheme: 'nf4',
+      recompute: true,
+    }),
     { name: 'prefill', shape: `${label}, 512 tokens`, tokens: 512, op: 'prefill', args: { ...geometry, prompt: 512 } },
     {
       name: 'decode',

@@ -106,6 +106,12 @@ export const targets: readonly Target[] = [
   two('training adapters, 124 million parameters', 'LoRA step 12 layers', torch, 1.2),
   two('memory of training, 124 million parameters', 'training step: peak memory 12 layers', torch, 1 / 0.85),
   two('memory of adapters over 4 bits', 'QLoRA step: memory between steps 12 layers', ['omnigrad float32'], 1 / 0.35),
+  two(
+    'peak memory of adapters over 4 bits, blocks computed again',
+    'QLoRA step, blocks computed again: peak memory 12 layers',
+    ['omnigrad float32'],
+    1 / 0.35,
+  ),
   two('reading a prompt, 124 million parameters', 'prefill 12 layers', torch, 1.4),
   two('generating, 124 million parameters', 'decode 12 layers', torch, 1.6),
 ];

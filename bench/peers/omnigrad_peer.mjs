@@ -33,13 +33,15 @@ process.exit(0);`;
 }
 
 /** Adapters of q and v, over float32 or (`scheme`) layers and tables that are quantised as they are loaded. */
-async function adapting({ batch, rank, scheme, ...geometry }) {
+async function adapting({ batch, rank, scheme, recompute, ...geometry }) {
   const folder = await checkpoint(geometry);
   const quantization = { scheme, groupSize: 64, doubleQuant: scheme === 'nf4', embeddings: 'int8', inPlace: true };
   const convert = (model) => quantize(model, quantization);
   const { model } = await og.load(folder, scheme === undefined ? {} : { convert });
   og.emptyCache();
-  return stepsOf(lora(model.train(), { rank, target: /attention\.(q|v)$/ }), batch, geometry);
+  lora(model.train(), { rank, target: /attention\.(q|v)$/ });
+  const lossOf = (x, y) => og.nn.checkpointed(recompute ? model.blocks : [], () => model.loss(x, y));
+  return stepsOf(model, batch, geometry, lossOf);
 }
 
 /** As between the parts of a step of og.Trainer: timers run as well. */
@@ -48,14 +50,14 @@ async function turn() {
   await setImmediate();
 }
 
-function stepsOf(model, batch, geometry) {
+function stepsOf(model, batch, geometry, lossOf = (x, y) => model.loss(x, y)) {
   const trained = model.parameters().filter((tensor) => tensor.requiresGrad);
   const optimizer = new og.optim.AdamW(trained, { lr: 1e-3 });
   const [x, y] = [ids(geometry.vocab, batch, geometry.context), ids(geometry.vocab, batch, geometry.context)];
   return {
     // As og.Trainer does it: the event loop turns between the parts of a step.
     once: async () => {
-      const loss = og.scope(() => model.loss(x, y));
+      const loss = og.scope(() => lossOf(x, y));
       await turn();
       await og.backwardInSlices(loss);
       await turn();
