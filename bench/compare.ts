@@ -72,7 +72,7 @@ const figure = (value: number): string =>
 /** One line of the comparison. */
 export function formatComparison({ name, shape, unit, before, after, change, band, verdict }: Comparison): string {
   const columns = [
-    name.padEnd(44),
+    `${name} `.padEnd(44),
     shape.padEnd(41),
     `${figure(before)} → ${figure(after)} ${unit}`.padStart(30),
     `${change.toFixed(2)}x`.padStart(8),

@@ -15,7 +15,7 @@ const number = (value: number): string =>
 /** One line of the table. */
 export function formatRow(row: Row): string {
   const columns = [
-    row.name.padEnd(44),
+    `${row.name} `.padEnd(44),
     row.shape.padEnd(41),
     `${number(row.ours)} ${row.unit}`.padStart(17),
     `±${(100 * row.spread).toFixed(0)} %`.padStart(6),

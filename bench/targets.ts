@@ -165,7 +165,7 @@ export function judge(rows: readonly Row[], threads: number, goals: readonly Tar
 /** One line of the table. */
 export function formatJudgement({ goal, against, atLeast, over, rows, reached, verdict }: Judgement): string {
   const columns = [
-    goal.padEnd(40),
+    `${goal} `.padEnd(40),
     against.padEnd(32),
     `${over === 'each' && rows > 1 ? 'each ' : ''}>= ${atLeast.toFixed(2)}`.padStart(14),
     (reached === null ? '' : reached.toFixed(2)).padStart(8),
