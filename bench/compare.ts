@@ -1,16 +1,11 @@
 /** Two runs beside each other: what became faster or slower beyond what the machine's noise explains. */
 import { readFileSync } from 'node:fs';
 import type { Row } from './harness.js';
+import type { Origin } from './origin.js';
 import type { Judgement } from './targets.js';
 
 /** What `--json` writes. */
-export interface Recorded {
-  readonly date: string;
-  readonly cpu: string;
-  readonly isa: string;
-  readonly threads: number;
-  readonly node: string;
-  readonly commit: string;
+export interface Recorded extends Origin {
   readonly versions: Readonly<Record<string, string>>;
   readonly load: number;
   readonly rows: readonly Row[];

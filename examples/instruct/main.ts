@@ -9,7 +9,16 @@ import path from 'node:path';
 import { Command } from 'commander';
 import * as og from '../../src/index.js';
 import { InstructionDataset, instructionLoss, type InstructionOptions } from '../../src/finetune/index.js';
-import { positive, printTable, runExample, say, UsageError, whole } from '../shared/cli.js';
+import {
+  positive,
+  printTable,
+  runExample,
+  say,
+  UsageError,
+  whole,
+  withGeometry,
+  type Geometry,
+} from '../shared/cli.js';
 import { write } from '../shared/measure.js';
 import {
   declarationFiles,
@@ -25,16 +34,11 @@ import { asConversation, makeQuestions, splitQuestions, withoutAnswers, type Con
 const SEED = 1337;
 const BATCH = 16;
 
-interface Options {
+interface Options extends Geometry {
   data?: string;
   text?: string;
   model?: string;
   out: string;
-  vocab: number;
-  layers: number;
-  heads: number;
-  width: number;
-  context: number;
   pretrain: number;
   epochs: number;
   rows: number;
@@ -44,22 +48,20 @@ interface Options {
   fresh?: boolean;
 }
 
-const options = new Command('npx tsx examples/instruct/main.ts')
-  .option(
-    '--data <file>',
-    'JSON Lines of { messages: [{ role, content }, …] } (default: made of the comments in TypeScript’s declaration files)',
-  )
-  .option(
-    '--text <path>',
-    'text or folder to pre-train on (default: the declaration files, without the answers that are held back)',
-  )
-  .option('--model <folder>', 'a saved model to begin with instead, with its tokenizer')
-  .option('--out <folder>', 'where everything goes', 'runs/instruct')
-  .option('--vocab <number>', 'tokens to learn', whole(259), 2048)
-  .option('--layers <number>', '', whole(1), 4)
-  .option('--heads <number>', '', whole(1), 4)
-  .option('--width <number>', '', whole(1), 192)
-  .option('--context <number>', 'tokens of a row', whole(16), 128)
+const options = withGeometry(
+  new Command('npx tsx examples/instruct/main.ts')
+    .option(
+      '--data <file>',
+      'JSON Lines of { messages: [{ role, content }, …] } (default: made of the comments in TypeScript’s declaration files)',
+    )
+    .option(
+      '--text <path>',
+      'text or folder to pre-train on (default: the declaration files, without the answers that are held back)',
+    )
+    .option('--model <folder>', 'a saved model to begin with instead, with its tokenizer')
+    .option('--out <folder>', 'where everything goes', 'runs/instruct'),
+  { vocab: { least: 259, usual: 2048 }, width: 192, context: { least: 16, usual: 128, of: 'row' } },
+)
   .option('--pretrain <steps>', 'steps of pre-training', whole(1), 400)
   .option('--epochs <number>', 'of instruction tuning', whole(1), 2)
   .option('--rows <number>', 'packed rows of a step', whole(1), 8)

@@ -9,7 +9,7 @@ import path from 'node:path';
 import { Command, Option } from 'commander';
 import * as og from '../../src/index.js';
 import { Ewc, lora, RehearsalDataset, trainableParameters, withPenalty } from '../../src/finetune/index.js';
-import { positive, printTable, runExample, say, whole } from '../shared/cli.js';
+import { positive, printTable, runExample, say, whole, withGeometry, type Geometry } from '../shared/cli.js';
 import { bitsPerByte, write } from '../shared/measure.js';
 import {
   encodePieces,
@@ -26,17 +26,12 @@ const SEED = 1337;
 /** Tokens of each language that figures are of, at most. */
 const MEASURED = 60_000;
 
-interface Options {
+interface Options extends Geometry {
   from?: string;
   to?: string;
   field: string;
   out: string;
   tokenizer: 'bpe' | 'bytes';
-  vocab: number;
-  layers: number;
-  heads: number;
-  width: number;
-  context: number;
   batch: number;
   pretrain: number;
   steps: number;
@@ -48,21 +43,22 @@ interface Options {
   fresh?: boolean;
 }
 
-const options = new Command('npx tsx examples/language_adaptation/main.ts')
-  .option('--from <path>', 'text of the first language, a file or folder (default: English of the typescript package)')
-  .option('--to <path>', 'text of the second (default: Chinese of the typescript package)')
-  .option('--field <name>', 'where a line of JSON Lines has its text', 'text')
-  .option('--out <folder>', 'where everything goes', 'runs/language_adaptation')
-  .addOption(
-    new Option('--tokenizer <kind>', 'one vocabulary learnt on both, or the 256 bytes')
-      .choices(['bpe', 'bytes'])
-      .default('bpe'),
-  )
-  .option('--vocab <number>', 'tokens to learn', whole(260), 4096)
-  .option('--layers <number>', '', whole(1), 4)
-  .option('--heads <number>', '', whole(1), 4)
-  .option('--width <number>', '', whole(1), 128)
-  .option('--context <number>', 'tokens of a sequence', whole(2), 128)
+const options = withGeometry(
+  new Command('npx tsx examples/language_adaptation/main.ts')
+    .option(
+      '--from <path>',
+      'text of the first language, a file or folder (default: English of the typescript package)',
+    )
+    .option('--to <path>', 'text of the second (default: Chinese of the typescript package)')
+    .option('--field <name>', 'where a line of JSON Lines has its text', 'text')
+    .option('--out <folder>', 'where everything goes', 'runs/language_adaptation')
+    .addOption(
+      new Option('--tokenizer <kind>', 'one vocabulary learnt on both, or the 256 bytes')
+        .choices(['bpe', 'bytes'])
+        .default('bpe'),
+    ),
+  { vocab: { least: 260, usual: 4096 }, width: 128, context: { least: 2, usual: 128, of: 'sequence' } },
+)
   .option('--batch <number>', 'sequences of a step', whole(1), 16)
   .option('--pretrain <steps>', 'steps on the first language', whole(1), 400)
   .option('--steps <number>', 'steps on the second, for each way', whole(1), 200)

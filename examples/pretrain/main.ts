@@ -10,7 +10,16 @@ import path from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { Command, Option } from 'commander';
 import * as og from '../../src/index.js';
-import { keepSettings, positive, printTable, runExample, say, whole } from '../shared/cli.js';
+import {
+  keepSettings,
+  positive,
+  printTable,
+  runExample,
+  say,
+  whole,
+  withGeometry,
+  type Geometry,
+} from '../shared/cli.js';
 import { bitsPerByte, write } from '../shared/measure.js';
 import {
   declarationFiles, encodePieces, firstWords, learnTokenizer, readDocuments, splitDocuments, type Encoded, type SplitText,
@@ -19,15 +28,10 @@ import { runToEnd } from '../shared/train.js';
 
 const SEED = 1337;
 
-interface Options {
+interface Options extends Geometry {
   data?: string;
   field: string;
   out: string;
-  vocab: number;
-  layers: number;
-  heads: number;
-  width: number;
-  context: number;
   batch: number;
   steps: number;
   lr: number;
@@ -36,15 +40,13 @@ interface Options {
   fresh?: boolean;
 }
 
-const options = new Command('npx tsx examples/pretrain/main.ts')
-  .option('--data <path>', 'text, JSON Lines, or a folder of them (default: the declaration files of TypeScript)')
-  .option('--field <name>', 'where a line of JSON Lines has its text', 'text')
-  .option('--out <folder>', 'where everything goes', 'runs/pretrain')
-  .option('--vocab <number>', 'tokens to learn', whole(259), 2048)
-  .option('--layers <number>', '', whole(1), 4)
-  .option('--heads <number>', '', whole(1), 4)
-  .option('--width <number>', '', whole(1), 192)
-  .option('--context <number>', 'tokens of a sequence', whole(2), 128)
+const options = withGeometry(
+  new Command('npx tsx examples/pretrain/main.ts')
+    .option('--data <path>', 'text, JSON Lines, or a folder of them (default: the declaration files of TypeScript)')
+    .option('--field <name>', 'where a line of JSON Lines has its text', 'text')
+    .option('--out <folder>', 'where everything goes', 'runs/pretrain'),
+  { vocab: { least: 259, usual: 2048 }, width: 192, context: { least: 2, usual: 128, of: 'sequence' } },
+)
   .option('--batch <number>', 'sequences of a step', whole(1), 16)
   .option('--steps <number>', '', whole(1), 600)
   .option('--lr <number>', 'highest learning rate', positive, 2e-3)

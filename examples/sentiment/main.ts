@@ -9,22 +9,17 @@ import path from 'node:path';
 import { Command } from 'commander';
 import * as og from '../../src/index.js';
 import * as ft from '../../src/finetune/index.js';
-import { positive, printTable, runExample, say, whole } from '../shared/cli.js';
+import { positive, printTable, runExample, say, whole, withGeometry, type Geometry } from '../shared/cli.js';
 import { encodePieces, learnTokenizer, readDocuments, type Piece } from '../shared/text.js';
 import { baseModel, costCells, runToEnd, trainOnText, type Cost } from '../shared/train.js';
 import { classes, naiveBayes, readSentiment, type Sentence, type SentimentData } from './data.js';
 
 const SEED = 1337;
 
-interface Options {
+interface Options extends Geometry {
   data?: string;
   text?: string;
   out: string;
-  vocab: number;
-  layers: number;
-  heads: number;
-  width: number;
-  context: number;
   pretrain: number;
   epochs: number;
   batch: number;
@@ -35,15 +30,13 @@ interface Options {
   fresh?: boolean;
 }
 
-const options = new Command('npx tsx examples/sentiment/main.ts')
-  .option('--data <path>', 'folder of SST-2 (train.tsv, dev.tsv, test.tsv), or a .csv of label,review')
-  .option('--text <path>', 'more text to pre-train on, a file or a folder')
-  .option('--out <folder>', 'where everything goes', 'runs/sentiment')
-  .option('--vocab <number>', 'tokens to learn', whole(259), 4096)
-  .option('--layers <number>', '', whole(1), 4)
-  .option('--heads <number>', '', whole(1), 4)
-  .option('--width <number>', '', whole(1), 128)
-  .option('--context <number>', 'tokens of a sentence', whole(8), 64)
+const options = withGeometry(
+  new Command('npx tsx examples/sentiment/main.ts')
+    .option('--data <path>', 'folder of SST-2 (train.tsv, dev.tsv, test.tsv), or a .csv of label,review')
+    .option('--text <path>', 'more text to pre-train on, a file or a folder')
+    .option('--out <folder>', 'where everything goes', 'runs/sentiment'),
+  { vocab: { least: 259, usual: 4096 }, width: 128, context: { least: 8, usual: 64, of: 'sentence' } },
+)
   .option('--pretrain <steps>', 'steps of pre-training', whole(1), 500)
   .option('--epochs <number>', 'of LoRA and of full tuning', whole(1), 3)
   .option('--batch <number>', 'sentences of a step', whole(1), 32)

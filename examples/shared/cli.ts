@@ -1,7 +1,7 @@
 /** What the examples have in common on the command line. */
 import { mkdir, readFile } from 'node:fs/promises';
 import path from 'node:path';
-import { InvalidArgumentError } from 'commander';
+import { InvalidArgumentError, type Command } from 'commander';
 import * as og from '../../src/index.js';
 
 /** Something the user has to put right. */
@@ -23,6 +23,36 @@ export function positive(text: string): number {
   const value = Number(text);
   if (value > 0 && Number.isFinite(value)) return value;
   throw new InvalidArgumentError('Expected a number above 0.');
+}
+
+/** Shape of the GPT that an example makes. */
+export interface Geometry {
+  vocab: number;
+  layers: number;
+  heads: number;
+  width: number;
+  context: number;
+}
+
+/** Adds the options of a shape. `vocab` and `context` say from where on, and the default; `of`: what a context is tokens of. */
+export function withGeometry(
+  command: Command,
+  {
+    vocab,
+    width,
+    context,
+  }: {
+    readonly vocab: { readonly least: number; readonly usual: number };
+    readonly width: number;
+    readonly context: { readonly least: number; readonly usual: number; readonly of: string };
+  },
+): Command {
+  return command
+    .option('--vocab <number>', 'tokens to learn', whole(vocab.least), vocab.usual)
+    .option('--layers <number>', '', whole(1), 4)
+    .option('--heads <number>', '', whole(1), 4)
+    .option('--width <number>', '', whole(1), width)
+    .option('--context <number>', `tokens of a ${context.of}`, whole(context.least), context.usual);
 }
 
 /** Runs an example; what the user can put right ends it with one line instead of a stack. */
