@@ -59,8 +59,7 @@ export async function describePlan(config: TrainConfig): Promise<string> {
   const model = await makeModel(config, vocabSize);
   const { context } = model.config;
   const steps = plannedSteps(config, trainBytes, context);
-  const plan = await probe(config, model, steps ?? 1);
-  model.dispose();
+  const plan = await probe(config, model, steps ?? 1).finally(() => model.dispose());
   const { memory } = plan;
   const earlier = await earlierRun(config);
   const { isa, threads } = backend();

@@ -25,21 +25,27 @@ const double kNf4[16] = {-1.0,
                          0.7229568362236023,
                          1.0};
 
-/** A random weight and its elements. */
+/** A random weight and its elements; whoever changes codes, scales or zero points reads these again. */
 struct Weight {
   Tensor codes, scale, zero;
   std::vector<double> values;
   int kind, bits;
-  int64_t n, k;
+  int64_t n, k, group;
 
-  Weight(Random& random, int scheme, int width, int64_t rows, int64_t columns, int64_t group, int32_t scale_dtype,
+  Weight(Random& random, int scheme, int width, int64_t rows, int64_t columns, int64_t size, int32_t scale_dtype,
          int32_t zero_dtype)
-      : kind(scheme), bits(width), n(rows), k(columns) {
+      : kind(scheme), bits(width), n(rows), k(columns), group(size) {
     const int64_t groups = group ? k / group : 0;
     codes = bits == 4 ? Tensor(OG_U8, {n, k / 2}) : Tensor(kind == 0 ? OG_I8 : OG_U8, {n, k});
     codes.integers(random, bits == 8 && kind == 0 ? -127 : 0, bits == 8 && kind == 0 ? 128 : 256);
     scale = Tensor(scale_dtype, {n, groups}).uniform(random, 0.01, 0.1);
     if (kind == 1) zero = Tensor(zero_dtype, {n, groups}).integers(random, 0, bits == 4 ? 16 : 256);
+    read();
+  }
+
+  void read() {
+    const int64_t groups = group ? k / group : 0;
+    values.clear();
     for (int64_t i = 0; i < n * k; i++) {
       double code = codes.get(bits == 4 ? i / 2 : i);
       if (bits == 4) code = (double)(i % 2 ? (int)code >> 4 : (int)code & 15);
@@ -216,6 +222,7 @@ void check_extremes(og::Isa isa, Random& random) {
         });
         if (kind == 1)
           w.zero.fill([&](int64_t i) { return wide ? (i % 2 ? -300. : 700.) : i % 2 ? 0. : bits == 4 ? 15. : 255.; });
+        w.read();
         Tensor x(OG_F32, {m, k}), y(OG_F32, {m, n}), none;
         x.fill([&](int64_t i) {
           const int64_t row = i / k;
@@ -225,12 +232,8 @@ void check_extremes(og::Isa isa, Random& random) {
                      {(double)kind, (double)bits, 1, 0, 0}));
         for (int64_t i = 0; i < m * n; i++) {
           int64_t sum = 0;
-          for (int64_t j = 0; j < k; j++) {
-            const int64_t at = i % n * k + j, byte = (int64_t)w.codes.get(bits == 4 ? at / 2 : at);
-            const int64_t code = bits == 8 ? byte : at % 2 ? byte >> 4 : byte & 15;
-            const int64_t zero = kind == 1 ? (int64_t)w.zero.get(i % n * 2 + j / 32) : bits == 4 ? 8 : 0;
-            sum += (code - zero) * (int64_t)x.get(i / n * k + j);
-          }
+          for (int64_t j = 0; j < k; j++)
+            sum += (int64_t)w.values[(size_t)(i % n * k + j)] * (int64_t)x.get(i / n * k + j);
           CHECK(y.get(i) == (double)sum, "y[%lld] is %.9g, expected %lld", (long long)i, y.get(i), (long long)sum);
         }
       }
@@ -252,6 +255,7 @@ void check_exact_rows(og::Isa isa, Random& random) {
           return i % 3 == 0 ? (bytes ? -128. : 0.) : i % 3 == 1 ? (bytes ? 127. : 255.) : (double)random.below(100);
         });
         if (kind == 1) w.zero.fill([&](int64_t i) { return i % 2 ? 0. : bits == 4 ? 15. : 255.; });
+        w.read();
         for (int64_t m : {1, 2, 3, 4, 5})
           for (double unit : {1., 0x1p-110, 0x1p-75, 0x1p80}) {
             context() = std::string(og::isa_name(isa)) + " exact " + std::to_string(bits) + " " + std::to_string(kind) +
@@ -264,12 +268,7 @@ void check_exact_rows(og::Isa isa, Random& random) {
                          {(double)kind, (double)bits, 0, 0, 0}));
             for (int64_t i = 0; i < m * n; i++) {
               double sum = 0;
-              for (int64_t j = 0; j < k; j++) {
-                const int64_t at = i % n * k + j, byte = (int64_t)w.codes.get(bits == 4 ? at / 2 : at);
-                const int64_t code = bits == 8 ? byte : at % 2 ? byte >> 4 : byte & 15;
-                const int64_t zero = kind == 1 ? (int64_t)w.zero.get(i % n * groups + j / group) : bits == 4 ? 8 : 0;
-                sum += (double)(code - zero) * x.get(i / n * k + j);
-              }
+              for (int64_t j = 0; j < k; j++) sum += w.values[(size_t)(i % n * k + j)] * x.get(i / n * k + j);
               CHECK(y.get(i) == sum, "y[%lld] is %.9g, expected %.9g", (long long)i, y.get(i), sum);
             }
           }
