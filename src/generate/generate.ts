@@ -16,6 +16,7 @@ import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
 import { checkSampling, sample, type SamplingOptions } from './sampler.js';
+import { TokenStep } from './token_step.js';
 
 /** What generation needs of a tokeniser. */
 export interface TextCodec {
@@ -43,6 +44,11 @@ export interface CausalModel {
   forward(ids: Tensor, options: { cache: readonly KvCache[]; lastOnly: true }): Tensor;
   /** Empty caches, one a layer. */
   makeCache(batch?: number, options?: ModelCacheOptions): KvCache[];
+  /**
+   * @internal Looks the model over; what it returns tells later whether `forward` would still make the same calls for one more token,
+   * a position further. Null, or no such method: nobody can tell.
+   */
+  watch?(): (() => boolean) | null;
 }
 
 /** Options of {@link generateTokens}. */
@@ -107,6 +113,7 @@ export async function* generateTokens(
   const decoder = options.tokenizer?.createDecoder();
   const wasTraining = model.training;
   const caches = model.makeCache(1, options.cache ?? {});
+  const steps = new Steps(model, caches, options);
   const room = Math.min(context, caches[0]!.capacity);
   let pending = ids.length > room ? ids.slice(-room) : ids;
   try {
@@ -116,7 +123,7 @@ export async function* generateTokens(
         for (const cache of caches) cache.truncate(0);
         pending = ids.slice(-Math.max(1, room >> 1));
       }
-      const next = step(model, pending, caches, options);
+      const next = steps.next(pending);
       const id = await item(next).finally(() => next.dispose());
       if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
@@ -127,25 +134,62 @@ export async function* generateTokens(
     const rest = decoder?.end() ?? '';
     if (rest !== '') yield { id: ids.at(-1)!, text: rest };
   } finally {
+    steps.dispose();
     for (const cache of caches) cache.dispose();
     model.train(wasTraining);
   }
 }
 
-/** Queues one forward pass and one draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
-function step(
-  model: CausalModel,
-  pending: readonly number[],
-  caches: readonly KvCache[],
-  options: GenerateOptions,
-): Tensor {
-  if (model.training) model.eval();
-  return scope(() =>
-    noGrad(() => {
-      const input = tensor(Int32Array.from(pending), { shape: [1, pending.length] });
-      const logits = reshape(model.forward(input, { cache: caches, lastOnly: true }), [1, -1]);
-      // Nothing is read back for this: a draw from logits that are no numbers becomes -1.
-      return keep(where(isFinite(amax(logits, -1)), sample(logits, options), -1));
-    }),
-  );
+/** Forward passes and draws. Nothing is read back for them: a draw from logits that are no numbers becomes -1. */
+class Steps {
+  /** For one token at a time, made when it is first needed: the model is in evaluation mode then. */
+  #single: TokenStep | null = null;
+
+  constructor(
+    private readonly model: CausalModel,
+    private readonly cache: readonly KvCache[],
+    private readonly options: GenerateOptions,
+  ) {}
+
+  /** Queues a pass and a draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
+  next(pending: readonly number[]): Tensor {
+    if (this.model.training) this.model.eval();
+    return scope(() =>
+      noGrad(() => {
+        const made = pending.length === 1 ? this.#one(pending[0]!) : this.#ahead(toIds(pending));
+        return keep(this.#isGreedy ? made : this.#draw(made));
+      }),
+    );
+  }
+
+  /** The likeliest token is a function of the logits; what is drawn is another at each call. */
+  get #isGreedy(): boolean {
+    return this.options.temperature === 0;
+  }
+
+  #one(id: number): Tensor {
+    const { model, cache } = this;
+    this.#single ??= new TokenStep({
+      run: (ids) => this.#ahead(ids),
+      caches: cache,
+      isUnchanged: model.watch?.() ?? null,
+    });
+    return this.#single.next(id);
+  }
+
+  /** Logits `[1, V]`, or the likeliest id `[1]` if that is what is wanted. */
+  #ahead(ids: Tensor): Tensor {
+    const logits = reshape(this.model.forward(ids, { cache: this.cache, lastOnly: true }), [1, -1]);
+    return this.#isGreedy ? this.#draw(logits) : logits;
+  }
+
+  #draw(logits: Tensor): Tensor {
+    return where(isFinite(amax(logits, -1)), sample(logits, this.options), -1);
+  }
+
+  dispose(): void {
+    this.#single?.dispose();
+  }
 }
+
+const toIds = (pending: readonly number[]): Tensor => tensor(Int32Array.from(pending), { shape: [1, pending.length] });

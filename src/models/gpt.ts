@@ -23,6 +23,7 @@ import { activations, type Activation } from '../nn/mlp.js';
 import { Module } from '../nn/module.js';
 import type { LayerNorm, RMSNorm } from '../nn/norm.js';
 import { QuantizedEmbedding } from '../nn/quantized_embedding.js';
+import { watchModules } from '../nn/unchanged.js';
 import {
   generateTokens,
   type GenerateOptions,
@@ -30,6 +31,7 @@ import {
   type ModelCacheOptions,
 } from '../generate/generate.js';
 import type { Generator } from '../tensor/random.js';
+import { arange } from '../tensor/create.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
 import { checkBoolean, checkInteger, checkKeys, checkNumber, checkOneOf } from '../util/assert.js';
@@ -146,6 +148,8 @@ export class GPT extends Module {
   readonly blocks: readonly TransformerBlock[];
   readonly norm: LayerNorm | RMSNorm;
   readonly head: Linear | null;
+  /** 0, 1, 2, …: of learnt positions. */
+  readonly #places: Tensor | null;
   readonly #rotary: { readonly cos: Tensor; readonly sin: Tensor } | null;
 
   constructor(config: GPTConfig, options: { readonly generator?: Generator } = {}) {
@@ -161,6 +165,7 @@ export class GPT extends Module {
     );
     this.norm = makeNorm(norm, width, normEps, bias);
     this.head = tieEmbeddings ? null : new Linear(width, vocabSize, { bias: false, ...options });
+    this.#places = position === 'learned' ? keep(arange(context)) : null;
     this.#rotary =
       position === 'rope' ? keep(ropeTables(context, width / heads, { theta: this.config.ropeTheta })) : null;
     this.apply((module, path) => {
@@ -202,7 +207,7 @@ export class GPT extends Module {
       let x = this.tokens.forward(call.ids);
       const front = prompt?.shape[0] ?? 0;
       if (prompt !== null) x = concat([expand(unsqueeze(prompt, 0), [ids.shape[0]!, ...prompt.shape]), x], 1);
-      if (this.positions !== null) x = add(x, this.positions.forward(positionIds(call)));
+      if (this.positions !== null) x = add(x, this.positions.forward(positionIds(call, this.#places!)));
       x = this.dropout.forward(x);
       const rows = (table: Tensor): Tensor => {
         if (positions === null) return narrow(table, 0, first, time);
@@ -284,6 +289,15 @@ export class GPT extends Module {
     return this.blocks.map(
       ({ attention: { kvHeads, headWidth } }) => new KvCache(batch, kvHeads, capacity, headWidth, own),
     );
+  }
+
+  protected override release(): void {
+    for (const table of [this.#places, this.#rotary?.cos, this.#rotary?.sin]) table?.dispose();
+  }
+
+  /** @internal See {@link CausalModel.watch}. */
+  watch(): (() => boolean) | null {
+    return watchModules(this, [GPT]);
   }
 
   /**

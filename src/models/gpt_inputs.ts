@@ -7,8 +7,8 @@ import { AttributeError, ShapeError } from '../errors.js';
 import type { KeyValues } from '../nn/attention.js';
 import type { KvCache } from '../nn/kv_cache.js';
 import { expand } from '../ops/broadcast.js';
-import { reshape } from '../ops/views.js';
-import { arange, tensor } from '../tensor/create.js';
+import { narrow, reshape } from '../ops/views.js';
+import { tensor } from '../tensor/create.js';
 import { Tensor } from '../tensor/tensor.js';
 import { checkKeys } from '../util/assert.js';
 import { formatShape, formatValue } from '../util/format.js';
@@ -173,5 +173,6 @@ function flat(positions: Tensor, batch: number, tokens: number): Tensor {
   return reshape(expand(positions, [batch, tokens]), [1, batch * tokens]);
 }
 
-/** @internal Positions as the table of learnt vectors takes them. */
-export const positionIds = ({ positions, first, time }: Call): Tensor => positions ?? arange(first, first + time);
+/** @internal Positions as the table of learnt vectors takes them: of the call's own, or from a list of all. */
+export const positionIds = ({ positions, first, time }: Call, all: Tensor): Tensor =>
+  positions ?? narrow(all, 0, first, time);

@@ -151,6 +151,33 @@ export class KvCache {
     return this.#whole === null ? this.#paged!.kv.pool.bytes : this.#whole[0].bytes + this.#whole[1].bytes;
   }
 
+  /** @internal Whether keys and values lie in one piece, where {@link append} puts them behind each other. */
+  get isWhole(): boolean {
+    return this.#whole !== null;
+  }
+
+  /**
+   * @internal Counts positions that frames of a recorded step will write.
+   *
+   * @throws StateError if they do not fit, or the cache was freed
+   */
+  advance(count: number): void {
+    this.#check();
+    this.#checkRoom(count);
+    this.#used += count;
+    for (const x of this.#whole ?? []) x.storage.version++;
+  }
+
+  #checkRoom(time: number): void {
+    if (this.length + time <= this.capacity) return;
+    throw new StateError({
+      op: 'KvCache.append',
+      expected: `at most ${this.capacity} positions`,
+      actual: String(this.length + time),
+      hint: 'Truncate the prompt or make the cache larger',
+    });
+  }
+
   #check(): void {
     if (this.#live && (this.#paged?.kv.sequences.every(({ live }) => live) ?? true)) return;
     throw new StateError({ op, expected: 'a live cache', actual: 'one whose keys and values were freed' });
@@ -172,14 +199,7 @@ export class KvCache {
       const [wanted, actual] = [formatShape(expected), formatShape(x.shape)];
       throw new ShapeError({ op: 'KvCache.append', argument, expected: wanted, actual });
     }
-    if (this.length + time > this.capacity) {
-      throw new StateError({
-        op: 'KvCache.append',
-        expected: `at most ${this.capacity} positions`,
-        actual: String(this.length + time),
-        hint: 'Truncate the prompt or make the cache larger',
-      });
-    }
+    this.#checkRoom(time);
     if (this.#whole !== null) return;
     for (const [argument, x] of [
       ['k', k],

@@ -64,44 +64,55 @@ export function submitted(): number {
 addon.attach(ring, control, onReached);
 process.on('exit', () => addon.shutdown());
 
-function writeView(at: number, view: View | null): number {
+function writeView(to: Float64Array, at: number, view: View | null): number {
   if (view === null) {
-    ring[at] = -1;
-    ring[at + 1] = 0;
-    ring[at + 2] = 0;
-    ring[at + 3] = 0;
-    return at + 4;
+    to[at] = -1;
+    to[at + 1] = 0;
+    to[at + 2] = 0;
+    to[at + 3] = 0;
+    return at + VIEW_WORDS;
   }
   const { shape, strides, storage } = view;
   const rank = shape.length;
-  ring[at] = storage.handle;
-  ring[at + 1] = storage.start + view.offset * view.itemBytes;
-  ring[at + 2] = view.dtypeId;
-  ring[at + 3] = rank;
-  at += 4;
+  to[at] = storage.handle;
+  to[at + 1] = storage.start + view.offset * view.itemBytes;
+  to[at + 2] = view.dtypeId;
+  to[at + 3] = rank;
+  at += VIEW_WORDS;
   for (let i = 0; i < rank; i++) {
-    ring[at + i] = shape[i]!;
-    ring[at + rank + i] = strides[i]!;
+    to[at + i] = shape[i]!;
+    to[at + rank + i] = strides[i]!;
   }
   return at + 2 * rank;
 }
 
-function writeFrame(at: number, kernel: number, inputs: Operands, outputs: Operands, attrs: readonly number[]): number {
+/** Words in front of a frame's views, and of a view in front of its shape and strides. */
+export const [FRAME_WORDS, VIEW_WORDS] = [5, 4];
+
+/** Writes a call as native/core/frame.h reads it: inputs, outputs, attributes. Returns its length. */
+export function writeFrame(
+  to: Float64Array,
+  at: number,
+  kernel: number,
+  inputs: Operands,
+  outputs: Operands,
+  attrs: readonly number[],
+): number {
   const begin = at;
-  ring[at] = kernel;
-  ring[at + 2] = inputs.length;
-  ring[at + 3] = outputs.length;
-  ring[at + 4] = attrs.length;
-  at += 5;
-  for (let i = 0; i < inputs.length; i++) at = writeView(at, inputs[i]!);
-  for (let i = 0; i < outputs.length; i++) at = writeView(at, outputs[i]!);
-  for (let i = 0; i < attrs.length; i++) ring[at++] = attrs[i]!;
-  ring[begin + 1] = at - begin;
+  to[at] = kernel;
+  to[at + 2] = inputs.length;
+  to[at + 3] = outputs.length;
+  to[at + 4] = attrs.length;
+  at += FRAME_WORDS;
+  for (let i = 0; i < inputs.length; i++) at = writeView(to, at, inputs[i]!);
+  for (let i = 0; i < outputs.length; i++) at = writeView(to, at, outputs[i]!);
+  for (let i = 0; i < attrs.length; i++) to[at++] = attrs[i]!;
+  to[begin + 1] = at - begin;
   return at - begin;
 }
 
-function frameWords(inputs: Operands, outputs: Operands, attrs: readonly number[]): number {
-  let words = 5 + 4 * (inputs.length + outputs.length) + attrs.length;
+export function frameWords(inputs: Operands, outputs: Operands, attrs: readonly number[]): number {
+  let words = FRAME_WORDS + VIEW_WORDS * (inputs.length + outputs.length) + attrs.length;
   for (const view of inputs) if (view !== null) words += 2 * view.shape.length;
   for (const view of outputs) if (view !== null) words += 2 * view.shape.length;
   return words;
@@ -126,9 +137,9 @@ function noteOutput(kernel: number, storage: Storage): void {
   if (kernel !== discardKernel) storage.isWritten = true;
 }
 
-function makeRoom(words: number, fresh: number): void {
+function makeRoom(words: number, fresh: number, frames = 1): void {
   while (
-    ((head - drained) | 0) >= MAX_FRAMES ||
+    ((head - drained) | 0) + frames > MAX_FRAMES ||
     wordsInFlight + words > USABLE_WORDS ||
     (freshInFlight + fresh > MAX_FRESH_BYTES && head !== drained)
   ) {
@@ -136,6 +147,15 @@ function makeRoom(words: number, fresh: number): void {
     throwPending();
     drain();
   }
+}
+
+/** Sees each call. */
+export type Watcher = (kernel: number, inputs: Operands, outputs: Operands, attrs: readonly number[]) => void;
+let watcher: Watcher | null = null;
+
+/** Shows all calls that follow to a function, or with null to none. Blocks that go back to the system are no calls. */
+export function watch(next: Watcher | null): void {
+  watcher = next;
 }
 
 /**
@@ -150,9 +170,10 @@ export function enqueue(
   attrs: readonly number[],
   work: number,
 ): void {
+  if (watcher !== null && kernel !== discardKernel) watcher(kernel, inputs, outputs, attrs);
   const tail = Atomics.load(control, TAIL);
   if ((work <= INLINE_WORK || environment.sync) && tail === head && Atomics.load(control, ERROR) === 0) {
-    writeFrame(STAGING, kernel, inputs, outputs, attrs);
+    writeFrame(ring, STAGING, kernel, inputs, outputs, attrs);
     const status = addon.runInline(STAGING);
     for (const view of outputs) if (view !== null) noteOutput(kernel, view.storage);
     if (status !== undefined) throw toError({ ...addon.takeError(true)!, code: status, kernel: kernelName(kernel) });
@@ -174,7 +195,7 @@ export function enqueue(
     ring[write] = -1;
     write = 0;
   }
-  writeFrame(write, kernel, inputs, outputs, attrs);
+  writeFrame(ring, write, kernel, inputs, outputs, attrs);
   write += words;
   if (write === USABLE_WORDS) write = 0;
   const i = head & MASK;
@@ -198,10 +219,56 @@ export function enqueue(
   wordsInFlight += words + padding;
   freshInFlight += fresh;
   if (environment.debug) stacks[i] = new Error(`enqueued here (${kernelName(kernel)})`);
+  publish(next);
+}
+
+function publish(next: number): void {
   head = next;
   Atomics.store(control, HEAD, head);
   if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
   if (doomed.length > 0) discardDoomed();
+}
+
+/** Frames that are written already (recording.ts), to be submitted as one. */
+export interface Piece {
+  readonly words: Float64Array;
+  /** Of each frame: its length, its operands with the outputs first, and how many these are. */
+  readonly frames: readonly { readonly words: number; readonly operands: Storage[]; readonly outputs: number }[];
+  /** Each block that a frame names, once. */
+  readonly blocks: readonly Storage[];
+}
+
+/** Most words and frames of a {@link Piece}. */
+export const [MAX_PIECE_WORDS, MAX_PIECE_FRAMES] = [USABLE_WORDS >> 2, MAX_FRAMES >> 1];
+
+/** Runs the frames of a piece in their turn. */
+export function enqueuePiece({ words, frames, blocks }: Piece): void {
+  const padding = write + words.length > USABLE_WORDS ? USABLE_WORDS - write : 0;
+  const fresh = takeFreshBytes();
+  drain();
+  makeRoom(words.length + padding, fresh, frames.length);
+  if (padding > 0) {
+    ring[write] = -1;
+    write = 0;
+  }
+  ring.set(words, write);
+  write += words.length;
+  if (write === USABLE_WORDS) write = 0;
+  let at = head;
+  for (const frame of frames) {
+    const i = at & MASK;
+    keep[i] = frame.operands;
+    outputsKept[i] = frame.outputs;
+    wordsKept[i] = frame.words;
+    freshKept[i] = 0;
+    at = (at + 1) | 0;
+  }
+  wordsKept[head & MASK]! += padding;
+  freshKept[head & MASK] = fresh;
+  wordsInFlight += words.length + padding;
+  freshInFlight += fresh;
+  for (const block of blocks) block.lastUse = at;
+  publish(at);
 }
 
 /**

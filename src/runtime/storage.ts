@@ -9,6 +9,7 @@ import { markAsUntransferable } from 'node:worker_threads';
 import { ResourceError } from '../errors.js';
 import { formatBytes } from '../util/format.js';
 import { addon } from './addon.js';
+import { Arena } from './arena.js';
 import * as pool from './pool.js';
 import { isComplete, noteFreshBytes } from './sequence.js';
 
@@ -44,6 +45,8 @@ export class Storage {
   isFresh = false;
   /** When it was returned to the pool last, in requests. */
   returnedAt = 0;
+  /** Where it goes instead of the pool. */
+  arena: Arena | null = null;
   /** Set while the contents are still to be computed. */
   recipe: Recipe | null = null;
   /** Blocks whose recipes read this one; null for none. They do not live on for being named here. */
@@ -131,21 +134,52 @@ function countOut(ticket: Ticket): void {
   if (ticket.pooled) pool.unuse(ticket.bytes, ticket.asked);
 }
 
+let arena: Arena | null = null;
+
+/** From now on blocks for kernels come from a new arena, until {@link endArena}. */
+export function openArena(): Arena {
+  arena = new Arena();
+  return arena;
+}
+
+export function endArena(): void {
+  arena = null;
+}
+
+/** Its blocks stay where they are, in use. */
+export function sealArena(sealed: Arena): void {
+  sealed.isSealed = true;
+  for (const storage of sealed.blocks) if (!storage.ticket.live) take(storage);
+}
+
+/** Its blocks are the pool's again; those that tensors hold, when they let go. */
+export function closeArena(closed: Arena): void {
+  for (const storage of closed.blocks) {
+    storage.arena = null;
+    if (storage.references > 0) continue;
+    if (closed.isSealed) countOut(storage.ticket);
+    pool.put(storage);
+  }
+  closed.blocks.clear();
+}
+
 /** A block of at least `bytes`, contents undefined, with no reference yet. For kernels to write. */
 export function allocate(bytes: number): Storage {
   const size = pool.sizeClass(bytes);
-  const reused = pool.take(size);
+  const reused = arena?.take(size) ?? pool.take(size);
   if (reused !== undefined) {
     counters.hits++;
     reused.poisoned = false;
   }
   const storage = reused ?? makeStorage(size);
   storage.isFresh = true;
+  arena?.adopt(storage);
   return take(storage, size);
 }
 
 /** The same for JavaScript to write: no queued kernel still reads it. */
 export function allocateForHostWrite(bytes: number): Storage {
+  if (arena !== null) arena.sawHostWrite = true;
   const size = pool.sizeClass(bytes);
   const reused = pool.take(size, ({ lastUse }) => isComplete(lastUse));
   if (reused !== undefined) {
@@ -178,8 +212,9 @@ export function retain(storage: Storage): void {
 export function release(storage: Storage): void {
   if (--storage.references > 0) return;
   storage.recipe?.drop();
+  if (storage.arena?.isSealed) return;
   countOut(storage.ticket);
-  if (storage.pooled) pool.put(storage);
+  if (storage.pooled) (storage.arena ?? pool).put(storage);
 }
 
 export function storageCounters(): Readonly<typeof counters> & { readonly pooled: number } {

@@ -1,0 +1,108 @@
+/**
+ * The step from one token to the next, recorded while it is called and then run again without the calls
+ * (runtime/recording.ts).
+ *
+ * @module
+ */
+import type { KvCache } from '../nn/kv_cache.js';
+import { canRecord, closeRecording, Program, recordCalls, type Recording } from '../runtime/recording.js';
+import { waitFor } from '../runtime/queue.js';
+import { zeros } from '../tensor/create.js';
+import { keep } from '../tensor/scope.js';
+import { Tensor } from '../tensor/tensor.js';
+
+/** Steps that may be recorded in vain before it is given up: the first one packs weights, say. */
+const MOST_RECORDINGS = 8;
+
+/** What a {@link TokenStep} is made of. */
+export interface TokenStepOptions {
+  /** The step: ids `[1, 1]` to a tensor, by calls that depend on nothing but the ids, the caches and the model. The caches grow by one position. */
+  readonly run: (ids: Tensor) => Tensor;
+  readonly caches: readonly KvCache[];
+  /** Whether `run` would still make the same calls; null if nobody can tell: each step is called then. */
+  readonly isUnchanged: (() => boolean) | null;
+}
+
+/** One token after another, for one sequence. */
+export class TokenStep {
+  readonly #options: TokenStepOptions;
+  /** Where frames read the id. */
+  readonly #ids: Tensor;
+  readonly #recordings: Recording[] = [];
+  #program: Program | null = null;
+  #tries: number;
+
+  constructor(options: TokenStepOptions) {
+    this.#options = options;
+    this.#ids = keep(zeros([1, 1], { dtype: 'int32' }));
+    const canRepeat = options.isUnchanged !== null && options.caches.every(({ isWhole }) => isWhole) && canRecord();
+    this.#tries = canRepeat ? MOST_RECORDINGS : 0;
+  }
+
+  /** Whether steps are run again as they were recorded. */
+  get isRecorded(): boolean {
+    return this.#program !== null;
+  }
+
+  /** What the step gives for a token at the next position: the caller's to dispose of, before the next call. */
+  next(id: number): Tensor {
+    const { run, caches, isUnchanged } = this.#options;
+    this.#write(id);
+    const position = caches[0]!.length;
+    if (this.#program !== null) {
+      if (isUnchanged!() && this.#program.isCurrent()) return this.#repeat(this.#program, position);
+      this.#forget();
+      this.#tries = 0; // who changes a model while it generates may do so again
+    }
+    if (this.#tries === 0) return run(this.#ids);
+    this.#tries--;
+    const { result, recording } = recordCalls(position, () => run(this.#ids));
+    this.#recordings.push(recording);
+    this.#learn();
+    return result;
+  }
+
+  dispose(): void {
+    this.#forget();
+    this.#ids.dispose();
+  }
+
+  /** The frames of the step before have read the last id by now, as a rule: its result was read back. */
+  #write(id: number): void {
+    const { storage } = this.#ids;
+    waitFor(storage.lastUse);
+    new Int32Array(storage.buffer!, storage.start, 1)[0] = id;
+  }
+
+  #repeat(program: Program, position: number): Tensor {
+    const { caches } = this.#options;
+    for (const cache of caches) cache.advance(1);
+    program.run(position);
+    const { storage, offset, shape, strides } = program.result as Tensor;
+    return new Tensor(storage, offset, shape, strides, (program.result as Tensor).dtype);
+  }
+
+  /** Makes a program of the last three recordings, or drops the first of them. */
+  #learn(): void {
+    const all = this.#recordings;
+    if (all.length < 3) {
+      if (this.#tries === 0) this.#forget();
+      return;
+    }
+    this.#program = Program.of(all as unknown as [Recording, Recording, Recording]);
+    if (this.#program !== null) {
+      closeRecording(all[0]!);
+      closeRecording(all[1]!);
+      all.length = 0;
+    } else {
+      closeRecording(all.shift()!);
+      if (this.#tries === 0) this.#forget();
+    }
+  }
+
+  #forget(): void {
+    for (const recording of this.#recordings.splice(0)) closeRecording(recording);
+    this.#program?.dispose();
+    this.#program = null;
+  }
+}
