@@ -50,7 +50,11 @@ export class TokenStep {
     this.#write(id);
     const position = caches[0]!.length;
     if (this.#program !== null) {
-      if (isUnchanged!() && this.#program.isCurrent()) return this.#repeat(this.#program, position);
+      const result = this.#program.isCurrent() ? this.#repeat(this.#program, position) : null;
+      // Looked at while the frames run: where something has changed, they are forgotten, and what they wrote is written again.
+      if (result !== null && isUnchanged!()) return result;
+      result?.dispose();
+      for (const cache of caches) cache.truncate(position);
       this.#forget();
       this.#tries = 0; // who changes a model while it generates may do so again
     }
