@@ -201,6 +201,10 @@ OG_INLINE Vf load(const bf16* p) {
   return (Vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16);
 #elif defined(__AVX2__)
   return (Vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16);
+#elif defined(__aarch64__)
+  return (Vf)vshlq_n_u32(vmovl_u16(vld1_u16((const uint16_t*)p)), 16);
+#elif defined(__SSE2__)
+  return (Vf)_mm_unpacklo_epi16(_mm_setzero_si128(), _mm_loadl_epi64((const __m128i*)p));
 #else
   Vf v;
   for (int i = 0; i < kLanes; i++) v[i] = og::to_float(p[i]);
@@ -225,6 +229,14 @@ OG_INLINE void store(bf16* p, Vf v) {
   const Vi r = ((v != v) & quiet) | (~(v != v) & rounded);
 #if defined(__AVX512F__)
   _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32((__m512i)r, 16)));
+#elif defined(__AVX2__)
+  const __m256i top = _mm256_srai_epi32((__m256i)r, 16);  // fits int16: packing does not saturate
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(top), _mm256_extracti128_si256(top, 1)));
+#elif defined(__aarch64__)
+  vst1_u16((uint16_t*)p, vshrn_n_u32((uint32x4_t)r, 16));
+#elif defined(__SSE2__)
+  const __m128i top = _mm_srai_epi32((__m128i)r, 16);
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi32(top, top));
 #else
   for (int i = 0; i < kLanes; i++) p[i].bits = (uint16_t)((uint32_t)r[i] >> 16);
 #endif
