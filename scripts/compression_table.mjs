@@ -13,8 +13,10 @@ const forms = [
   { title: 'w4a8 in groups of 32, GPTQ', quality: 'w4a8 GPTQ', speed: 'w4a8', isHeadline: true },
   { title: 'float32, trained on', quality: 'float32, trained on', speed: null },
   { title: '2:4, fine-tuned', quality: '2:4, fine-tuned', speed: '2:4' },
+  { title: '2:4, fine-tuned, int8 table', quality: '2:4, fine-tuned, int8 table', speed: '2:4, int8 table' },
   { title: '2:4, fine-tuned, int8', quality: '2:4, fine-tuned, int8', speed: '2:4, int8', isHeadline: true },
   { title: '90 % zeros, fine-tuned', quality: '90 %, fine-tuned', speed: '90 %' },
+  { title: '90 % zeros, fine-tuned, int8 table', quality: '90 %, fine-tuned, int8 table', speed: '90 %, int8 table' },
   { title: '90 % zeros, fine-tuned, int8', quality: '90 %, fine-tuned, int8', speed: '90 %, int8', isHeadline: true },
   { title: 'a quarter, trained alone', quality: 'student alone', speed: 'student' },
   { title: 'a quarter, distilled', quality: 'student distilled', speed: 'student', isHeadline: true },
@@ -45,6 +47,7 @@ function formTable({ quality, speed }, kind, layOut) {
       if (speed === null) return [title, ...cells];
       if (timed === null) return [title, ...cells, '', ''];
       const [made, base] = [speed.forms[timed], speed.forms.float32];
+      if (made === undefined) return [title, ...cells, '', '']; // was not timed
       const rates = ['prefill', 'decode'].map((part) =>
         timed === 'float32' ? `${base[part].toFixed(0)} tokens/s` : times(made[part] / base[part]),
       );

@@ -3,6 +3,7 @@
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { findProgram, main, root, run, ScriptError } from './common.mjs';
+import { kernelSets } from './setup.mjs';
 
 /** What the arm64 run needs besides CMake. */
 const crossTools = ['aarch64-linux-gnu-g++', 'qemu-aarch64-static'];
@@ -27,6 +28,8 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '', kernels
   const isPlain = sanitize === '' && !arm64;
   const options = [`-DOG_SANITIZE=${sanitize}`, `-DOG_NATIVE_BENCH=${isPlain ? 'ON' : 'OFF'}`];
   options.push(`-DOG_KERNEL_ARCHIVES=${kernels}`);
+  // Compiling what this machine cannot run tests nothing; the addon's build compiles all sets.
+  options.push(`-DOG_AVX512=${isPlain || kernelSets() !== 'avx2' ? 'ON' : 'OFF'}`);
   if (arm64) options.push(`-DCMAKE_TOOLCHAIN_FILE=${join(root, 'native', 'arm64.cmake')}`);
   if (findProgram('ccache') !== undefined) options.push('-DCMAKE_CXX_COMPILER_LAUNCHER=ccache');
   const jobs = String(process.env.OG_BUILD_JOBS ?? availableParallelism());
@@ -37,11 +40,12 @@ export function nativeTest({ sanitize = '', arm64 = false, pattern = '', kernels
   const built = run('cmake', ['--build', folder, '--parallel', jobs, '--', '--quiet'], { env: caching });
   if (built !== 0) return built;
   const test = ['ctest', '--test-dir', folder, '--output-on-failure', '--no-tests=error', '--timeout', '900'];
-  // The tests are threaded themselves; under qemu one core each is all there is.
-  test.push('--parallel', arm64 ? jobs : '1', ...(pattern ? ['-R', pattern] : []));
+  // Most of a test's time goes into what it compares with, on one core.
+  test.push('--parallel', jobs, ...(pattern ? ['-R', pattern] : []));
   // ThreadSanitizer of older compilers cannot cope with the address randomisation of newer kernels.
   if (sanitize === 'thread' && findProgram('setarch') !== undefined) test.unshift('setarch', '-R');
   const env = {
+    ...(isPlain ? {} : { OG_TEST_SIZES: 'small' }),
     ...process.env,
     UBSAN_OPTIONS: 'print_stacktrace=1',
     TSAN_OPTIONS: 'halt_on_error=1',

@@ -195,7 +195,7 @@ function requireCompiler() {
 }
 
 /** The fastest instruction set of this machine, as binding.gyp calls it; `all` where that is not known. */
-function kernelSets() {
+export function kernelSets() {
   if (process.platform !== 'linux' || process.arch !== 'x64') return 'all';
   const flags = new Set(/^flags\s*:(.*)$/m.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1]?.trim().split(/\s+/));
   const has = (...names) => names.every((name) => flags.has(name));

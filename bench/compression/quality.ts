@@ -17,7 +17,6 @@ import {
 import * as og from '../../src/index.js';
 import type { Memory } from './memory.js';
 import { studentConfig } from './student.js';
-import { withInt8Table } from './table_of_tokens.js';
 import type { Trained } from './trained.js';
 import { runTraining } from './training.js';
 
@@ -139,14 +138,17 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
   };
   if (!plan.training) return { ...found, student: null };
 
-  /** A pruned model on sparse kernels, with values of either kind; int8 ones beside a token table in int8. */
-  const sparse = async (pruned: og.GPT, layout: '2:4' | 'csr'): Promise<Record<'float32' | 'int8', Form>> => {
-    const floats = await finished(await sparsify(pruned, { layout }));
-    const codes = await finished(withInt8Table(await sparsify(pruned, { layout, values: 'int8' })));
-    return { float32: floats, int8: codes };
-  };
+  /** A pruned model on sparse kernels: all in float32; with a token table in int8; and with values in int8, too. */
+  const sparse = async (
+    pruned: og.GPT,
+    layout: '2:4' | 'csr',
+  ): Promise<Record<'float32' | 'int8Table' | 'int8', Form>> => ({
+    float32: await finished(await sparsify(pruned, { layout })),
+    int8Table: await finished(await sparsify(pruned, { layout, embeddings: 'int8' })),
+    int8: await finished(await sparsify(pruned, { layout, values: 'int8', embeddings: 'int8' })),
+  });
   const steps = Math.ceil(plan.finetune * trained.steps);
-  const semi = await memory.of('2:4', { steps, ...FINETUNING, ...PRUNING_CALIBRATION }, async () => {
+  const semi = await memory.of('2:4', { steps, ...FINETUNING, ...PRUNING_CALIBRATION, forms: 3 }, async () => {
     const calibration = draw();
     const pruned = await prune(model, { pattern: '2:4', method: 'sparsegpt', calibration });
     const before = await perplexityOf(pruned);
@@ -158,8 +160,9 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     return { ...made, before };
   });
   forms['2:4, fine-tuned'] = semi.float32;
+  forms['2:4, fine-tuned, int8 table'] = semi.int8Table;
   forms['2:4, fine-tuned, int8'] = semi.int8;
-  const ninety = await memory.of('90 %', { steps, ...FINETUNING }, async () => {
+  const ninety = await memory.of('90 %', { steps, ...FINETUNING, forms: 3 }, async () => {
     const pruned = og.cloneModel(model);
     const schedule = { sparsity: NINETY, initialSparsity: 0.5, begin: 1, end: Math.ceil(0.5 * steps), every: 5 };
     const callback = gradualPruning(pruned, schedule);
@@ -170,6 +173,7 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     return made;
   });
   forms['90 %, fine-tuned'] = ninety.float32;
+  forms['90 %, fine-tuned, int8 table'] = ninety.int8Table;
   forms['90 %, fine-tuned, int8'] = ninety.int8;
 
   // what fine-tuning alone does: the same steps with the same teacher, and nothing pruned

@@ -5,6 +5,7 @@
  */
 export { blocksOf } from './block_walk.js';
 export { calibrationBatches, calibrationHash, type Calibration, type CalibrationOptions } from './calibration.js';
+export { type EmbeddingOptions } from './embedding_tables.js';
 export { folderJournal, type LayerJournal } from './layer_journal.js';
 export { compressionTable, describeSteps, type ComparedModel, type CompressionCard } from './pipeline/card.js';
 export {

@@ -258,7 +258,7 @@ export class GPT extends Module {
     });
   }
 
-  /** The token table, if it was made smaller (`quantize` with `embeddings`). */
+  /** The token table, if it was made smaller (`quantize` or `sparsify` with `embeddings`). */
   private get frozenTokens(): QuantizedEmbedding | null {
     const tokens: unknown = this.tokens;
     return tokens instanceof QuantizedEmbedding ? tokens : null;

@@ -19,6 +19,7 @@ const quality: ModelQuality = {
     'w4a16 to nearest': { perplexity: 4.2, bytes: 160 },
     'w4a16 GPTQ': { perplexity: 4.1, bytes: 160 },
     '2:4, fine-tuned': { perplexity: 4.2, bytes: 590 },
+    '2:4, fine-tuned, int8 table': { perplexity: 4.1, bytes: 610 },
     '2:4, fine-tuned, int8': { perplexity: 4.2, bytes: 190 },
     '90 %, fine-tuned': { perplexity: 6, bytes: 200 },
     '90 %, fine-tuned, int8': { perplexity: 6, bytes: 120 },
@@ -71,6 +72,7 @@ test('goals are judged by their own figures', () => {
     [
       ['SparseGPT 50 %: perplexity over Wanda', 'small'], // 4.6 against 4.55
       ['2:4, fine-tuned: perplexity', 'small'], // 5 % more
+      ['2:4, fine-tuned, int8 table: size', 'small'], // 0.61
       ['w4a16: decode', null], // 4 times
       ['90 %: layers, 512 rows', null], // 1.6 times
     ],
@@ -99,6 +101,11 @@ test('tables hold the figures of the record, and stay what they are', async () =
   assert.deepEqual(line(all, 'w8a8'), ['w8a8, SmoothQuant', '4.010 (+0.25 %)', '0.26', '2.00', '3.00']);
   assert.deepEqual(line(all, 'float32'), ['float32', '4.000', '1.00', '100 tokens/s', '10 tokens/s']);
   assert.deepEqual(line(all, 'small'), ['small', '4.000', '5.000', '4.550 (4.500 to 4.600)', '4.600 (4.400 to 4.800)']);
+  assert.deepEqual(line(all, '2:4, fine-tuned, int8 table'), [
+    '2:4, fine-tuned, int8 table',
+    '4.100 (+2.50 %)',
+    '0.61',
+  ]);
   assert.deepEqual(line(all, '90 %  '), ['90 %', '4.00', '1.60']);
   assert.match(
     all,

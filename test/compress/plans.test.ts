@@ -274,6 +274,11 @@ test('settings of every step are checked before any work', async () => {
   );
   await assert.rejects(run([pruned, { sparsify: { layout: 'block' } }]), /2:4 or csr/);
   await assert.rejects(run([{ sparsify: {} }]), /Prune it first/);
+  await assert.rejects(run([pruned, { sparsify: { embeddings: 'int4' } }]), /embeddings: expected.*bfloat16/);
+  await assert.rejects(
+    run([pruned, { sparsify: { embeddings: 'int8' } }, { quantize: { scheme: 'w8a16', embeddings: 'int8' } }]),
+    /a model with embeddings/,
+  );
   await assert.rejects(run([pruned, pruned]), /pruned yet/);
   await assert.rejects(
     run([pruned, { sparsify: { layout: 'csr' } }, { quantize: { scheme: 'w4a16' } }]),
@@ -328,10 +333,13 @@ test('sparse layers take 8-bit codes in every layout', async () => {
 test('the page tells what was done', async () => {
   const steps = [
     { prune: { pattern: '2:4', method: 'wanda' } },
-    { sparsify: { layout: '2:4', values: 'int8' } },
+    { sparsify: { layout: '2:4', values: 'int8', embeddings: 'int8' } },
   ] as const;
   const { card } = await compress(gpt, { name: 'semi', steps }, { ...quick, dir: await folder() });
-  const how = ['prune 2:4 wanda, 50 % zeros in 12 layers', 'sparsify 2:4 int8, 50 % left out of 12 layers'];
+  const how = [
+    'prune 2:4 wanda, 50 % zeros in 12 layers',
+    'sparsify 2:4 int8, 50 % left out of 12 layers, embeddings int8',
+  ];
   assert.deepEqual(describeSteps(card), how);
   const latency = { p50: 1, p95: 1 };
   const after: ModelMeasurement = {

@@ -38,6 +38,26 @@ constexpr bool kUnderThreadSanitizer = true;
 constexpr bool kUnderThreadSanitizer = false;
 #endif
 
+/**
+ * OG_TEST_SIZES=small: under sanitizers and emulators, which take ten times as long, tests leave out repetitions of
+ * what smaller sizes have run through already. Every path, set and dtype stays.
+ */
+inline bool small_sizes() {
+  static const bool is_small = [] {
+    const char* wanted = std::getenv("OG_TEST_SIZES");
+    return wanted && std::strcmp(wanted, "small") == 0;
+  }();
+  return is_small;
+}
+/** The definition goes element by element: its bits with several threads are left to builds that run everything. */
+inline int thread_limit(og::Isa isa, int wanted) { return small_sizes() && isa == og::kReference ? 1 : wanted; }
+/** Of large sizes in several layouts, the pairs that are run: each size and each layout is in some of them. */
+inline bool is_chosen(int size, int layout, int layouts = 2) {
+  return !small_sizes() || (size + layout) % layouts == 0;
+}
+/** So many draws, or a third of them. */
+inline int draws(int count) { return small_sizes() ? (count + 2) / 3 : count; }
+
 /** What is being tested just now; printed with each failure. */
 inline std::string& context() {
   static std::string text;
@@ -129,6 +149,7 @@ class Tensor {
     const int64_t size = og::dtype_size(dtype), lead = layout == kUnaligned ? 1 : 0;
     bytes_.assign((size_t)((high - low + 1 + lead) * size + 64), (char)0xa5);
     start_ = (lead - low) * size;
+    is_dense_ = og::is_contiguous(view_);
     fill([](int64_t) { return 0.; });
   }
 
@@ -145,6 +166,7 @@ class Tensor {
   Tensor& broadcast(int axis, int64_t length) {
     view_.shape[axis] = length;
     view_.strides[axis] = 0;
+    is_dense_ = og::is_contiguous(view_);
     return *this;
   }
 
@@ -224,8 +246,14 @@ class Tensor {
   const std::vector<char>& bytes() const { return bytes_; }
   /** Bytes that belong to no element still hold what they held before; `before` is an earlier bytes(). */
   bool gaps_intact(const std::vector<char>& before) const {
-    std::vector<char> mine(bytes_);
     const int64_t n = count(), size = og::dtype_size(view_.dtype);
+    if (is_dense_) {
+      const auto same = [&](int64_t begin, int64_t end) {
+        return std::memcmp(bytes_.data() + begin, before.data() + begin, (size_t)(end - begin)) == 0;
+      };
+      return before.size() == bytes_.size() && same(0, start_) && same(start_ + n * size, (int64_t)bytes_.size());
+    }
+    std::vector<char> mine(bytes_);
     for (int64_t i = 0; i < n; i++) {
       const int64_t offset = at(i) - bytes_.data();
       std::memcpy(mine.data() + offset, before.data() + offset, (size_t)size);
@@ -245,13 +273,16 @@ class Tensor {
     std::memcpy(p, &x, sizeof x);
   }
   const char* at(int64_t index) const {
-    return bytes_.data() + start_ + og::offset_of(view_, index, view_.rank) * og::dtype_size(view_.dtype);
+    const int64_t offset = is_dense_ ? index : og::offset_of(view_, index, view_.rank);
+    return bytes_.data() + start_ + offset * og::dtype_size(view_.dtype);
   }
   char* at(int64_t index) { return const_cast<char*>(static_cast<const Tensor*>(this)->at(index)); }
 
   og_view view_;
   std::vector<char> bytes_;
   int64_t start_ = 0;
+  /** Row-major without gaps, as most large ones are: no division finds an element. */
+  bool is_dense_ = false;
 };
 
 /** Runs a kernel by name and returns its status. Inputs must keep their bytes, outputs the bytes of their gaps. */

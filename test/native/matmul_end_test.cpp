@@ -51,7 +51,7 @@ void check_end(Tensor& a, Tensor& b, Tensor& bias, Tensor& residual, Tensor& c, 
     else
       want = active;
     if (with_pre) pre = dense_like(c);
-    for (int threads = 1; threads <= 3; threads++) {
+    for (int threads = 1; threads <= thread_limit(isa, 3); threads++) {
       og::set_threads(threads);
       c.fill([](int64_t) { return 7.; });
       if (with_pre) pre.fill([](int64_t) { return 7.; });
@@ -73,6 +73,7 @@ void ways(Random& random) {
   int function = 0;
   for (const auto& s : sizes)
     for (int way = 0; way < 2; way++) {
+      if (!is_chosen((int)(&s - sizes), way)) continue;
       const int64_t m = s[0], n = s[1], k = s[2];
       function = (function + 1) % kFunctionCount;
       named("way %lldx%lldx%lld %s function %d", (long long)m, (long long)n, (long long)k, way ? "NT" : "NN", function);
@@ -89,7 +90,7 @@ void ways(Random& random) {
 /** Odd sizes, any layouts, an output that may not be dense. */
 void layouts(Random& random) {
   const int64_t sizes[] = {1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127, 129};
-  for (int trial = 0; trial < 120; trial++) {
+  for (int trial = 0; trial < draws(120); trial++) {
     const int64_t m = sizes[random.below(12)], n = sizes[random.below(12)];
     const int64_t k = random.below(12) ? sizes[random.below(12)] : 0;  // 0: f(bias) + residual
     const int function = trial % kFunctionCount;
@@ -107,7 +108,7 @@ void layouts(Random& random) {
 }
 
 void batches(Random& random) {
-  for (int trial = 0; trial < 40; trial++) {
+  for (int trial = 0; trial < draws(40); trial++) {
     const int64_t g = 1 + random.below(4), h = 1 + random.below(3);
     const int64_t m = 1 + random.below(40), n = 1 + random.below(70), k = random.below(50);
     const int function = trial % kFunctionCount;
@@ -171,6 +172,7 @@ void packed(Random& random) {
   Tensor none;
   for (const auto& s : sizes)
     for (int way = 0; way < 3; way++) {
+      if (!is_chosen((int)(&s - sizes), way, 3)) continue;
       const int64_t m = s[0], n = s[1], k = s[2];
       named("packed %lldx%lldx%lld layout %d", (long long)m, (long long)n, (long long)k, way);
       const Layout layout = way == 0 ? kDense : way == 1 ? kTransposed : kReversed;
@@ -184,7 +186,7 @@ void packed(Random& random) {
       shared.assign(values).broadcast(0, 2);
       const int before = og::threads();
       for_each_isa([&](og::Isa isa) {
-        for (int threads = 1; threads <= 2; threads++) {
+        for (int threads = 1; threads <= thread_limit(isa, 2); threads++) {
           og::set_threads(threads);
           room.fill([](int64_t) { return 7.; });
           CHECK(run(isa, "matmul_pack", {&b}, {&room}) == OG_OK, "%s", og::last_message());

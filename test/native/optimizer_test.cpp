@@ -140,10 +140,10 @@ void adamw_together() {
       CHECK_OK(alone(isa, {0.1, 0.9, 0.99, 1e-8, 0.1, 0.5, 0.5, 1, 1}));
     }
     CHECK_OK(together(isa, {0.1, 0.9, 0.99, 1e-8, 0.1, 0.5, 0.5, 1, 1}));
-    for (size_t k = 0; k < 5; k++)
-      for (size_t i = 0; i < p[k].values().size() && k != 0; i++) {
-        CHECK(close(p[k].get((int64_t)i), p2[k].get((int64_t)i), isa == og::kReference ? 1e-6 : 0, 1e-7), "param");
-        CHECK(close(v[k].get((int64_t)i), v2[k].get((int64_t)i), isa == og::kReference ? 1e-6 : 0, 1e-9), "second");
+    for (size_t k = 1; k < 5; k++)
+      for (int64_t i = 0; i < p[k].count(); i++) {
+        CHECK(close(p[k].get(i), p2[k].get(i), isa == og::kReference ? 1e-6 : 0, 1e-7), "param");
+        CHECK(close(v[k].get(i), v2[k].get(i), isa == og::kReference ? 1e-6 : 0, 1e-9), "second");
       }
     if (isa != og::kReference)  // which multiplies in double
       CHECK(p[0].bytes() == p2[0].bytes() && p[3].bytes() == p2[3].bytes() && m[3].bytes() == m2[3].bytes(), "bits");

@@ -193,7 +193,7 @@ registerStep<SparsifyModelOptions>({
   name: 'sparsify',
   takesTarget: () => true,
   parse(op, settings) {
-    checkKeys(op, settings, [...sparseFormKeys, 'target'], 'settings');
+    checkKeys(op, settings, [...sparseFormKeys, 'embeddings', 'target'], 'settings');
     resolveSparseForm(op, settings as SparsifyModelOptions);
     return { ...(without(settings, 'target') as SparsifyModelOptions), ...targetSetting(op, settings) };
   },
@@ -202,13 +202,14 @@ registerStep<SparsifyModelOptions>({
   standIn: (model: GPT, options) => sparsify(model, options),
   describe(settings, notes) {
     const form = settings['values'] === 'int8' ? ' int8' : '';
-    if (notes.length === 0) return `sparsify${form}`;
+    const tables = typeof settings['embeddings'] === 'string' ? `, embeddings ${settings['embeddings']}` : '';
+    if (notes.length === 0) return `sparsify${form}${tables}`;
     const stored = notes.filter(({ layout }) => layout !== 'dense');
-    if (stored.length === 0) return `sparsify: all ${several(notes.length, 'layer')} stay dense`;
+    if (stored.length === 0) return `sparsify: all ${several(notes.length, 'layer')} stay dense${tables}`;
     const layouts = [...new Set(stored.map(({ layout }) => String(layout)))].join(', ');
     const dense = notes.length - stored.length;
     const rest = dense === 0 ? '' : `, ${dense} stay dense`;
-    return `sparsify ${layouts}${form}, ${percent(sparsityOf(stored))} left out of ${several(stored.length, 'layer')}${rest}`;
+    return `sparsify ${layouts}${form}, ${percent(sparsityOf(stored))} left out of ${several(stored.length, 'layer')}${rest}${tables}`;
   },
   run(model, options, { journal, signal, note }) {
     return sparsify(model, {

@@ -12,11 +12,12 @@ import { chooseSites, place, type Site, type Target } from '../../nn/surgery.js'
 import { chooseLayout } from '../../ops/sparse_choice.js';
 import type { BlockSize, SparseLayout } from '../../ops/sparse.js';
 import { checkBoolean, checkInteger, checkKeys, checkOneOf } from '../../util/assert.js';
+import { changeEmbeddings, checkEmbeddings, type EmbeddingOptions } from '../embedding_tables.js';
 import type { LayerJournal } from '../layer_journal.js';
 import { bytesOf, checkWeights, linearSites } from '../linear_sites.js';
 
 /** Options of {@link sparsify}. */
-export interface SparsifyModelOptions {
+export interface SparsifyModelOptions extends EmbeddingOptions {
   /**
    * `auto`: the layout that suits a layer's pattern, if it is expected to be faster than the dense product (`chooseLayout`), else the
    * layer stays dense. A layout by name is taken in any case. Default `auto`.
@@ -71,6 +72,7 @@ export function resolveSparseForm(
 
 /** @internal Whether `sparsify` would take a model and options. @throws what it would throw before any work on layers */
 export function checkSparsification(model: Module, options: SparsifyModelOptions): void {
+  checkEmbeddings(OP, model, options);
   prunedSites(model, options.target, resolveSparseForm(OP, options).layout);
 }
 
@@ -112,7 +114,8 @@ function prunedSites(model: Module, target: Target | undefined, layout: SparseLa
 
 /**
  * A copy of a pruned model (or the model itself, `inPlace`) whose pruned layers are `nn.SparseLinear`: they compute with the kept weights
- * alone, and files hold those alone. Where the dense product is expected to be faster (`layout: 'auto'`), the layer stays.
+ * alone, and files hold those alone. Where the dense product is expected to be faster (`layout: 'auto'`), the layer stays. `embeddings` makes
+ * tables of vectors smaller too, which are much of a small model once its layers are sparse.
  *
  * @example
  * ```ts
@@ -120,19 +123,21 @@ function prunedSites(model: Module, target: Target | undefined, layout: SparseLa
  * const sparse = await sparsify(semi, { rows: 1, values: 'int8' });
  * await saveModel('runs/sparse', sparse);
  * ```
- * @throws AttributeError if an option cannot be, or a layer's pattern does not suit the layout
+ * @throws AttributeError if an option cannot be, a layer's pattern does not suit the layout, or there is no table for `embeddings` to change
  * @throws StateError if no layer is pruned, or a weight is not finite
  */
 export async function sparsify<M extends Module>(model: M, options: SparsifyModelOptions = {}): Promise<M> {
-  checkKeys(OP, options, [...sparseFormKeys, 'target', 'inPlace', 'onLayer', 'signal', 'journal']);
+  checkKeys(OP, options, [...sparseFormKeys, 'embeddings', 'target', 'inPlace', 'onLayer', 'signal', 'journal']);
   const { target, inPlace, onLayer, signal, journal } = options;
   const { layout, values, rows } = resolveSparseForm(OP, options);
   checkBoolean(OP, 'inPlace', inPlace ?? false);
+  checkEmbeddings(OP, model, options);
   const rehearsal = prunedSites(model, target, layout);
   await checkWeights(OP, rehearsal);
   const result = inPlace ? model : (cloneModel(model as unknown as SavableModel) as unknown as M);
   try {
     const sites = inPlace ? rehearsal : prunedSites(result, target, layout);
+    changeEmbeddings(OP, result, options);
     const done = (await journal?.restore(result)) ?? new Set<string>();
     for (const site of sites) {
       if (done.has(site.path)) continue;

@@ -11,6 +11,7 @@ import {
   maskedTraining,
   movementPruning,
   prune,
+  quantize,
   sparsify,
   type SparsifiedLayerReport,
 } from '../../../src/compress/index.js';
@@ -185,6 +186,31 @@ test('pruned layers run on sparse kernels, and are smaller on disk', async () =>
   }
 });
 
+for (const embeddings of ['int8', 'bfloat16'] as const) {
+  test(`sparse layers beside a token table in ${embeddings}`, async () => {
+    const pruned = await prune(trained, { pattern: '2:4' });
+    const plain = await sparsify(pruned, { layout: '2:4' });
+    const small = await sparsify(pruned, { layout: '2:4', embeddings });
+    const tokens = small.tokens as unknown as og.nn.QuantizedEmbedding;
+    assert.ok(tokens instanceof nn.QuantizedEmbedding);
+    assert.equal(tokens.codes.dtype, embeddings);
+    const same = await quantize(plain, { scheme: 'w8a16', embeddings });
+    const { codes } = same.tokens as unknown as og.nn.QuantizedEmbedding;
+    assert.deepEqual(tokens.codes.dataSync(), codes.dataSync(), 'the table of quantize');
+    const far = Math.abs(tinyLoss(small) - tinyLoss(plain));
+    assert.ok(far > 0 && far < 0.01, `${far}`);
+    for (const [name, model] of Object.entries({ plain, small })) await og.saveModel(join(folder, `${name}_${embeddings}`), model); // prettier-ignore
+    const saved = (await bytesOf(`plain_${embeddings}`)) - (await bytesOf(`small_${embeddings}`));
+    const tables = [...trained.namedModules()].flatMap(([, part]) => (part instanceof nn.Embedding ? [part] : []));
+    const share = saved / tables.reduce((sum, { weight }) => sum + 4 * weight.size, 0);
+    assert.ok(Math.abs(share - (embeddings === 'int8' ? 0.73 : 0.5)) < 0.03, `${share} of the tables is saved`);
+    const { model } = await og.load(join(folder, `small_${embeddings}`));
+    assert.equal(tinyLoss(model), tinyLoss(small));
+    assert.ok(model.tokens.constructor === nn.QuantizedEmbedding);
+    assert.ok(pruned.tokens instanceof nn.Embedding, 'the model that was given keeps its table');
+  });
+}
+
 test('auto takes what pays by the measured table, and leaves the rest dense', async () => {
   const semi = await prune(trained, {
     pattern: '2:4',
@@ -202,6 +228,7 @@ test('auto takes what pays by the measured table, and leaves the rest dense', as
   await assert.rejects(sparsify(semi, { layout: '2:4', target: /attention/ }), /pruned as unstructured/);
   await assert.rejects(sparsify(semi, { rows: 0 }), /rows/);
   await assert.rejects(sparsify(semi, { values: 'int4' as 'int8' }), /int8/);
+  await assert.rejects(sparsify(semi, { embeddings: 'int4' as 'int8' }), /embeddings: expected.*bfloat16/);
 });
 
 test('callbacks refuse what cannot be', () => {
