@@ -101,6 +101,12 @@ inline int finish(const char* name) {
   return failures() || !passes() ? 1 : 0;
 }
 
+/** What main() returns, saying why, where the machine cannot run the test; CMakeLists.txt tells CTest. */
+inline int skip(const char* why) {
+  std::printf("%s\n", why);
+  return 77;
+}
+
 /** splitmix64: small, seedable, the same everywhere. */
 class Random {
  public:
