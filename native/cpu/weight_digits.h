@@ -68,10 +68,11 @@ struct DigitDots {
     return Codes::template numbers<kTail>(reinterpret_cast<const uint16_t*>(from) + block, left);
   }
 
-  /** sum[s][r] += chunk `at` of x times that of the codes; a tail has `left` blocks. */
+  /** sum[r][s] += chunk `at` of x times that of the codes; a tail has `left` blocks, `held` are scales that are held.
+   */
   template <int R, bool kTail>
   static OG_DIGITS_TARGET OG_INLINE void step(const Chunk* x, int64_t stride, const Rows& rows, int64_t at,
-                                              int64_t left, Vf (&sum)[R][S]) {
+                                              int64_t left, const Vf (&held)[S], Vf (&sum)[R][S]) {
 #pragma GCC unroll 4
     for (int s = 0; s < S; s++) {
       const uint8_t* code = rows.code[s] + kBytes * at;
@@ -80,39 +81,40 @@ struct DigitDots {
         __builtin_prefetch(rows.scale[s] + at * kBlocks * kScaleBytes + kDigitsAhead / 4, 0, 2);
       Codes codes;
       codes.template take<kAffine, kTail>(code, left);
-      const Vf scales = kScales == kHeldScale ? Vf{} : scales_at<kTail>(rows.scale[s], at * kBlocks, left);
+      const Vf scales = kScales == kHeldScale ? held[s] : scales_at<kTail>(rows.scale[s], at * kBlocks, left);
       const Vf zeros = kAffine ? Codes::template numbers<kTail>(rows.zero[s] + at * kBlocks, left) : Vf{};
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) {
         const Chunk& c = x[r * stride + at];
-        sum[r][s] =
-            fma(codes.template product<kAffine>(c, zeros), kScales == kHeldScale ? c.unit : c.unit * scales, sum[r][s]);
+        const Vf unit = kScales == kHeldScale && kDigitsSumGroups ? c.unit : c.unit * scales;
+        sum[r][s] = fma(codes.template product<kAffine>(c, zeros), unit, sum[r][s]);
       }
     }
   }
 
   template <int R>
-  OG_DIGITS_TARGET __attribute__((noinline)) void rows(int64_t row, const int64_t* at, int count,
-                                                       const Rows& from) const {
+  OG_DIGITS_TARGET OG_DIGITS_ROWS void rows(int64_t row, const int64_t* at, int count, const Rows& from) const {
     const int64_t stride = chunks(), whole = w->k / kElements, left = w->k % kElements / 32;
     const Chunk* c = x + row * stride;
-    Vf total[R][S] = {};
+    Vf total[R][S] = {}, held[S] = {};
     if (kScales == kHeldScale) {
       const int64_t length = w->groups == 1 ? whole : w->group / kElements;
       for (int64_t group = 0; group < w->groups; group++) {
+#pragma GCC unroll 4
+        for (int s = 0; s < S; s++) held[s] = set1(w->scale_at(from.first[s] + group));
         Vf sum[R][S] = {};
-        for (int64_t i = group * length; i < (group + 1) * length; i++) step<R, false>(c, stride, from, i, 0, sum);
-        if (left) step<R, true>(c, stride, from, whole, left, sum);
+        auto& to = kDigitsSumGroups ? sum : total;
+        for (int64_t i = group * length; i < (group + 1) * length; i++) step<R, false>(c, stride, from, i, 0, held, to);
+        if (left) step<R, true>(c, stride, from, whole, left, held, to);
+        if (!kDigitsSumGroups) continue;
 #pragma GCC unroll 4
-        for (int s = 0; s < S; s++) {
-          const Vf scale = set1(w->scale_at(from.first[s] + group));
+        for (int s = 0; s < S; s++)
 #pragma GCC unroll 4
-          for (int r = 0; r < R; r++) total[r][s] = fma(sum[r][s], scale, total[r][s]);
-        }
+          for (int r = 0; r < R; r++) total[r][s] = fma(sum[r][s], held[s], total[r][s]);
       }
     } else {
-      for (int64_t i = 0; i < whole; i++) step<R, false>(c, stride, from, i, 0, total);
-      if (left) step<R, true>(c, stride, from, whole, left, total);
+      for (int64_t i = 0; i < whole; i++) step<R, false>(c, stride, from, i, 0, held, total);
+      if (left) step<R, true>(c, stride, from, whole, left, held, total);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {

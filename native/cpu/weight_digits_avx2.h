@@ -18,6 +18,9 @@ namespace og {
 namespace {
 
 #define OG_DIGITS_TARGET
+#define OG_DIGITS_ROWS OG_INLINE
+/** Whether a held scale meets the sums of its group, rather than each chunk: there are no registers for that. */
+constexpr bool kDigitsSumGroups = false;
 /** Rows of x that meet a chunk of codes while it is in registers. */
 constexpr int64_t kDigitRowsTogether = 2;
 /** Nothing is fetched ahead: that costs more instructions than it hides (Zen 3). */

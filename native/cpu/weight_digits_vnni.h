@@ -14,6 +14,9 @@ namespace og {
 namespace {
 
 #define OG_DIGITS_TARGET OG_VNNI_TARGET
+#define OG_DIGITS_ROWS __attribute__((noinline))
+/** Whether a held scale meets the sums of its group, rather than each chunk: registers for two sets of sums. */
+constexpr bool kDigitsSumGroups = true;
 /** Rows of x that meet a chunk of codes while it is in registers. */
 constexpr int64_t kDigitRowsTogether = 4;
 /** Bytes of codes fetched ahead, into L2, in each stream. */

@@ -87,11 +87,11 @@ struct PanelProduct {
         const int height = Loops::height_for(count);
         const auto tile = Loops::pick(p.form, height);
         if (direct && height == count && columns == kPanelColumns) {
-          tile(p.form, rows, b, 0, own_bias, static_cast<float*>(p.y.data) + row * p.y.row + column, p.y.row, 0);
+          tile(p.form, rows, b, own_bias, static_cast<float*>(p.y.data) + row * p.y.row + column, p.y.row);
           continue;
         }
         alignas(64) float block[kRows * kPanelColumns];
-        tile(p.form, rows, b, 0, own_bias, block, kPanelColumns, 0);
+        tile(p.form, rows, b, own_bias, block, kPanelColumns);
         if (!direct) finish_part(p.epilogue, block, kPanelColumns, 0, row, column, count, columns);
         emit(block, kPanelColumns, count, columns, p.y, row, column);
       }
@@ -117,7 +117,7 @@ struct PanelProduct {
       if (p.bias)
         for (int i = 0; i < P; i++)
           std::memcpy(bias + i * kPanelColumns, p.bias + column + i * far, kPanelColumns * sizeof(float));
-      tile(p.form, a, b + step * size, steps * size, bias, y, p.y.row, far);
+      tile(p.form, a, b + step * size, steps * size, bias, y, far);
       for (int i = 0; i < P; i++)
         finish_part(p.epilogue, y + i * far, p.y.row, 0, row, column + i * far, 1, kPanelColumns);
     }
