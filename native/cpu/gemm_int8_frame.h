@@ -61,6 +61,7 @@ struct Int8Gemm {
   int32_t uniform_zero;  // za' where all rows share it
   bool needs_sums;       // Σ B' of columns
   bool needs_zeros;      // zb' of columns
+  bool centred;          // A' is staged less its zero points, and za' is 0
   int failed;
 
   void fail_with(int failure) { __atomic_store_n(&failed, failure, __ATOMIC_RELAXED); }
@@ -71,8 +72,8 @@ struct Int8Gemm {
     finish = {{nullptr, nullptr, nullptr}, p.c, p.residual, p.activation, p.out_scale, p.out_zero};
     failed = kNoFailure;
     const int32_t shift = shift_of_a<Kind>(p.a_signed);
-    uniform_zero = p.a_zero.integer(0) + shift;
-    if (p.a_zero.data && p.a_zero.stride != 0 && p.m > 1) {
+    uniform_zero = centred ? 0 : p.a_zero.integer(0) + shift;
+    if (!centred && p.a_zero.data && p.a_zero.stride != 0 && p.m > 1) {
       int32_t* zero = scratch.take<int32_t>(p.m);
       if (!zero) return false;
       bool same = true;
@@ -88,7 +89,10 @@ struct Int8Gemm {
       int32_t* sum = scratch.take<int32_t>(p.m);
       if (!sum) return false;
       parallel_ranges(p.m, grain_for(p.k, 1 << 17), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; i++) sum[i] = (int32_t)((uint32_t)row_sum(i) + (uint32_t)(shift * p.k));
+        for (int64_t i = begin; i < end; i++) {
+          const int64_t zero = centred ? p.a_zero.integer(i) : 0;
+          sum[i] = (int32_t)((uint32_t)row_sum(i) + (uint32_t)((shift - zero) * p.k));
+        }
       });
       finish.rows.sum = sum;
     }
@@ -323,14 +327,22 @@ struct Int8Gemm {
     }
   }
 
-  /** A' of one row as whole vectors, zeros beyond k. */
+  /** A' of one row as whole vectors, zeros beyond k. Words of 16 bits also hold a code less its zero point. */
   void stage_row(int64_t row, uint8_t* to, int64_t bytes) const {
     const Int8Call& p = *call;
     const uint8_t* from = p.a.data + row * p.a.row;
     std::memset(to, 0, (size_t)bytes);
     if (Kind::kWide) {
       int16_t* words = reinterpret_cast<int16_t*>(to);
-      for (int64_t k = 0; k < p.k; k++) words[k] = p.a_signed ? (int16_t)(int8_t)from[k * p.a.k] : from[k * p.a.k];
+      const int zero = p.a_zero.integer(row);
+      const auto stage = [&](auto* codes, int64_t stride) {
+        for (int64_t k = 0; k < p.k; k++) words[k] = (int16_t)(codes[k * stride] - zero);
+      };
+      const int8_t* with_sign = reinterpret_cast<const int8_t*>(from);
+      if (p.a.k == 1)  // known to the loop
+        p.a_signed ? stage(with_sign, 1) : stage(from, 1);
+      else
+        p.a_signed ? stage(with_sign, p.a.k) : stage(from, p.a.k);
     } else {
       const uint8_t flip = flips_a<Kind>(p.a_signed) ? 0x80 : 0;
       for (int64_t k = 0; k < p.k; k++) to[k] = from[k * p.a.k] ^ flip;
@@ -430,8 +442,11 @@ struct Int8Gemm {
 
   int run() {
     ScratchFrame scratch;
+    const bool few =
+        call->m <= (call->panels ? kInt8FewPacked : kInt8FewRows) && call->b.k == 1 && call->n >= Loops::kStreams;
+    centred = few && Kind::kWide;  // no sums of weights to take while they are read
     if (!prepare(scratch)) return kNoMemory;
-    if (call->m <= (call->panels ? kInt8FewPacked : kInt8FewRows) && call->b.k == 1 && call->n >= Loops::kStreams)
+    if (few)
       few_rows();
     else if (call->n >= call->m)
       by_columns();

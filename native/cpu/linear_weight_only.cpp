@@ -11,8 +11,8 @@
  *
  * int8 activations: blocks of 32 of x become int8 (max|x| / 127, to nearest even), integer products a block are exact
  * and scaled in float32 (weight_panel_frame.h). Otherwise up to 16 rows: weights become floats in registers
- * (weight_rows.h), or, for up to four rows where the machine has byte dot products, x becomes digits (weight_digits.h).
- * More rows, and transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Error
+ * (weight_rows.h), or, for up to four rows on AVX2 and on AVX-512 with byte dot products, x becomes digits
+ * (weight_digits.h). More rows, and transposed: the float GEMM, weights dequantised while packing (gemm_frame.h). Error
  * against exact arithmetic on the dequantised weights (and rounded x) at most K·2^-24·Σ|x|·scale·(|code| + |zero|).
  * Parallel split: by weight rows, or that of the GEMM or of the panels; by shape only. `reference`: one loop an
  * element, in k order, in double.
@@ -325,8 +325,9 @@ int32_t multiply_few(const Call& c, const float* bias, const Epilogue& epilogue)
     });
   };
   DigitsOutcome outcome = kDigitsUnfit;
-#if OG_LANES == 16
-  if (!w.nf4 && m <= kDigitRows && cpu_feature(kVnni)) outcome = multiply_digits(w, m, x, bias, sums, run);
+#if OG_LANES >= 8
+  if (!w.nf4 && m <= kDigitRows && (OG_LANES == 8 || cpu_feature(kVnni)))
+    outcome = multiply_digits(w, m, x, bias, sums, run);
 #endif
   if (outcome == kDigitsNoMemory) return fail(OG_OUT_OF_MEMORY, "linear_weight_only: no memory for digits of x");
   if (outcome == kDigitsUnfit && w.bits == 4) {

@@ -72,6 +72,11 @@ struct PanelProduct {
     const PanelCall& p = *call;
     const int64_t size = panel_size(), stride = kRows * row_bytes();
     const bool direct = p.y.dtype == OG_F32 && p.y.column == 1;
+    if (Loops::kFarPanels > 1 && direct && m1 - m0 == 1) {
+      const int64_t done = multiply_far(m0, a, begin, end, b);
+      begin += done;
+      b += done * size;
+    }
     for (int64_t panel = begin; panel < end; panel++, b += size) {
       const int64_t column = panel * kPanelColumns, columns = least(kPanelColumns, p.w->n - column);
       alignas(64) float own_bias[kPanelColumns] = {};
@@ -94,6 +99,29 @@ struct PanelProduct {
         finish_part(p.epilogue, static_cast<float*>(p.y.data) + m0 * p.y.row + column, p.y.row, 0, m0, column, m1 - m0,
                     columns);
     }
+  }
+
+  /**
+   * One row times panels, all whole, whose bytes come from memory: several at a time, far apart, as one stream leaves
+   * memory idle (gemm_small.h). Returns the panels done.
+   */
+  int64_t multiply_far(int64_t row, const char* a, int64_t begin, int64_t end, const uint8_t* b) const {
+    constexpr int P = Loops::kFarPanels;
+    const PanelCall& p = *call;
+    const int64_t whole = least(end, p.w->n / kPanelColumns) - begin, steps = whole / P, size = panel_size();
+    const auto tile = Loops::pick_far(p.form);
+    for (int64_t step = 0; step < steps; step++) {
+      const int64_t column = (begin + step) * kPanelColumns, far = steps * kPanelColumns;
+      float* y = static_cast<float*>(p.y.data) + row * p.y.row + column;
+      alignas(64) float bias[P * kPanelColumns] = {};
+      if (p.bias)
+        for (int i = 0; i < P; i++)
+          std::memcpy(bias + i * kPanelColumns, p.bias + column + i * far, kPanelColumns * sizeof(float));
+      tile(p.form, a, b + step * size, steps * size, bias, y, far);
+      for (int i = 0; i < P; i++)
+        finish_part(p.epilogue, y + i * far, p.y.row, 0, row, column + i * far, 1, kPanelColumns);
+    }
+    return steps > 0 ? steps * P : 0;
   }
 
   /** All rows [m0, m1), packed in `a`, times panels [begin, end). */

@@ -102,6 +102,73 @@ struct OG_LOOPS {
       for (int c = 0; c < C; c++) store(to + i * ld + c * kLanes, total[i][c]);
   }
 
+  /** Panels of weights that one row reads side by side, where one stream leaves memory idle (Zen 3). */
+  static constexpr int kFarPanels = OG_LANES == 8 ? 4 : 1;
+
+  /**
+   * tile() for one row and panels `far` bytes apart, whose results lie `far_to` floats apart and whose bias follows one
+   * another. The same operations in the same order; not one function with it, as taller tiles have no register to
+   * spare. Nothing is fetched ahead.
+   */
+  template <int kBits, bool kAffine>
+  OG_TARGET static void far_tile(const PanelForm& form, const char* a, const uint8_t* b, int64_t far, const float* bias,
+                                 float* to, int64_t far_to) {
+    constexpr int P = kFarPanels, C = kPanelVectors, kStep = C * kLanes * 4;
+    constexpr bool kWhole = Kind::whole(kBits), kStarts = kWhole && !kAffine;
+    const int64_t blocks = form.group / kActivationBlock, groups = form.groups();
+    const int64_t head_bytes = kPanelColumns * (form.scale_bytes() + form.zero_bytes);
+    Vf total[P][C];
+#pragma GCC unroll 8
+    for (int i = 0; i < P * C; i++) total[i / C][i % C] = load(bias + i * kLanes);
+    for (int64_t group = 0; group < groups; group++) {
+      const uint8_t* const heads = b;
+      b += head_bytes;
+      for (int64_t block = 0; block < blocks; block++, a += 40, b += kBits * kStep) {
+        const int32_t* x = reinterpret_cast<const int32_t*>(a);
+        const float minus_x = reinterpret_cast<const float*>(x)[8], scale_of_x = reinterpret_cast<const float*>(x)[9];
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++)
+#pragma GCC unroll 2
+          for (int c = 0; c < C; c++) {
+            const uint8_t *codes = b + p * far + c * kLanes * 4, *head = heads + p * far;
+            typename Kind::template Sum<kBits> sums{};
+            if constexpr (kStarts) sums = set1(x[8]);
+#pragma GCC unroll 8
+            for (int s = 0; s < kBits; s++) {
+              const Vi w = load_words(codes + s * kStep);
+              if (kBits == 4) {
+                sums = Kind::template add<kBits>(sums, w & 0x0f0f0f0f, set1(x[2 * s]));
+                sums = Kind::template add<kBits>(sums, (Vi)((Vu)w >> 4) & 0x0f0f0f0f, set1(x[2 * s + 1]));
+              } else {
+                sums = Kind::template add<kBits>(sums, w, set1(x[s]));
+              }
+            }
+            const Vf scale = form.half_scale ? load(reinterpret_cast<const f16*>(head) + c * kLanes)
+                                             : load(reinterpret_cast<const float*>(head) + c * kLanes);
+            Vi sum = Kind::template close<kBits>(sums);
+            if (!kWhole && !kAffine) sum = add_words(sum, set1(x[8]));
+            Vf value = to_float(sum);
+            if (kAffine) {
+              const uint8_t* at = head + kPanelColumns * form.scale_bytes() + c * kLanes * form.zero_bytes;
+              Vf zero =
+                  form.zero_bytes == 1 ? to_float(load_bytes(at, false)) : load(reinterpret_cast<const float*>(at));
+              if (kBits == 8 && Kind::kSignedBytes) zero -= 128.f;
+              value = fma(zero, set1(minus_x), value);
+            }
+            total[p][c] = fma(value, scale * scale_of_x, total[p][c]);
+          }
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < P * C; i++) store(to + i / C * far_to + i % C * kLanes, total[i / C][i % C]);
+  }
+
+  typedef void (*FarTile)(const PanelForm&, const char*, const uint8_t*, int64_t, const float*, float*, int64_t);
+  static FarTile pick_far(const PanelForm& form) {
+    if (form.bits == 4) return form.zero_bytes ? far_tile<4, true> : far_tile<4, false>;
+    return form.zero_bytes ? far_tile<8, true> : far_tile<8, false>;
+  }
+
   typedef void (*Tile)(const PanelForm&, const char*, const uint8_t*, const float*, float*, int64_t);
   template <int R>
   static Tile of_height(const PanelForm& form) {

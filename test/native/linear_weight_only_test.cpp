@@ -275,6 +275,61 @@ void check_exact_rows(og::Isa isa, Random& random) {
       }
 }
 
+/**
+ * One to five rows by every form of numbers that few rows read: groups that fill a vector of codes and that do not,
+ * scales and zero points of both dtypes, and x whose blocks reach each digit's extremes.
+ */
+void check_few_rows(og::Isa isa, Random& random) {
+  Tensor bias(OG_F32, {13});
+  bias.normal(random);
+  for (int bits : {4, 8})
+    for (int kind : {0, 1})
+      for (int32_t scales : {OG_F32, OG_F16})
+        for (int64_t group : {32, 64, 96, 128, 160, 384}) {
+          const int64_t k = group == 384 ? 384 : group == 128 ? 256 : group * 3;
+          Weight w(random, kind, bits, 13, k, group, scales, scales == OG_F32 ? OG_U8 : OG_I32);
+          for (int64_t m : {1, 2, 3, 4, 5}) {
+            named("%s few rows, %d bits, kind %d, %s scales, group %d, %d rows", og::isa_name(isa), bits, kind,
+                  scales == OG_F16 ? "half" : "float", (int)group, (int)m);
+            Tensor x(OG_F32, {m, k});
+            x.normal(random);
+            check_product(isa, w, x, bias, OG_F32, kDense, false, false);
+            // just below a power of two, above which the unit doubles, of both signs; and far below their block's
+            // largest
+            x.fill([&](int64_t i) {
+              const double sign = i % 3 == 0 ? -1 : 1;
+              return sign * (i / 32 % 2 ? i % 5 == 0 ? 2 - 0x1p-23 : random.uniform(0, 2) : i % 5 == 0 ? 3 : 0x1p-21);
+            });
+            check_product(isa, w, x, bias, OG_F32, kDense, false, false);
+          }
+        }
+}
+
+/** Infinity and NaN stay in their row, whatever the others' way. */
+void check_few_special(og::Isa isa, Random& random) {
+  for (int bits : {4, 8})
+    for (int kind : {0, 1})
+      for (double special : {(double)NAN, (double)INFINITY}) {
+        named("%s special %g, %d bits, kind %d", og::isa_name(isa), special, bits, kind);
+        Weight w(random, kind, bits, 7, 96, 32, OG_F32, OG_I32);
+        Tensor x(OG_F32, {3, 96}), one(OG_F32, {1, 96}), y(OG_F32, {3, 7}), alone(OG_F32, {1, 7}), none;
+        x.fill([&](int64_t i) { return i == 96 + 40 ? special : (i % 9 - 4) * 0.25; });
+        one.fill([&](int64_t i) { return (i % 9 - 4) * 0.25; });
+        CHECK_OK(run(isa, "linear_weight_only", {&x, &w.codes, &w.scale, &w.zero, &none, &none, &none}, {&y},
+                     {(double)kind, (double)bits, 0, 0, 0}));
+        CHECK_OK(run(isa, "linear_weight_only", {&one, &w.codes, &w.scale, &w.zero, &none, &none, &none}, {&alone},
+                     {(double)kind, (double)bits, 0, 0, 0}));
+        for (int64_t i = 0; i < 7; i++) {
+          const double weight = w.values[(size_t)(i * 96 + 40)], got = y.get(7 + i);
+          if (std::isnan(special))
+            CHECK(std::isnan(got), "y[1, %lld] is %g, not NaN", (long long)i, got);
+          else if (weight != 0)
+            CHECK(std::isinf(got) && (got > 0) == (weight > 0), "y[1, %lld] is %g", (long long)i, got);
+          CHECK(std::fabs(y.get(i) - alone.get(i)) <= 1e-4, "row 0 changed from %g to %g", alone.get(i), y.get(i));
+        }
+      }
+}
+
 /** Activation and residual: those of the sums that come without. */
 void check_end(og::Isa isa, Random& random) {
   Tensor none;
@@ -388,6 +443,8 @@ int main() {
     check_refusals(isa, random);
     check_extremes(isa, random);
     check_exact_rows(isa, random);
+    check_few_rows(isa, random);
+    check_few_special(isa, random);
     check_end(isa, random);
     check_packed(isa, random);
     context() = og::isa_name(isa);
