@@ -13,6 +13,7 @@
 
 #include <initializer_list>
 
+#include "gemm_int8_call.h"
 #include "gemm_int8_finish.h"
 #include "gemm_int8_pack.h"
 #include "gemm_int8_split.h"
