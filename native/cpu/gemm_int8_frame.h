@@ -38,7 +38,7 @@ struct Int8Call {
   bool seven_bit;             // B' is promised to lie in [-64, 64]; checked when it is packed
   const uint8_t* panels;      // B packed by matmul_int8_pack; null: not
   const int32_t* panel_sums;  // Σ B' of its columns
-  Remainders remainders;      // of its panels, if they are split
+  const uint32_t* lists;      // of what its panels leave out, if they are split
   Numbers a_zero, b_zero, a_scale, b_scale, bias;
   MatrixView c, residual;
   int activation;
@@ -174,11 +174,14 @@ struct Int8Gemm {
   }
 
   /** Packs columns [begin, end), their sums, and what their panels leave out. */
-  void split_columns(int64_t begin, int64_t end, uint8_t* panels, int32_t* sums, int32_t* groups, uint32_t* entries) {
+  void split_columns(int64_t begin, int64_t end, uint8_t* panels, int32_t* sums, uint32_t* lists) {
     const int64_t panel = panel_bytes_b<Kind>(call->k), room = packed_room(call->k, kColumns);
+    ScratchFrame scratch;
+    uint32_t* by_column = scratch.take<uint32_t>(room);
+    if (!by_column) return fail_with(kNoMemory);
     for (int64_t j = begin; j < end && !__atomic_load_n(&failed, __ATOMIC_RELAXED); j += kColumns, panels += panel) {
       pack_columns(j, least(end, j + kColumns), panels, sums + j);
-      if (!split_panel(packed_steps<Kind>(call->k), panels, groups + j, entries + j / kColumns * room, room))
+      if (!split_panel(packed_steps<Kind>(call->k), panels, lists + j / kColumns * room, room, by_column))
         fail_with(kNotSplit);
     }
   }
@@ -198,16 +201,9 @@ struct Int8Gemm {
 
   /** Memory for what is left out of one panel. */
   SplitWords take_words(ScratchFrame& scratch) const {
-    const int64_t room = packed_room(call->k, kColumns) + kSplitGroup;
-    return {scratch.take<int32_t>(room), scratch.take<int32_t>(room), scratch.take<int32_t>(room / kSplitGroup), 0};
+    const int64_t room = packed_room(call->k, kColumns);
+    return {scratch.take<int32_t>(room), scratch.take<int32_t>(room), scratch.take<int32_t>(room), 0};
   }
-  /** What is left out of the panel of column j. */
-  void take_remainders(int64_t j, SplitWords& words) const {
-    const Remainders& all = call->remainders;
-    unpack_entries({all.groups + j, all.entries + j / kColumns * packed_room(call->k, kColumns)}, Kind::kRows * 4,
-                   words);
-  }
-
   /** Packed rows [m0, m1) times packed columns [n0, n1), whose terms are `at`. */
   void multiply_panels(int64_t m0, int64_t m1, int64_t n0, int64_t n1, const int32_t* a, const uint8_t* b,
                        const ColumnTerms& at) {
@@ -230,7 +226,8 @@ struct Int8Gemm {
         const uint8_t* panel = b + (j - n0) / kColumns * b_panel;
         const ColumnTerms here{at.add + (j - n0), at.sum + (j - n0), at.zero + (j - n0),
                                at.scale ? at.scale + (j - n0) : nullptr, at.bias ? at.bias + (j - n0) : nullptr};
-        if (Kind::kSplit) take_remainders(j, words);
+        if (Kind::kSplit)
+          unpack_entries(call->lists + j / kColumns * packed_room(call->k, kColumns), Kind::kRows * 4, words);
         for (int64_t i = i0; i < i1; i += kRows) {
           const int64_t rows = least(kRows, m1 - i), columns = least(kColumns, n1 - j);
           int height;

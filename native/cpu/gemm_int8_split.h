@@ -7,8 +7,9 @@
  * as many panels of A at once as stay in L1 and are where the tile begins. Four entries are a group, whose products fit
  * int16 together, so that a group is one vpmaddwd; groups end with zeros.
  *
- * The list of a panel: groups of each column, in order; an entry is `step | byte << 22 | excess << 24`. A weight with a
- * panel of more entries than there is room for is not split.
+ * The list of a panel: the number of its groups and three zeros, then the groups, one of each column in turn, since
+ * sums of one column wait for each other. An entry is `step | column << 18 | byte << 22 | excess << 24`. A weight with
+ * a panel of more groups than there is room for is not split.
  */
 #ifndef OMNIGRAD_CPU_GEMM_INT8_SPLIT_H
 #define OMNIGRAD_CPU_GEMM_INT8_SPLIT_H
@@ -20,19 +21,16 @@ namespace {
 
 constexpr int kSplitGroup = 4, kSplitPanels = 4;
 
-/** What was taken out of one packed panel; null: nothing. */
-struct Remainders {
-  const int32_t* groups;    // of each column
-  const uint32_t* entries;  // kSplitGroup of each group
-};
+/** Steps that an entry can name. */
+constexpr int64_t kSplitSteps = 1 << 18;
 
-/** Writes the list of one column while its excesses come, in groups. */
-struct SplitList {
+/** The groups of one column while its excesses come. */
+struct SplitColumn {
   uint32_t* to;
   int64_t room, count;
   int64_t most[2], least[2];  // of the last group, by half: sums of its positive and of its negative excesses
 
-  bool add(int64_t step, int byte, int excess) {
+  bool add(int64_t step, int column, int byte, int excess) {
     const int half = byte >> 1;
     const bool fits = count % kSplitGroup != 0 && most[half] + (excess > 0 ? excess : 0) <= 128 &&
                       least[half] + (excess < 0 ? excess : 0) >= -128;
@@ -42,12 +40,12 @@ struct SplitList {
       most[0] = most[1] = least[0] = least[1] = 0;
     }
     (excess > 0 ? most : least)[half] += excess;
-    to[count++] = (uint32_t)step | (uint32_t)byte << 22 | (uint32_t)(excess & 255) << 24;
+    to[count++] = (uint32_t)step | (uint32_t)column << 18 | (uint32_t)byte << 22 | (uint32_t)(excess & 255) << 24;
     return true;
   }
-  /** A group is complete: zeros of step 0. */
+  /** Completes the last group by entries of nothing, of its column. */
   void end() {
-    while (count % kSplitGroup != 0) to[count++] = 0;
+    for (; count % kSplitGroup != 0; count++) to[count] = to[count - 1] & (15u << 18);
   }
 };
 
@@ -58,53 +56,55 @@ inline int pair_excess(int first, int second) {
   return above > 0 ? above : below < 0 ? below : 0;
 }
 
-/** Turns a packed panel into its S. False: more than `room` entries; the panel is of no use then. */
-inline bool split_panel(int64_t steps, uint8_t* panel, int32_t* groups, uint32_t* entries, int64_t room) {
+/** Turns a packed panel into its S and `list`, of `room` words. False: too many; the panel is of no use then. */
+inline bool split_panel(int64_t steps, uint8_t* panel, uint32_t* list, int64_t room, uint32_t* by_column) {
   constexpr int kColumns = 2 * kLanes;
-  SplitList list{entries, room, 0, {}, {}};
+  if (steps > kSplitSteps || room < kSplitGroup) return false;
+  int64_t used = 0, begins[kColumns], counts[kColumns];
   for (int column = 0; column < kColumns; column++) {
-    const int64_t before = list.count;
+    SplitColumn at{by_column + used, room - kSplitGroup - used, 0, {}, {}};
     int8_t* codes = reinterpret_cast<int8_t*>(panel) + column * 4;
     for (int64_t step = 0; step < steps; step++, codes += kColumns * 4)
       for (int byte = 0; byte < 4; byte += 2) {
         const int excess = pair_excess(codes[byte], codes[byte + 1]);
         if (excess == 0) continue;
         const bool second = excess > 0 ? codes[byte + 1] > codes[byte] : codes[byte + 1] < codes[byte];
-        if (!list.add(step, byte + second, excess)) return false;
+        if (!at.add(step, column, byte + second, excess)) return false;
         codes[byte + second] = (int8_t)(codes[byte + second] - excess);
       }
-    list.end();
-    groups[column] = (int32_t)((list.count - before) / kSplitGroup);
+    at.end();
+    begins[column] = used;
+    counts[column] = at.count;
+    used += at.count;
   }
+  uint32_t* to = list + kSplitGroup;
+  for (int64_t turn = 0; to < list + kSplitGroup + used; turn += kSplitGroup)
+    for (int column = 0; column < kColumns; column++)
+      if (turn < counts[column]) {
+        std::memcpy(to, by_column + begins[column] + turn, sizeof(uint32_t) * kSplitGroup);
+        to += kSplitGroup;
+      }
+  const uint32_t head[kSplitGroup] = {(uint32_t)(used / kSplitGroup)};
+  std::memcpy(list, head, sizeof head);
   return true;
 }
 
-/** Groups as the loop below wants them: those of one column far from each other, which would wait for each other. */
+/** Groups as the loop below wants them. */
 struct SplitWords {
   int32_t *offsets, *words;  // bytes from the beginning of a panel of A; the excess in the place of its byte
-  int32_t* columns;          // of each group
+  int32_t* columns;          // four times each: where the sums of its column begin
   int64_t groups;
 };
 
-inline void unpack_entries(const Remainders& from, int64_t step_bytes, SplitWords& to) {
-  constexpr int kColumns = 2 * kLanes;
-  const uint32_t* at[kColumns];
-  const uint32_t* next = from.entries;
-  for (int j = 0; j < kColumns; j++) at[j] = next, next += from.groups[j] * kSplitGroup;
-  const int64_t groups = (next - from.entries) / kSplitGroup;
-  int64_t count = 0;
-  for (int32_t round = 0; count < groups; round++)
-    for (int j = 0; j < kColumns; j++) {
-      if (round >= from.groups[j]) continue;
-      to.columns[count] = j;
-      for (int e = 0; e < kSplitGroup; e++) {
-        const uint32_t entry = *at[j]++;
-        to.offsets[count * kSplitGroup + e] = (int32_t)((int64_t)(entry & 0x3fffff) * step_bytes);
-        to.words[count * kSplitGroup + e] = (int32_t)((entry >> 24) << ((entry >> 22 & 3) * 8));
-      }
-      count++;
-    }
-  to.groups = groups;
+inline void unpack_entries(const uint32_t* list, int32_t step_bytes, SplitWords& to) {
+  to.groups = list[0];
+  const uint32_t* from = list + kSplitGroup;
+  for (int64_t i = 0; i < to.groups * kSplitGroup; i++) {
+    const uint32_t entry = from[i];
+    to.offsets[i] = (int32_t)(entry & (kSplitSteps - 1)) * step_bytes;
+    to.words[i] = (int32_t)((entry >> 24) << ((entry >> 22 & 3) * 8));
+    to.columns[i] = (int32_t)(entry >> 18 & 15) * kLanes;
+  }
 }
 
 /** Panels of A whose sums over R are made at once: they are read here and there, so they must stay in L1. */
@@ -128,14 +128,16 @@ template <int kRows, int P>
 void sum_remainders(const SplitWords& from, const char* a, int64_t panel, const int32_t* add, int32_t* to) {
   constexpr int kColumns = 2 * kLanes;
   alignas(32) float sums[P][kColumns][kLanes];  // int32, of the rows of a panel
-  std::memset(sums, 0, sizeof sums);
+  for (int i = 0; i < P; i++)  // GCC makes `rep stos` of memset, which costs as much as half the groups
+#pragma GCC unroll 16
+    for (int j = 0; j < kColumns; j++) store(sums[i][j], Vf{});
   const __m256i ones = _mm256_set1_epi16(1);
   const int32_t *offsets = from.offsets, *words = from.words;
   for (int64_t g = 0; g < from.groups; g++, offsets += kSplitGroup, words += kSplitGroup) {
     const char *p0 = a + offsets[0], *p1 = a + offsets[1], *p2 = a + offsets[2], *p3 = a + offsets[3];
     const __m256i w0 = _mm256_set1_epi32(words[0]), w1 = _mm256_set1_epi32(words[1]);
     const __m256i w2 = _mm256_set1_epi32(words[2]), w3 = _mm256_set1_epi32(words[3]);
-    float* sum = sums[0][from.columns[g]];
+    float* sum = sums[0][0] + from.columns[g * kSplitGroup];
 #pragma GCC unroll 4
     for (int i = 0; i < P; i++, sum += kColumns * kLanes) {
       const __m256i s = _mm256_add_epi16(_mm256_maddubs_epi16((__m256i)load_words(p0), w0),

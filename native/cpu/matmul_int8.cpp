@@ -237,7 +237,7 @@ Int8Call matrix_call(const Int8Product& p, int64_t index) {
   if (s[kPacked].data) {
     call.panels = packed_panels(s[kPacked].data, p.n);
     call.panel_sums = packed_sums(s[kPacked].data);
-    call.remainders = {packed_groups(s[kPacked].data, p.k, p.n), packed_entries(s[kPacked].data, p.k, p.n)};
+    call.lists = packed_lists(s[kPacked].data, p.k, p.n);
   }
   call.a_zero = numbers(kAZero);
   call.b_zero = numbers(kBZero);
@@ -323,8 +323,7 @@ int pack_form(Gemm gemm, const og_view& b, bool seven_bit, char* packed) {
   parallel_ranges(padded / Gemm::kColumns, 8, [&](int64_t begin, int64_t end) {
     const int64_t from = begin * Gemm::kColumns, to = least(n, end * Gemm::kColumns);
     if constexpr (Gemm::Kind::kSplit)
-      gemm.split_columns(from, to, panels + begin * panel, sums, packed_groups(packed, k, n),
-                         packed_entries(packed, k, n));
+      gemm.split_columns(from, to, panels + begin * panel, sums, packed_lists(packed, k, n));
     else
       gemm.pack_columns(from, to, panels + begin * panel, sums + from);
   });

@@ -125,7 +125,7 @@ export const int8Product = defineOp<Int8Attrs>({
 
 /** Bytes of packed weights: a header, and for whole panels of 32 columns their sums, codes, and an eighth for what these leave out. */
 function packedBytes([k, n]: readonly [number, number]): number {
-  return 64 + Math.ceil(n / 32) * 32 * (8 + Math.ceil(k / 8) * 9);
+  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 9);
 }
 
 const packOp = defineOp<boolean>({
