@@ -1,10 +1,12 @@
 // matmul_int8, Gop/s per shape, beside the ceiling of its dot product from registers and of reading memory.
 //   matmul_int8_bench [isa] [threads] [only this shape, e.g. 512x2304x768, or: memory]
-// Weights are [N, K], k dense. NT: packed in the call; packed: beforehand; f32: with scales and bias, gelu: and with
-// the tanh form of GELU. Rows of up to 8 also from memory: more copies of the weights than the caches hold, in turn.
-// Median and best of interleaved samples.
+// Weights are [N, K], k dense, codes of the full range alike often. NT: packed in the call; packed: beforehand; f32:
+// with scales and bias, gelu: and with the tanh form of GELU; 7-bit NT: codes of 7 bits; bell: as f32, of normal
+// weights with a scale an output. Rows of up to 8 also from memory: more copies of the weights than the caches hold, in
+// turn. Median and best of interleaved samples.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -80,6 +82,28 @@ og_view view(void* data, int32_t dtype, std::initializer_list<int64_t> shape, st
 
 char* block(size_t bytes) { return static_cast<char*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096)); }
 
+/** n codes: alike often in [-128, 127], or half of that, or those of normal weights with one scale for each row of k.
+ */
+enum Weights { kUniform, kSevenBit, kBell };
+void fill_codes(char* to, size_t n, int64_t k, Weights weights) {
+  uint32_t state = 12345;
+  const auto next = [&] { return (state = state * 1664525u + 1013904223u) >> 8; };
+  if (weights != kBell) {
+    for (size_t i = 0; i < n; i++) to[i] = (char)(((int)(next() & 255) - 128) / (weights == kUniform ? 1 : 2));
+    return;
+  }
+  std::vector<float> row((size_t)k);
+  for (size_t begin = 0; begin < n; begin += (size_t)k) {
+    float most = 0;
+    for (float& x : row) {
+      x = -12.f;
+      for (int t = 0; t < 24; t++) x += (float)next() / (float)(1 << 24);
+      most = std::max(most, std::fabs(x));
+    }
+    for (size_t i = 0; i < (size_t)k; i++) to[begin + i] = (char)std::lrint(row[i] / most * 127);
+  }
+}
+
 struct Case {
   const char* name;
   std::vector<double> seconds;
@@ -87,14 +111,14 @@ struct Case {
 
 void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
   const int kernel = og::kernel_id("matmul_int8"), packer = og::kernel_id("matmul_int8_pack");
-  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8));
+  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 9));
   const int copies = cold ? std::max(1, (int)((96u << 20) / bytes)) : 1;
   char* a = block((size_t)(m * k));
   for (int64_t i = 0; i < m * k; i++) a[i] = (char)(i * 37 % 251);
   std::vector<char*> weights, packed;
-  for (int c = 0; c < copies; c++) {
+  for (int c = 0; c < copies + 2; c++) {  // the last two: of 7 bits, and bell-shaped
     weights.push_back(block(bytes));
-    for (size_t i = 0; i < bytes; i++) weights.back()[i] = (char)((int)(i * 31 % 127) - 63);
+    fill_codes(weights.back(), bytes, k, c < copies ? kUniform : c == copies ? kSevenBit : kBell);
     packed.push_back(block(packed_size));
   }
   char* out = block((size_t)(m * n) * 4);
@@ -107,12 +131,13 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     if (og::run_kernel_on(isa, packer, call)) std::printf("%s\n", og::last_message());
   }
   int next = 0;
-  const auto multiply = [&](bool with_packed, bool is_float, bool gelu, bool seven_bit, bool coded) {
+  const auto multiply = [&](bool with_packed, bool is_float, bool gelu, bool seven_bit, bool coded, bool bell) {
+    const size_t which = seven_bit ? (size_t)copies : bell ? (size_t)copies + 1 : (size_t)next;
     og_view in[9];
     for (og_view& v : in) std::memset(&v, 0, sizeof v), v.dtype = -1;
     in[0] = view(a, OG_I8, {m, k}, {k, 1});
-    in[1] = view(weights[(size_t)next], OG_I8, {k, n}, {1, k});
-    if (with_packed) in[2] = view(packed[(size_t)next], OG_U8, {(int64_t)packed_size}, {1});
+    in[1] = view(weights[which], OG_I8, {k, n}, {1, k});
+    if (with_packed) in[2] = view(packed[which], OG_U8, {(int64_t)packed_size}, {1});
     if (is_float) {
       in[5] = view(scale.data(), OG_F32, {m}, {1});
       in[6] = view(scale.data(), OG_F32, {n}, {1});
@@ -124,7 +149,8 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     if (og::run_kernel_on(isa, kernel, call)) std::printf("%s\n", og::last_message());
     next = (next + 1) % copies;
   };
-  std::vector<Case> cases = {{"NT", {}}, {"packed", {}}, {"f32", {}}, {"gelu", {}}, {"codes", {}}, {"7-bit NT", {}}};
+  std::vector<Case> cases = {{"NT", {}},    {"packed", {}},   {"f32", {}}, {"gelu", {}},
+                             {"codes", {}}, {"7-bit NT", {}}, {"bell", {}}};
   if (cold) cases.resize(2);
   const double work = 2. * (double)(m * n * k);
   for (int sample = 0; sample < 15; sample++)
@@ -132,8 +158,8 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
       const int turns = std::max(1, (int)(2e9 / work / 2));
       const double start = now();
       for (int t = 0; t < turns; t++)
-        multiply(std::strchr("pfgc", one.name[0]), std::strchr("fgc", one.name[0]), one.name[0] == 'g',
-                 one.name[0] == '7', one.name[0] == 'c');
+        multiply(std::strchr("pfgcb", one.name[0]), std::strchr("fgcb", one.name[0]), one.name[0] == 'g',
+                 one.name[0] == '7', one.name[0] == 'c', one.name[0] == 'b');
       one.seconds.push_back((now() - start) / turns);
     }
   std::printf("%5lldx%lldx%lld%s", (long long)m, (long long)n, (long long)k, cold ? " from memory" : "");

@@ -13,8 +13,10 @@
 
 #include <initializer_list>
 
+#include "gemm_int8_call.h"
 #include "gemm_int8_finish.h"
 #include "gemm_int8_pack.h"
+#include "gemm_int8_split.h"
 
 namespace og {
 namespace {
@@ -36,6 +38,7 @@ struct Int8Call {
   bool seven_bit;             // B' is promised to lie in [-64, 64]; checked when it is packed
   const uint8_t* panels;      // B packed by matmul_int8_pack; null: not
   const int32_t* panel_sums;  // Σ B' of its columns
+  const uint32_t* lists;      // of what its panels leave out, if they are split
   Numbers a_zero, b_zero, a_scale, b_scale, bias;
   MatrixView c, residual;
   int activation;
@@ -49,12 +52,13 @@ constexpr int64_t kInt8Shared = int64_t{32} << 20;  // bytes of the shared opera
 constexpr int64_t kInt8Block = 384 << 10;           // bytes of A that stay in L2
 constexpr int64_t kInt8Tasks = 16;                  // tasks over columns, at least
 
-enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2 };
+enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2, kNotSplit = 3 };
 
 template <class Loops>
 struct Int8Gemm {
   typedef typename Loops::Kind Kind;
   static constexpr int kRows = Kind::kRows, kColumns = Loops::kColumns;
+  static constexpr int kBeyond = Kind::kSplit ? 32 : 0;  // bytes behind packed A that are read
 
   const Int8Call* call;
   Finish finish;
@@ -173,6 +177,19 @@ struct Int8Gemm {
         Loops::sum_panel(packed_steps<Kind>(p.k), panels + j * panel, sums + j * kColumns);
   }
 
+  /** Packs columns [begin, end), their sums, and what their panels leave out. */
+  void split_columns(int64_t begin, int64_t end, uint8_t* panels, int32_t* sums, uint32_t* lists) {
+    const int64_t panel = panel_bytes_b<Kind>(call->k), room = packed_room(call->k, kColumns);
+    ScratchFrame scratch;
+    uint32_t* by_column = scratch.take<uint32_t>(room);
+    if (!by_column) return fail_with(kNoMemory);
+    for (int64_t j = begin; j < end && !__atomic_load_n(&failed, __ATOMIC_RELAXED); j += kColumns, panels += panel) {
+      pack_columns(j, least(end, j + kColumns), panels, sums + j);
+      if (!split_panel(packed_steps<Kind>(call->k), panels, lists + j / kColumns * room, room, by_column))
+        fail_with(kNotSplit);
+    }
+  }
+
   /** The lines that the epilogue will touch, while the tile computes. */
   void fetch_output(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
     for (const MatrixView* one : {&finish.c, &finish.residual}) {
@@ -186,9 +203,21 @@ struct Int8Gemm {
     }
   }
 
+  /** Memory for what is left out of one panel. */
+  SplitWords take_words(ScratchFrame& scratch) const {
+    const int64_t room = packed_room(call->k, kColumns);
+    return {scratch.take<int32_t>(room), scratch.take<int32_t>(room), scratch.take<int32_t>(room), 0};
+  }
   /** Packed rows [m0, m1) times packed columns [n0, n1), whose terms are `at`. */
   void multiply_panels(int64_t m0, int64_t m1, int64_t n0, int64_t n1, const int32_t* a, const uint8_t* b,
-                       const ColumnTerms& at) const {
+                       const ColumnTerms& at) {
+    ScratchFrame scratch;
+    SplitWords words{};
+    alignas(64) int32_t first[Kind::kSplit ? kSplitPanels * kRows * kColumns : 1];
+    if (Kind::kSplit) {
+      words = take_words(scratch);
+      if (!words.offsets || !words.words || !words.columns) return fail_with(kNoMemory);
+    }
     const int64_t steps = packed_steps<Kind>(call->k);
     const int64_t a_panel = panel_bytes_a<Kind>(call->k), b_panel = panel_bytes_b<Kind>(call->k);
     const char* a_bytes = reinterpret_cast<const char*>(a);
@@ -201,15 +230,25 @@ struct Int8Gemm {
         const uint8_t* panel = b + (j - n0) / kColumns * b_panel;
         const ColumnTerms here{at.add + (j - n0), at.sum + (j - n0), at.zero + (j - n0),
                                at.scale ? at.scale + (j - n0) : nullptr, at.bias ? at.bias + (j - n0) : nullptr};
+        if (Kind::kSplit)
+          unpack_entries(call->lists + j / kColumns * packed_room(call->k, kColumns), Kind::kRows * 4, words);
         for (int64_t i = i0; i < i1; i += kRows) {
           const int64_t rows = least(kRows, m1 - i), columns = least(kColumns, n1 - j);
           int height;
           const auto tile = Loops::pick(rows, height);
           const int32_t* from = reinterpret_cast<const int32_t*>(a_bytes + (i - m0) / kRows * a_panel);
+          const int32_t* add = here.add;
+          if constexpr (Kind::kSplit) {
+            const int64_t at_once = panels_at_once(a_panel), row = (i - i0) % (at_once * kRows);
+            if (row == 0)
+              sum_remainders_of<kRows>(least(at_once, ceil_div(i1 - i, kRows)), words,
+                                       reinterpret_cast<const char*>(from), a_panel, here.add, first);
+            add = first + row * kColumns;
+          }
           if ((plain || scaled) && height == rows && columns == kColumns) {
             const TileScale scale{scaled ? finish.rows.scale + i : nullptr, here.scale, here.bias};
-            tile(steps, from, panel, here.add, static_cast<int32_t*>(finish.c.data) + i * finish.c.row + j,
-                 finish.c.row, scaled ? &scale : nullptr);
+            tile(steps, from, panel, add, static_cast<int32_t*>(finish.c.data) + i * finish.c.row + j, finish.c.row,
+                 scaled ? &scale : nullptr);
             if (scaled) finish_scaled(finish, i, rows, j);
             continue;
           }
@@ -217,12 +256,12 @@ struct Int8Gemm {
           if (coded && height == rows && columns == kColumns) {
             alignas(64) float y[kRows * kColumns];
             const TileScale scale{finish.rows.scale + i, here.scale, here.bias};
-            tile(steps, from, panel, here.add, reinterpret_cast<int32_t*>(y), kColumns, &scale);
+            tile(steps, from, panel, add, reinterpret_cast<int32_t*>(y), kColumns, &scale);
             finish_coded(finish, i, rows, j, y, kColumns);
             continue;
           }
           alignas(64) int32_t sums[kRows * kColumns];
-          tile(steps, from, panel, here.add, sums, kColumns, nullptr);
+          tile(steps, from, panel, add, sums, kColumns, nullptr);
           finish_block(finish, here, sums, kColumns, i, rows, j, columns);
         }
       }
@@ -232,7 +271,7 @@ struct Int8Gemm {
   int32_t* pack_rows(int64_t begin, int64_t end, ScratchFrame& scratch) const {
     const Int8Call& p = *call;
     const int64_t panels = ceil_div(end - begin, kRows);
-    int32_t* to = reinterpret_cast<int32_t*>(scratch.take<char>(panels * panel_bytes_a<Kind>(p.k)));
+    int32_t* to = reinterpret_cast<int32_t*>(scratch.take<char>(panels * panel_bytes_a<Kind>(p.k) + kBeyond));
     if (to) pack_a<Kind>({p.a.data + begin * p.a.row, p.a.row, p.a.k}, p.a_signed, end - begin, p.k, to);
     return to;
   }
@@ -280,7 +319,7 @@ struct Int8Gemm {
     for (int64_t m0 = 0; m0 < p.m && !failed; m0 += width) {
       const int64_t m1 = least(p.m, m0 + width);
       ScratchFrame scratch;
-      char* a = scratch.take<char>(ceil_div(m1 - m0, kRows) * panel);
+      char* a = scratch.take<char>(ceil_div(m1 - m0, kRows) * panel + kBeyond);
       if (!a) return fail_with(kNoMemory);
       parallel_ranges(m1 - m0, kRows * 4, [&](int64_t begin, int64_t end) {
         pack_a<Kind>({p.a.data + (m0 + begin) * p.a.row, p.a.row, p.a.k}, p.a_signed, end - begin, p.k,
@@ -440,10 +479,14 @@ struct Int8Gemm {
     });
   }
 
+  /** Whether m rows are dot products with b as it is, whose k is `stride` bytes apart. */
+  static bool reads_unpacked(int64_t m, int64_t n, int64_t stride, bool packed) {
+    return m <= (packed ? kInt8FewPacked : kInt8FewRows) && stride == 1 && n >= Loops::kStreams;
+  }
+
   int run() {
     ScratchFrame scratch;
-    const bool few =
-        call->m <= (call->panels ? kInt8FewPacked : kInt8FewRows) && call->b.k == 1 && call->n >= Loops::kStreams;
+    const bool few = reads_unpacked(call->m, call->n, call->b.k, call->panels);
     centred = few && Kind::kWide;  // no sums of weights to take while they are read
     if (!prepare(scratch)) return kNoMemory;
     if (few)

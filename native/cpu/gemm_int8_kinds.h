@@ -14,6 +14,7 @@
  * Vnni256   (AVX2)            the same on 256 bits, encoded for AVX-512VL; AvxVnni: for AVX-VNNI
  * Wide      (AVX-512BW, AVX2, SSE2)  vpmaddwd on int16: exact for every pair of bytes
  * SevenBit  (AVX2)            vpmaddubsw, then vpmaddwd with ones: exact while |B'| ≤ 64, because 2·255·64 < 2^15
+ * Split     (AVX2)            the same for any B', split while it is packed (gemm_int8_split.h); no few rows
  * Neon      (arm64)           smull and pairwise sums; NeonDot: sdot; NeonMatrix: smmla, rows and columns in pairs
  *
  * Source of the offset: Rodriguez et al., "Lower Numerical Precision Deep Learning Inference and Training", 2018.
@@ -22,6 +23,7 @@
 #define OMNIGRAD_CPU_GEMM_INT8_KINDS_H
 
 #include "../core/cpu_features.h"
+#include "gemm_int8_six_rows.h"
 #include "simd.h"
 
 namespace og {
@@ -39,7 +41,7 @@ OG_INLINE Vi add_words(Vi a, Vi b) { return (Vi)((Vu)a + (Vu)b); }
 /** What all kinds of four bytes a word share. */
 struct FourBytes {
   static constexpr int kGroup = 4;
-  static constexpr bool kPairs = false;
+  static constexpr bool kPairs = false, kSplit = false;
   static constexpr int32_t kOnes = 0x01010101;
   /** kLanes words of B. */
   template <bool Flip>
@@ -84,6 +86,16 @@ struct SevenBit : FourBytes {
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)a, (__m256i)b);
     return add_words(sum, (Vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
+  /** Two steps at a time for a whole tile; returns the steps that were done. */
+  static OG_INLINE int64_t six_rows(int64_t steps, const int32_t* a, const uint8_t* b, Vi (&x)[6][2]) {
+    three_op_six_rows(steps / 2, a, b, x);
+    return steps / 2 * 2;
+  }
+};
+
+struct Split : SevenBit {
+  static constexpr uint32_t kLayout = 10;
+  static constexpr bool kSplit = true;
 };
 
 #elif defined(__aarch64__)
@@ -128,7 +140,7 @@ struct NeonMatrix : FourBytes {
 
 struct Wide {
   static constexpr int kGroup = 2;
-  static constexpr bool kPairs = false;
+  static constexpr bool kPairs = false, kSplit = false;
   static constexpr int32_t kOnes = 0x00010001;
   static constexpr int kRows = OG_LANES == 16 ? 12 : OG_LANES == 8 ? 6 : 4;
   static constexpr uint32_t kLayout = OG_LANES == 16 ? 2 : OG_LANES == 8 ? 3 : 5;
@@ -142,6 +154,12 @@ struct Wide {
     return add_words(sum, (Vi)_mm_madd_epi16((__m128i)a, (__m128i)b));
 #endif
   }
+#if OG_LANES == 8
+  static OG_INLINE int64_t six_rows(int64_t steps, const int32_t* a, const uint8_t* b, Vi (&x)[6][2]) {
+    wide_six_rows(steps / 2, a, b, x);
+    return steps / 2 * 2;
+  }
+#endif
   template <bool Flip>
   static OG_INLINE Vi load_b(const uint8_t* p) {
 #if OG_LANES == 16

@@ -1,7 +1,8 @@
 /**
  * The inner loops of the int8 GEMM for one Kind (gemm_int8_kinds.h). Included once per kind, with OG_LOOPS (name of the
- * struct), OG_KIND and OG_TARGET defined: an instruction that the file's own set does not have can only be used in
- * functions that carry its target attribute, and a template parameter cannot supply one.
+ * struct), OG_KIND and OG_TARGET defined (and OG_HAS_SIX_ROWS where the kind has a loop for six rows): an instruction
+ * that the file's own set does not have can only be used in functions that carry its target attribute, and a template
+ * parameter cannot supply one.
  */
 namespace og {
 namespace {
@@ -14,23 +15,31 @@ struct OG_LOOPS {
   static constexpr int kAhead = 8192;
 
   /**
-   * to[R × kColumns] = add (a row, or null for zero) + A·B over `steps` packed steps; with `scale` as floats,
-   * (sum · row) · column + bias.
+   * to[R × kColumns] = add (a row; of split panels one for each row, dense) + A·B over `steps` packed steps; with
+   * `scale` as floats, (sum · row) · column + bias.
    */
   template <int R>
   OG_TARGET static void tile(int64_t steps, const int32_t* a, const uint8_t* b, const int32_t* add, int32_t* to,
                              int64_t ld, const TileScale* scale) {
     Vi x[R][2];
-    const Vi first = add ? load_words(add) : Vi{}, second = add ? load_words(add + kLanes) : Vi{};
+    constexpr int kNext = Kind::kSplit ? kColumns : 0;
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       __builtin_prefetch(to + i * ld, 1);
       __builtin_prefetch(to + i * ld + kColumns - 1, 1);
-      x[i][0] = first;
-      x[i][1] = second;
+      x[i][0] = load_words(add + i * kNext);
+      x[i][1] = load_words(add + i * kNext + kLanes);
     }
+    int64_t k = 0;
+#ifdef OG_HAS_SIX_ROWS
+    if constexpr (R == 6) {
+      k = Kind::six_rows(steps, a, b, x);
+      a += k * Kind::kRows;
+      b += k * kColumns * Kind::kGroup;
+    }
+#endif
 #pragma GCC unroll 2
-    for (int64_t k = 0; k < steps; k++) {
+    for (; k < steps; k++) {
       const Vi b0 = Kind::load_b<false>(b), b1 = Kind::load_b<false>(b + kLanes * Kind::kGroup);
       __builtin_prefetch(b + kAhead, 0, 2);
       if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64, 0, 2);

@@ -16,7 +16,7 @@ struct NeonMatrixLoops : NeonDotLoops {
     int32x4_t sum[R / 2][kPairs];
 #pragma GCC unroll 4
     for (int j = 0; j < kPairs; j++) {
-      const int32x2_t first = add ? vld1_s32(add + 2 * j) : vdup_n_s32(0);
+      const int32x2_t first = vld1_s32(add + 2 * j);
 #pragma GCC unroll 4
       for (int i = 0; i < R / 2; i++) sum[i][j] = vcombine_s32(first, first);
     }

@@ -46,8 +46,16 @@
 #undef OG_LOOPS
 #undef OG_KIND
 #undef OG_TARGET
+#define OG_HAS_SIX_ROWS
 #define OG_LOOPS SevenBitLoops
 #define OG_KIND SevenBit
+#define OG_TARGET
+#include "gemm_int8_loops.h"
+#undef OG_LOOPS
+#undef OG_KIND
+#undef OG_TARGET
+#define OG_LOOPS SplitLoops
+#define OG_KIND Split
 #define OG_TARGET
 #include "gemm_int8_loops.h"
 #undef OG_LOOPS
@@ -184,16 +192,20 @@ int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
 
 #else
 
+/** What packed panels are made of where there is a choice. */
+enum Int8Form { kAnyBytes, kSevenBits, kSplitBytes };
+
 /** Calls f(Int8Gemm<Loops>{}) with the best loops of this set on this machine. */
 template <class F>
-int32_t with_loops(bool seven_bit, const F& f) {
-  (void)seven_bit;
+int32_t with_loops(Int8Form form, const F& f) {
+  (void)form;
 #if OG_LANES == 16
   if (cpu_feature(kVnni)) return f(Int8Gemm<VnniLoops>{});
 #elif OG_LANES == 8
   if (cpu_feature(kAvxVnni)) return f(Int8Gemm<AvxVnniLoops>{});
   if (cpu_feature(kVnni)) return f(Int8Gemm<Vnni256Loops>{});
-  if (seven_bit) return f(Int8Gemm<SevenBitLoops>{});
+  if (form == kSevenBits) return f(Int8Gemm<SevenBitLoops>{});
+  if (form == kSplitBytes) return f(Int8Gemm<SplitLoops>{});
 #endif
 #if defined(__x86_64__)
   return f(Int8Gemm<WideLoops>{});
@@ -225,6 +237,7 @@ Int8Call matrix_call(const Int8Product& p, int64_t index) {
   if (s[kPacked].data) {
     call.panels = packed_panels(s[kPacked].data, p.n);
     call.panel_sums = packed_sums(s[kPacked].data);
+    call.lists = packed_lists(s[kPacked].data, p.k, p.n);
   }
   call.a_zero = numbers(kAZero);
   call.b_zero = numbers(kBZero);
@@ -265,42 +278,68 @@ int32_t multiply_batch(const Int8Product& p) {
   return report(failed);
 }
 
+/** The form of panels that fit this set, of which there may be two: how these were packed. */
+Int8Form form_of(const Int8Product& p) {
+  if (p.seven_bit) return kSevenBits;
+#if OG_LANES == 8
+  const char* packed = p.sides[kPacked].data;
+  if (packed && reinterpret_cast<const PackedHeader*>(packed)->layout == Split::kLayout) return kSplitBytes;
+#endif
+  return kAnyBytes;
+}
+
 int32_t multiply_all(const og_call* call, const Int8Product& p) {
-  return with_loops(p.seven_bit, [&](auto gemm) -> int32_t {
+  const Int8Form form = form_of(p);
+  return with_loops(form, [&](auto gemm) -> int32_t {
     typedef decltype(gemm) Gemm;
     if (p.sides[kPacked].data)
       OG_TRY(
           check_packed(call->inputs[kPacked], Gemm::Kind::kLayout, p.k, p.n, p.sides[kB].dtype == OG_I8, p.seven_bit));
+    // of weights that are read as they are any byte may come
+    if (Gemm::Kind::kSplit && Gemm::reads_unpacked(p.m, p.n, p.sides[kB].row, true))
+      return with_loops(kAnyBytes, [&](auto wide) { return multiply_batch<decltype(wide)>(p); });
     return multiply_batch<Gemm>(p);
   });
 }
 
-int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
-  return with_loops(seven_bit, [&](auto gemm) -> int32_t {
-    typedef decltype(gemm) Gemm;
-    const int64_t k = b.shape[0], n = b.shape[1];
-    Int8Call call{};
-    call.n = n;
-    call.k = k;
-    call.b = {data_of<const uint8_t>(b), b.strides[1], b.strides[0]};
-    call.b_signed = b.dtype == OG_I8;
-    call.seven_bit = seven_bit;
-    gemm.call = &call;
-    std::memset(packed, 0, sizeof(PackedHeader));  // refused until it is complete
-    int32_t* sums = packed_sums(packed);
-    uint8_t* panels = packed_panels(packed, n);
-    const int64_t panel = panel_bytes_b<typename Gemm::Kind>(k), padded = ceil_div(n, Gemm::kColumns) * Gemm::kColumns;
-    std::memset(sums + padded, 0, (size_t)(packed_columns(n) - padded) * 4);
-    std::memset(panels + padded / Gemm::kColumns * panel, 0,
-                (size_t)((packed_columns(n) - padded) / Gemm::kColumns * panel));
-    parallel_ranges(padded / Gemm::kColumns, 8, [&](int64_t begin, int64_t end) {
-      gemm.pack_columns(begin * Gemm::kColumns, least(n, end * Gemm::kColumns), panels + begin * panel,
-                        sums + begin * Gemm::kColumns);
-    });
-    OG_TRY(report(gemm.failed));
-    write_header(packed, Gemm::Kind::kLayout, k, n, call.b_signed, seven_bit);
-    return OG_OK;
+/** Panels of one form. kNotSplit: b has too much that they would leave out. */
+template <class Gemm>
+int pack_form(Gemm gemm, const og_view& b, bool seven_bit, char* packed) {
+  const int64_t k = b.shape[0], n = b.shape[1];
+  Int8Call call{};
+  call.n = n;
+  call.k = k;
+  call.b = {data_of<const uint8_t>(b), b.strides[1], b.strides[0]};
+  call.b_signed = b.dtype == OG_I8;
+  call.seven_bit = seven_bit;
+  gemm.call = &call;
+  std::memset(packed, 0, sizeof(PackedHeader));  // refused until it is complete
+  int32_t* sums = packed_sums(packed);
+  uint8_t* panels = packed_panels(packed, n);
+  const int64_t panel = panel_bytes_b<typename Gemm::Kind>(k), padded = ceil_div(n, Gemm::kColumns) * Gemm::kColumns;
+  std::memset(sums + padded, 0, (size_t)(packed_columns(n) - padded) * 4);
+  std::memset(panels + padded / Gemm::kColumns * panel, 0,
+              (size_t)((packed_columns(n) - padded) / Gemm::kColumns * panel));
+  parallel_ranges(padded / Gemm::kColumns, 8, [&](int64_t begin, int64_t end) {
+    const int64_t from = begin * Gemm::kColumns, to = least(n, end * Gemm::kColumns);
+    if constexpr (Gemm::Kind::kSplit)
+      gemm.split_columns(from, to, panels + begin * panel, sums, packed_lists(packed, k, n));
+    else
+      gemm.pack_columns(from, to, panels + begin * panel, sums + from);
   });
+  if (!gemm.failed) write_header(packed, Gemm::Kind::kLayout, k, n, call.b_signed, seven_bit);
+  return gemm.failed;
+}
+
+int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
+  int failure = kNotSplit;
+  for (Int8Form form : {kSplitBytes, kAnyBytes})
+    if (failure == kNotSplit)
+      with_loops(seven_bit ? kSevenBits : form, [&](auto gemm) -> int32_t {
+        failure = pack_form(gemm, b, seven_bit, packed);
+        return OG_OK;
+      });
+  return report(failure);
 }
 
 #endif

@@ -123,9 +123,9 @@ export const int8Product = defineOp<Int8Attrs>({
   cost: ([a, b], [y]) => ({ flops: 2 * y!.size * a!.shape.at(-1)!, bytes: a!.bytes + b!.bytes + y!.bytes }),
 });
 
-/** Bytes of packed weights: a header, the sums of the columns, and the codes in whole panels of 32 columns. */
+/** Bytes of packed weights: a header, and for whole panels of 32 columns their sums, codes, and an eighth for what these leave out. */
 function packedBytes([k, n]: readonly [number, number]): number {
-  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 8);
+  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 9);
 }
 
 const packOp = defineOp<boolean>({
