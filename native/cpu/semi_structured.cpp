@@ -3,8 +3,8 @@
  *
  * Inputs: x, values [N, K/2] (y's dtype, or int8), indices [N, ⌈K/8⌉], scale [N], bias [N] (both optional).
  * Many rows of x: sparse_panel.h, a stretch of columns decoded at a time. Up to eight: the kept elements of a vector
- * are fetched from x by a permutation (two loads and a two-source permutation serve 16 elements on AVX-512, two
- * permutations and a blend 8 on AVX2), so that values and indices are read once, at the speed of memory.
+ * are fetched from x by a permutation (two loads and a two-source permutation serve 16 elements on AVX-512; AVX2 takes
+ * rows of W in pairs, semi_structured_pairs.h), so that values and indices are read once, at the speed of memory.
  *
  * float32 sums in the order of k (in vector lanes for few rows); int8 is exact in float32. Error at most
  * (K/2 + 6)·2^-24·Σ|v·x|·|scale|. float64 on `reference`. Parallel split: tiles of rows of W by panels; rows of W.
@@ -14,6 +14,7 @@
 #include "csr.h"
 #include "stage.h"
 #ifndef OG_IS_REFERENCE
+#include "semi_structured_pairs.h"
 #include "sparse_panel.h"
 #endif
 
@@ -214,20 +215,58 @@ struct SemiStructured {
       }
   }
 
+#if OG_LANES == 8
+  /** The same for an even number of rows of W; `turned`: x in the order of pairs. */
+  template <int R, int S>
+  OG_INLINE void dots(const float* x, int64_t x_row, const float* turned, int64_t m, int64_t row, int64_t step) const {
+    const T* rows[S];
+    const uint8_t* places[S];
+    for (int j = 0; j < S; j++) {
+      rows[j] = values + (row + j * step) * kept();
+      places[j] = indices + (row + j * step) * bytes();
+    }
+    float sums[R][S];
+    pair_sums<R, S / 2>(rows, places, kept(), turned, paired_columns(k), sums);
+    for (int j = 0; j < S; j++)
+      for (int r = 0; r < R; r++) {
+        for (int64_t i = kept() / kLanes * kLanes; i < kept(); i++)
+          sums[r][j] += (float)rows[j][i] * x[r * x_row + kept_column(places[j], i)];
+        y[(m + r) * y_row + row + j * step] = finish(sums[r][j], row + j * step);
+      }
+  }
+#else
+  template <int R, int S>
+  OG_INLINE void dots(const float* x, int64_t x_row, const float*, int64_t m, int64_t row, int64_t step) const {
+    dots<R, S>(x, x_row, m, row, step);
+  }
+#endif
+
   /** Rows [begin, end) of W in four streams that lie apart in memory: one stream leaves bandwidth unused. */
   template <int R, int S>
-  void rows(const float* x, int64_t x_row, int64_t m, int64_t begin, int64_t end) const {
+  void rows(const float* x, int64_t x_row, const float* turned, int64_t m, int64_t begin, int64_t end) const {
     const int64_t step = (end - begin) / S;
-    for (int64_t i = 0; i < step; i++) dots<R, S>(x, x_row, m, begin + i, step);
+    for (int64_t i = 0; i < step; i++) dots<R, S>(x, x_row, turned, m, begin + i, step);
     for (int64_t i = begin + S * step; i < end; i++) dots<R, 1>(x, x_row, m, i, 0);
   }
 
   int32_t run_rows(const float* x, int64_t x_row, int64_t m) {
+    ScratchFrame scratch;
+    const float* turned = nullptr;
+    int64_t turned_row = 0;
+#if OG_LANES == 8
+    turned_row = paired_columns(k);
+    float* to = scratch.take<float>(m * turned_row);
+    OG_SCRATCH(to, "rows of x");
+    for (int64_t i = 0; i < m; i++) turn_groups(x + i * x_row, k, to + i * turned_row);
+    turned = to;
+#endif
     parallel_ranges(n, grain_for(kept() * m, 1 << 16), [&](int64_t begin, int64_t end) {
       int64_t i = 0;
-      for (; i + 4 <= m; i += 4) rows<4, 2>(x + i * x_row, x_row, i, begin, end);
-      for (; i + 2 <= m; i += 2) rows<2, 2>(x + i * x_row, x_row, i, begin, end);
-      for (; i < m; i++) rows<1, 4>(x + i * x_row, x_row, i, begin, end);
+      const auto from = [&] { return x + i * x_row; };
+      const auto also = [&] { return turned ? turned + i * turned_row : nullptr; };
+      for (; i + 4 <= m; i += 4) rows<4, 2>(from(), x_row, also(), i, begin, end);
+      for (; i + 2 <= m; i += 2) rows<2, 2>(from(), x_row, also(), i, begin, end);
+      for (; i < m; i++) rows<1, 4>(from(), x_row, also(), i, begin, end);
     });
     return OG_OK;
   }

@@ -6,6 +6,7 @@
  */
 import { AttributeError, DTypeError, ShapeError } from '../errors.js';
 import { isFloating, promote } from '../tensor/dtype.js';
+import { scope } from '../tensor/scope.js';
 import type { Shape } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { checkInteger } from '../util/assert.js';
@@ -241,13 +242,15 @@ const lifted = (x: Tensor): Tensor => unsqueeze(x, x.rank - 1);
 export function conv1d(x: Tensor, weight: Tensor, bias: Tensor | null = null, options: Conv1dOptions = {}): Tensor {
   checkOperands('conv1d', x, weight, bias, 3);
   const { stride = 1, padding = 0, dilation = 1, groups = 1 } = options;
-  const y = conv('conv1d', lifted(x), lifted(weight), bias, {
-    stride: [1, stride],
-    padding: typeof padding === 'number' ? [0, padding] : padding,
-    dilation: [1, dilation],
-    groups,
+  return scope(() => {
+    const y = conv('conv1d', lifted(x), lifted(weight), bias, {
+      stride: [1, stride],
+      padding: typeof padding === 'number' ? [0, padding] : padding,
+      dilation: [1, dilation],
+      groups,
+    });
+    return squeeze(y, 2);
   });
-  return squeeze(y, 2);
 }
 
 /** Options of {@link convTranspose2d}. */
@@ -344,12 +347,14 @@ export function convTranspose1d(
 ): Tensor {
   checkOperands('convTranspose1d', x, weight, bias, 3);
   const { stride = 1, padding = 0, outputPadding = 0, dilation = 1, groups = 1 } = options;
-  const y = transposed('convTranspose1d', lifted(x), lifted(weight), bias, {
-    stride: [1, stride],
-    padding: [0, padding],
-    outputPadding: [0, outputPadding],
-    dilation: [1, dilation],
-    groups,
+  return scope(() => {
+    const y = transposed('convTranspose1d', lifted(x), lifted(weight), bias, {
+      stride: [1, stride],
+      padding: [0, padding],
+      outputPadding: [0, outputPadding],
+      dilation: [1, dilation],
+      groups,
+    });
+    return squeeze(y, 2);
   });
-  return squeeze(y, 2);
 }

@@ -6,6 +6,7 @@
  */
 import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating, itemSize, type DType } from '../tensor/dtype.js';
+import { scope } from '../tensor/scope.js';
 import { sameShape, sizeOf } from '../tensor/shape.js';
 import { willRecord } from '../tensor/tape.js';
 import { checkTensor, Tensor } from '../tensor/tensor.js';
@@ -188,40 +189,42 @@ export function quantizedLinear(
     const expected = `the result's shape ${formatShape(shape)}`;
     throw new ShapeError({ op, argument: 'residual', expected, actual: formatShape(residual.shape) });
   }
-  const end = { activation, residual };
-  const parts = kernelWeight(weight, outFeatures, inFeatures);
-  if (parts === null) {
-    const dense = dequantize(weight, x.dtype === 'float64' ? 'float64' : 'float32');
-    return applyEnd(to(linear(x, dense, bias), x.dtype), end);
-  }
-  const scheme = schemeOf(weight);
-  const bits = packed ? 4 : 8;
-  const coded = activations === 'int8' && scheme !== 'nf4' && inFeatures > 0;
-  const direct = x.dtype === 'float32' || x.dtype === 'float64';
-  const fused = direct && (residual === null || residual.dtype === x.dtype) && !willRecord([x, bias, residual]);
-  const attrs: WeightOnlyAttrs = {
-    scheme,
-    bits,
-    coded,
-    transposed: false,
-    inFeatures,
-    dtype: x.dtype,
-    biasDType: bias?.dtype ?? null,
-    activation: fused ? activation : 'none',
-  };
-  const rows =
-    x.rank === 2 ? x : reshape(x, [x.size === 0 ? sizeOf(x.shape.slice(0, -1)) : x.size / inFeatures, inFeatures]);
-  // float64 runs on the reference set, which reads the codes
-  const panels =
-    coded && x.dtype !== 'float64' && bias?.dtype !== 'float64'
-      ? packedWeights.get(codes, [weight.scale, weight.zeroPoint], scheme, () =>
-          packOp.call([...parts], { scheme, bits }),
-        )
-      : null;
-  const more = fused && residual !== null ? reshape(residual, [rows.shape[0]!, outFeatures]) : null;
-  const y = weightOnlyOp.call([rows, ...parts, bias, panels, more], attrs);
-  const shaped = x.rank === 2 ? y : reshape(y, shape);
-  return fused ? shaped : applyEnd(shaped, end);
+  return scope(() => {
+    const end = { activation, residual };
+    const parts = kernelWeight(weight, outFeatures, inFeatures);
+    if (parts === null) {
+      const dense = dequantize(weight, x.dtype === 'float64' ? 'float64' : 'float32');
+      return applyEnd(to(linear(x, dense, bias), x.dtype), end);
+    }
+    const scheme = schemeOf(weight);
+    const bits = packed ? 4 : 8;
+    const coded = activations === 'int8' && scheme !== 'nf4' && inFeatures > 0;
+    const direct = x.dtype === 'float32' || x.dtype === 'float64';
+    const fused = direct && (residual === null || residual.dtype === x.dtype) && !willRecord([x, bias, residual]);
+    const attrs: WeightOnlyAttrs = {
+      scheme,
+      bits,
+      coded,
+      transposed: false,
+      inFeatures,
+      dtype: x.dtype,
+      biasDType: bias?.dtype ?? null,
+      activation: fused ? activation : 'none',
+    };
+    const rows =
+      x.rank === 2 ? x : reshape(x, [x.size === 0 ? sizeOf(x.shape.slice(0, -1)) : x.size / inFeatures, inFeatures]);
+    // float64 runs on the reference set, which reads the codes
+    const panels =
+      coded && x.dtype !== 'float64' && bias?.dtype !== 'float64'
+        ? packedWeights.get(codes, [weight.scale, weight.zeroPoint], scheme, () =>
+            packOp.call([...parts], { scheme, bits }),
+          )
+        : null;
+    const more = fused && residual !== null ? reshape(residual, [rows.shape[0]!, outFeatures]) : null;
+    const y = weightOnlyOp.call([rows, ...parts, bias, panels, more], attrs);
+    const shaped = x.rank === 2 ? y : reshape(y, shape);
+    return fused ? shaped : applyEnd(shaped, end);
+  });
 }
 
 /**

@@ -5,6 +5,7 @@
  */
 import { DTypeError, ShapeError } from '../errors.js';
 import { isFloating, promote } from '../tensor/dtype.js';
+import { scope } from '../tensor/scope.js';
 import { sizeOf } from '../tensor/shape.js';
 import { checkTensor, type Tensor } from '../tensor/tensor.js';
 import { formatShape, formatValue } from '../util/format.js';
@@ -62,14 +63,16 @@ export function sparseLinear(x: Tensor, weight: SparseTensor, bias: Tensor | nul
   }
   const codes = weight.scale !== null;
   const dtype = codes || (weight.values.dtype === 'float32' && x.dtype !== 'float64') ? 'float32' : 'float64';
-  const rows = to(reshape(x, [sizeOf(x.shape.slice(0, -1)), width]), dtype);
-  const offset = bias === null ? null : contiguous(to(bias, dtype));
-  const values = contiguous(codes ? weight.values : to(weight.values, dtype));
-  let y: Tensor;
-  if (weight instanceof CsrTensor) y = csrLinear(rows, values, weight.pattern, weight.scale, offset);
-  else if (weight instanceof BlockTensor) y = blockLinear(rows, values, weight.pattern, weight.scale, offset);
-  else y = semiStructuredLinear(rows, values, (weight as SemiStructuredTensor).indices, weight.scale, offset);
-  return reshape(y, [...x.shape.slice(0, -1), out]);
+  return scope(() => {
+    const rows = to(reshape(x, [sizeOf(x.shape.slice(0, -1)), width]), dtype);
+    const offset = bias === null ? null : contiguous(to(bias, dtype));
+    const values = contiguous(codes ? weight.values : to(weight.values, dtype));
+    let y: Tensor;
+    if (weight instanceof CsrTensor) y = csrLinear(rows, values, weight.pattern, weight.scale, offset);
+    else if (weight instanceof BlockTensor) y = blockLinear(rows, values, weight.pattern, weight.scale, offset);
+    else y = semiStructuredLinear(rows, values, (weight as SemiStructuredTensor).indices, weight.scale, offset);
+    return reshape(y, [...x.shape.slice(0, -1), out]);
+  });
 }
 
 /**
@@ -105,10 +108,11 @@ export function sampledMatmul<S extends SparseTensor>(a: Tensor, b: Tensor, like
     throw new ShapeError({ op, argument: 'b', expected, actual: formatShape(b.shape) });
   }
   const dtype = promote(a.dtype, b.dtype) === 'float64' ? 'float64' : 'float32';
-  const [left, right] = [to(a, dtype), to(b, dtype)];
-  let values: Tensor;
-  if (like instanceof CsrTensor) values = csrSampled(transpose(left), right, like.pattern);
-  else if (like instanceof BlockTensor) values = blockSampled(transpose(left), right, like.pattern, like.blockSize);
-  else values = semiStructuredGather(matmul(left, right), (like as unknown as SemiStructuredTensor).indices);
+  const values = scope(() => {
+    const [left, right] = [to(a, dtype), to(b, dtype)];
+    if (like instanceof CsrTensor) return csrSampled(transpose(left), right, like.pattern);
+    if (like instanceof BlockTensor) return blockSampled(transpose(left), right, like.pattern, like.blockSize);
+    return semiStructuredGather(matmul(left, right), (like as unknown as SemiStructuredTensor).indices);
+  });
   return like.withValues(values) as S;
 }

@@ -156,6 +156,18 @@ describe('sparseLinear', () => {
       });
     }
 
+    test(`${nameOf(form)}: leaves nothing behind but its result`, () => {
+      const sparse = og.toSparseSync(weights(form, 64, 96).w, form);
+      for (const shape of [[5, 96], [2, 3, 96], [96]]) {
+        for (const dtype of ['float32', 'float16'] as const) {
+          const [x, bias] = [og.ones(shape, { dtype }), og.ones([64], { dtype })];
+          og.trackMemory(() => og.sparseLinear(x, sparse, bias)).dispose();
+        }
+      }
+      const [a, b] = [og.ones([64, 4], { dtype: 'float16' }), og.ones([4, 96], { dtype: 'float16' })];
+      og.trackMemory(() => og.sampledMatmul(a, b, sparse).values).dispose();
+    });
+
     test(`${nameOf(form)}: int8 values, leading axes, other dtypes of x`, async () => {
       const { w } = weights(form, 64, 96);
       const sparse = await og.toSparse(w, { ...form, dtype: 'int8' });

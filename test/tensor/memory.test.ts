@@ -132,6 +132,21 @@ test('trackMemory names who leaked', async () => {
   );
 });
 
+test('operations made of others leave nothing behind but their result', () => {
+  const x = og.ones([2, 3, 64]);
+  const [kernel, turned] = [og.ones([3, 3, 5]), og.ones([3, 2, 5])];
+  const weight = og.quantize(og.ones([5, 64]), { bits: 4, packed: true, groupSize: 32 });
+  const [bias, residual, wide] = [og.ones([5]), og.ones([2, 3, 5]), x.to('float64')];
+  for (const call of [
+    () => og.conv1d(x, kernel),
+    () => og.convTranspose1d(x, turned),
+    () => og.quantizedLinear(x, weight, bias, { activation: 'gelu', residual }),
+    () => og.quantizedLinear(x, weight, bias, { activations: 'int8' }),
+    () => og.quantizedLinear(wide, weight),
+  ])
+    og.trackMemory(() => call()).dispose();
+});
+
 test('peak memory can be restarted', () => {
   og.scope(() => void og.zeros([1 << 18]));
   og.resetPeakMemory();
