@@ -133,7 +133,7 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
   int next = 0;
   const auto multiply = [&](bool with_packed, bool is_float, bool gelu, bool seven_bit, bool coded, bool bell) {
     const size_t which = seven_bit ? (size_t)copies : bell ? (size_t)copies + 1 : (size_t)next;
-    og_view in[9];
+    og_view in[10];
     for (og_view& v : in) std::memset(&v, 0, sizeof v), v.dtype = -1;
     in[0] = view(a, OG_I8, {m, k}, {k, 1});
     in[1] = view(weights[which], OG_I8, {k, n}, {1, k});
@@ -145,7 +145,7 @@ void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
     }
     const og_view c = view(out, coded ? OG_U8 : is_float ? OG_F32 : OG_I32, {m, n}, {n, 1});
     const double attrs[] = {gelu ? 3. : 0., seven_bit ? 1. : 0., 0.1, coded ? 128. : 0.};
-    const og_call call = {in, &c, attrs, 9, 1, 4};
+    const og_call call = {in, &c, attrs, 10, 1, 4};
     if (og::run_kernel_on(isa, kernel, call)) std::printf("%s\n", og::last_message());
     next = (next + 1) % copies;
   };

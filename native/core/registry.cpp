@@ -38,20 +38,20 @@ constexpr struct {
   const char* name;
   uint32_t operands;
 } kOptional[] = {
-    {"attention", 0x1fu << 3},                                       // mask, slopes, offsets (2), spans
-    {"attention_backward", 0x1fu << 3 | 1u << 14},                   // the same; the mask's gradient
-    {"attention_paged", 0x1fu << 3 | 1u << 9},                       // mask, slopes, spans, scales (2); table
-    {"kv_append", 1u << 3 | 1u << 6 | 1u << 7},                      // table; scales
-    {"kv_read", 1u << 2 | 1u << 3 | 1u << 5},                        // scales; table
-    {"chain", 0x3ffffu},                                             // any of the operands
-    {"matmul_chain", 0xfffcu | 0x3fu << 17},                         // bias, packed b, the chain's operands and results
-    {"matmul", 7u << 2 | 1u << 6},                                   // bias, residual, packed b; pre-activation
-    {"matmul_int8", 0x1fcu},                                         // packed b, zero points, scales, bias, residual
-    {"conv2d", 1u << 2},                                             // bias
-    {"cross_entropy", 1u << 2},                                      // weight
-    {"cross_entropy_backward", 1u << 2},                             // weight
-    {"layer_norm", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5},           // weight, bias; mean, rstd
-    {"rms_norm", 1u << 1 | 1u << 3},                                 // weight; rstd
+    {"attention", 0x1fu << 3},                              // mask, slopes, offsets (2), spans
+    {"attention_backward", 0x1fu << 3 | 1u << 14},          // the same; the mask's gradient
+    {"attention_paged", 0x1fu << 3 | 1u << 9},              // mask, slopes, spans, scales (2); table
+    {"kv_append", 1u << 3 | 1u << 6 | 1u << 7},             // table; scales
+    {"kv_read", 1u << 2 | 1u << 3 | 1u << 5},               // scales; table
+    {"chain", 0x3ffffu},                                    // any of the operands
+    {"matmul_chain", 0xfffcu | 0x3fu << 17},                // bias, packed b, the chain's operands and results
+    {"matmul", 7u << 2 | 1u << 6},                          // bias, residual, packed b; pre-activation
+    {"matmul_int8", 0x3fcu},                                // packed b, zero points, scales, bias, residual, factors
+    {"conv2d", 1u << 2},                                    // bias
+    {"cross_entropy", 1u << 2},                             // weight
+    {"cross_entropy_backward", 1u << 2},                    // weight
+    {"layer_norm", 1u << 1 | 1u << 2 | 1u << 4 | 1u << 5},  // weight, bias; mean, rstd
+    {"rms_norm", 1u << 1 | 1u << 3},                        // weight; rstd
     {"layer_norm_backward", 1u << 1 | 1u << 5 | 1u << 6 | 1u << 7},  // weight; all gradients
     {"rms_norm_backward", 1u << 1 | 1u << 4 | 1u << 5},              // weight; both gradients
     {"cross_entropy_fused", 1u << 2},                                // weight

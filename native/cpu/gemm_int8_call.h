@@ -18,6 +18,8 @@ namespace {
 
 /** Inputs of matmul_int8. */
 enum Int8Input { kA, kB, kPacked, kAZero, kBZero, kAScale, kBScale, kBias, kResidual, kInt8Inputs };
+/** Behind those of codes: what rows of floats are multiplied by. */
+constexpr int kAFactor = kInt8Inputs;
 
 /** One operand by axis; data null: absent. */
 struct Int8Side {

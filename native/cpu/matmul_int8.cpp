@@ -10,7 +10,8 @@
  * strides are free, batch axes may be broadcast. Operands must not overlap the output.
  *
  * A matrix a of float32, float16 or bfloat16 becomes int8 codes first, each row by its own largest magnitude, as
- * `quantize` makes them (code_row); it has neither a_zero nor a_scale then, and the output is a float.
+ * `quantize` makes them (code_row); it has neither a_zero nor a_scale then, and the output is a float. A last input, a
+ * factor [K] of floats, is multiplied into these rows first, in float32.
  *
  * Sums are exact: a K for which one could leave int32 is refused. The float steps round once each, in float32; gelu and
  * silu add the errors of math.h. Packed weights carry a header that says for which instruction set, shape and codes
@@ -359,7 +360,12 @@ int32_t multiply_codes(const og_call* call) {
   return multiply_all(call, p);
 }
 
-/** A matrix of floats: each row becomes int8 codes with its own scale first. */
+/** A row of floats of up to 32 bits as float32. */
+void stage_row(const char* from, int32_t dtype, int64_t stride, int64_t n, float* to) {
+  with_storage(dtype, [&](auto type) { load_run(reinterpret_cast<const decltype(type)*>(from), stride, n, to); });
+}
+
+/** A matrix of floats: each row, times the factors, becomes int8 codes with its own scale first. */
 int32_t multiply_floats(const og_call* call) {
   const og_view &a = call->inputs[kA], &c = call->outputs[0];
   OG_REQUIRE(a.rank == 2 && c.rank == 2, "matmul_int8: rows of floats must be a matrix");
@@ -368,23 +374,32 @@ int32_t multiply_floats(const og_call* call) {
   OG_SUPPORTED(dtype_is_float(c.dtype) && c.dtype != OG_F64,
                "matmul_int8: rows of floats give floats of at most 32 bits");
   const int64_t m = a.shape[0], k = a.shape[1];
+  const og_view& factor = call->inputs[kAFactor];
+  OG_SUPPORTED(!is_present(factor) || (dtype_is_float(factor.dtype) && factor.dtype != OG_F64),
+               "matmul_int8: factors must be floats of at most 32 bits");
+  OG_REQUIRE(!is_present(factor) || (factor.rank == 1 && factor.shape[0] == k),
+             "matmul_int8: factors must have length %lld", (long long)k);
   ScratchFrame scratch;
   int8_t* codes = scratch.take<int8_t>(m * k + 1);
   float* scales = scratch.take<float>(m + 1);
+  float* factors = is_present(factor) ? scratch.take<float>(k + 1) : nullptr;
   OG_SCRATCH(codes, "codes");
   OG_SCRATCH(scales, "scales");
+  if (is_present(factor)) {
+    OG_SCRATCH(factors, "factors");
+    stage_row(data_of<const char>(factor), factor.dtype, factor.strides[0], k, factors);
+  }
   int failed = 0;
   parallel_ranges(m, grain_for(k, 1 << 15), [&](int64_t begin, int64_t end) {
     ScratchFrame line;
-    const bool direct = a.dtype == OG_F32 && a.strides[1] == 1;
+    const bool direct = a.dtype == OG_F32 && a.strides[1] == 1 && !factors;
     float* staged = direct ? nullptr : line.take<float>(k + 1);
     if (!direct && !staged) return __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
     for (int64_t i = begin; i < end; i++) {
       const char* from = data_of<const char>(a) + i * a.strides[0] * dtype_size(a.dtype);
-      if (!direct)
-        with_storage(a.dtype, [&](auto type) {
-          load_run(reinterpret_cast<const decltype(type)*>(from), a.strides[1], k, staged);
-        });
+      if (!direct) stage_row(from, a.dtype, a.strides[1], k, staged);
+      if (factors)
+        for (int64_t t = 0; t < k; t++) staged[t] *= factors[t];
       scales[i] = code_row(direct ? reinterpret_cast<const float*>(from) : staged, k, codes + i * k);
     }
   });
@@ -409,7 +424,9 @@ int32_t multiply_floats(const og_call* call) {
 
 int32_t kernel_matmul_int8(const og_call* call) {
   const og_view& a = call->inputs[kA];
-  return dtype_is_float(a.dtype) && a.dtype != OG_F64 ? multiply_floats(call) : multiply_codes(call);
+  if (dtype_is_float(a.dtype) && a.dtype != OG_F64) return multiply_floats(call);
+  OG_REQUIRE(!is_present(call->inputs[kAFactor]), "matmul_int8: codes take no factors");
+  return multiply_codes(call);
 }
 
 int32_t kernel_matmul_int8_pack(const og_call* call) {

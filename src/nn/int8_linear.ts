@@ -120,15 +120,13 @@ export class Int8Linear extends Module {
     const { activation = 'none', residual = null } = end;
     // activations that the integer product's pass does not have
     if (activation === 'sigmoid' || activation === 'tanh') return scope(() => applyEnd(this.compute(x, {}), end));
-    const plain = this.inputFactor === null && this.inputScale === null && x.dtype !== 'float64';
-    if (plain) return linearInt8Dynamic(x, this.weight, this.bias, { activation, residual });
     return scope(() => this.compute(x, { activation, residual }));
   }
 
   private compute(x: Tensor, end: Int8EpilogueOptions): Tensor {
-    const input = this.inputFactor === null ? x : mul(x, this.inputFactor);
-    const { inputScale, inputZeroPoint, bias } = this;
-    if (inputScale === null) return to(linearInt8Dynamic(input, this.weight, bias, end), x.dtype);
+    const { inputFactor, inputScale, inputZeroPoint, bias } = this;
+    if (inputScale === null) return linearInt8Dynamic(x, this.weight, bias, { ...end, inputFactor });
+    const input = inputFactor === null ? x : mul(x, inputFactor);
     const codes =
       inputZeroPoint === null
         ? quantize(input, { scale: inputScale })

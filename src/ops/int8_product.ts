@@ -60,7 +60,7 @@ function aboveColumns(x: Tensor): Tensor {
 
 /**
  * Inputs: a (…, M, K) of codes, or (M, K) of floats, each row of which becomes int8 codes by its own largest magnitude; b (…, K, N), b packed, zero points and scales of the rows of a and of the columns of b, bias of the
- * columns, residual of the result's shape.
+ * columns, residual of the result's shape, factors (K) of float rows.
  */
 export const int8Product = defineOp<Int8Attrs>({
   name: 'matmul_int8',
@@ -74,11 +74,12 @@ export const int8Product = defineOp<Int8Attrs>({
     { name: 'bScale', kind: 'float', optional: true },
     { name: 'bias', kind: 'float', optional: true },
     { name: 'residual', kind: 'float', optional: true },
+    { name: 'factor', kind: 'float', optional: true },
   ],
   attrCount: 4,
   output: (inputs, { dtype }) => ({ shape: outputShape(inputs), dtype }),
   operands: (inputs, _attrs, [y]) => {
-    const [a, b, packed, aZero, bZero, aScale, bScale, bias, residual] = inputs;
+    const [a, b, packed, aZero, bZero, aScale, bScale, bias, residual, factor] = inputs;
     const batch = y!.shape.slice(0, -2);
     const [rows, columns] = [
       [...batch, y!.shape.at(-2)!],
@@ -95,6 +96,7 @@ export const int8Product = defineOp<Int8Attrs>({
       along(bScale, columns),
       along(bias, columns),
       along(residual, y!.shape),
+      factor ?? null,
     ];
   },
   encode: ({ activation, sevenBit, outScale, outZero }) => [
@@ -103,10 +105,11 @@ export const int8Product = defineOp<Int8Attrs>({
     outScale,
     outZero,
   ],
-  definition: ([a, b, , aZero, bZero, aScale, bScale, bias, residual], { activation, dtype }) => {
+  definition: ([a, b, , aZero, bZero, aScale, bScale, bias, residual, factor], { activation, dtype }) => {
     const centred = (x: Tensor, zero: Tensor | null | undefined): Tensor =>
       zero ? sub(to(x, 'int32'), zero) : to(x, 'int32');
-    const coded = isFloating(a!.dtype) ? quantize(a!, { axis: 0 }) : null;
+    const rows = factor ? mul(to(a!, 'float32'), factor) : a!;
+    const coded = isFloating(rows.dtype) ? quantize(rows, { axis: 0 }) : null;
     const rowScale = coded?.scale ?? aScale;
     const left = centred(coded?.codes ?? a!, aZero ? besideRows(aZero) : null);
     const sums = matmul(left, centred(b!, bZero ? aboveColumns(bZero) : null));

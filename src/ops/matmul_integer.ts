@@ -116,12 +116,18 @@ export function matmulInteger(
   });
 }
 
-/** What follows the sums of {@link linearInt8Dynamic}. */
+/** What follows the sums of an int8 product. */
 export interface Int8EpilogueOptions {
   /** Applied after the bias. Default `none`. */
   readonly activation?: Int8Activation;
   /** Added at the end, in the result's shape. */
   readonly residual?: Tensor | null;
+}
+
+/** Options of {@link linearInt8Dynamic}. */
+export interface LinearInt8DynamicOptions extends Int8EpilogueOptions {
+  /** Multiplied into the rows of x before they are quantised, `(in)`: smoothing (SmoothQuant). Constant. Default: none. */
+  readonly inputFactor?: Tensor | null;
 }
 
 /** Options of {@link linearInt8}. */
@@ -181,7 +187,7 @@ function epilogueTensor(op: string, argument: string, x: Tensor | null | undefin
 }
 
 /** Codes with their scale, or floats that get both in the product's call. */
-type Rows = Pick<Quantized, 'codes' | 'zeroPoint'> & { readonly scale: Tensor | null };
+type Rows = Pick<Quantized, 'codes' | 'zeroPoint'> & { readonly scale: Tensor | null; readonly factor?: Tensor | null };
 
 /** Rows of codes times the weight, with everything that follows; `shape` is the result's. What is made on the way is the caller's to free. */
 function finished(
@@ -212,6 +218,7 @@ function finished(
     floats(weight.scale),
     offset,
     residual === null || shape.length === 2 ? residual : reshape(residual, [count, out]),
+    rows.factor ?? null,
   ];
   const y = int8Product.call(inputs, { ...attrs, activation });
   return shape.length === 2 ? y : reshape(y, shape);
@@ -277,7 +284,7 @@ export function linearInt8Dynamic(
   x: Tensor,
   weight: Quantized,
   bias: Tensor | null = null,
-  options: Int8EpilogueOptions = {},
+  options: LinearInt8DynamicOptions = {},
 ): Tensor {
   const op = 'linearInt8Dynamic';
   checkTensor(op, 'x', x);
@@ -293,6 +300,10 @@ export function linearInt8Dynamic(
   return scope(() => {
     const plain = to(x.requiresGrad ? detach(x) : x, dtype);
     const codes = reshape(plain, [sizeOf(x.shape.slice(0, -1)), width]);
-    return to(finished(op, { codes, scale: null, zeroPoint: null }, weight, bias, shape, options, attrs), x.dtype);
+    const factor = epilogueTensor(op, 'inputFactor', options.inputFactor, [width]);
+    return to(
+      finished(op, { codes, scale: null, zeroPoint: null, factor }, weight, bias, shape, options, attrs),
+      x.dtype,
+    );
   });
 }

@@ -29,12 +29,13 @@ void for_each_path(const F& body) {
 
 /** The operands of one product; what is not present is absent. */
 struct Operands {
-  Tensor a, b, packed, a_zero, b_zero, a_scale, b_scale, bias, residual;
+  Tensor a, b, packed, a_zero, b_zero, a_scale, b_scale, bias, residual, factor;
   double activation = 0, seven_bit = 0, out_scale = 1, out_zero = 0;
 
   int32_t run(og::Isa isa, Tensor& c) {
-    return og_test::run(isa, "matmul_int8", {&a, &b, &packed, &a_zero, &b_zero, &a_scale, &b_scale, &bias, &residual},
-                        {&c}, {activation, seven_bit, out_scale, out_zero});
+    return og_test::run(isa, "matmul_int8",
+                        {&a, &b, &packed, &a_zero, &b_zero, &a_scale, &b_scale, &bias, &residual, &factor}, {&c},
+                        {activation, seven_bit, out_scale, out_zero});
   }
 };
 
@@ -93,10 +94,10 @@ inline int32_t pack(og::Isa isa, og_view b, Block& packed, double seven_bit) {
 }
 
 inline int32_t multiply(og::Isa isa, og_view a, og_view b, const Block& packed, og_view c, double seven_bit) {
-  og_view in[9] = {a, b, packed.view};
-  for (int i = 3; i < 9; i++) in[i].dtype = -1;
+  og_view in[10] = {a, b, packed.view};
+  for (int i = 3; i < 10; i++) in[i].dtype = -1;
   const double attrs[] = {0, seven_bit, 1, 0};
-  const og_call call = {in, &c, attrs, 9, 1, 4};
+  const og_call call = {in, &c, attrs, 10, 1, 4};
   return og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call);
 }
 

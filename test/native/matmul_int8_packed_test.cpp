@@ -68,11 +68,11 @@ void check_packed_sums(Tensor& b, Random& random, bool splits) {
         if (layout == kWideLayout || layout == kSplitLayout)
           CHECK(layout == (splits ? kSplitLayout : kWideLayout), "layout %u", layout);
         Tensor c(OG_I32, {m, n});
-        og_view in[9] = {o.a.view(), o.b.view(), packed.view, o.a_zero.view(), o.b_zero.view()};
-        for (int i = 5; i < 9; i++) in[i].dtype = -1;
+        og_view in[10] = {o.a.view(), o.b.view(), packed.view, o.a_zero.view(), o.b_zero.view()};
+        for (int i = 5; i < 10; i++) in[i].dtype = -1;
         const og_view out = c.view();
         const double attrs[] = {0, 0, 1, 0};
-        const og_call call = {in, &out, attrs, 9, 1, 4};
+        const og_call call = {in, &out, attrs, 10, 1, 4};
         CHECK_OK(og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call));
         for (size_t i = 0; i < want.size(); i++)
           if (c.get((int64_t)i) != (double)want[i]) {

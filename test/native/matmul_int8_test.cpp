@@ -260,13 +260,13 @@ void exact_blocks(Random& random) {
     for (int8_t& x : a) x = (int8_t)random.below(256);
     for (int8_t& x : b) x = (int8_t)random.below(256);
     const bool ta = random.below(2), tb = random.below(2);
-    og_view in[9] = {}, out = {};
+    og_view in[10] = {}, out = {};
     in[0] = {a.data(), OG_I8, 2, {m, k}, {ta ? 1 : k, ta ? m : 1}};
     in[1] = {b.data(), OG_I8, 2, {k, n}, {tb ? 1 : n, tb ? k : 1}};
-    for (int i = 2; i < 9; i++) in[i].dtype = -1;
+    for (int i = 2; i < 10; i++) in[i].dtype = -1;
     out = {c.data(), OG_I32, 2, {m, n}, {n, 1}};
     const double attrs[] = {0, 0, 1, 0};
-    const og_call call = {in, &out, attrs, 9, 1, 4};
+    const og_call call = {in, &out, attrs, 10, 1, 4};
     for_each_path([&](og::Isa isa) {
       CHECK_OK(og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call));
       int64_t want = 0;
@@ -318,7 +318,7 @@ void refusals() {
   });
 }
 
-/** Rows of floats give what their codes give. */
+/** Rows of floats, in some calls times factors, give what their codes give. */
 void check_floats(og::Isa isa, Random& random) {
   for (int64_t m : {1, 2, 3, 20})
     for (int64_t k : {1, 40, 130})
@@ -330,14 +330,20 @@ void check_floats(og::Isa isa, Random& random) {
         x.normal(random);
         if (m == 20) x.fill([&](int64_t i) { return i / k == 2 ? 0. : (double)(i % 11) - 5.; });
         floats.a = x;
+        const bool has_factor = (m + k) % 2 == 0;
+        if (has_factor)
+          floats.factor = Tensor(m == 2 ? OG_F16 : OG_F32, {k}, m == 3 ? kReversed : kDense).normal(random);
+        const auto number = [&](int64_t at) {
+          return (float)x.get(at) * (has_factor ? (float)floats.factor.get(at % k) : 1.f);
+        };
         codes.a = Tensor(OG_I8, {m, k});
         codes.a_scale = Tensor(OG_F32, {m});
         for (int64_t i = 0; i < m; i++) {
           float largest = 0;
-          for (int64_t j = 0; j < k; j++) largest = std::fmax(largest, std::fabs((float)x.get(i * k + j)));
+          for (int64_t j = 0; j < k; j++) largest = std::fmax(largest, std::fabs(number(i * k + j)));
           const float scale = largest == 0 ? 1 : largest / 127.f;
           codes.a_scale.set(i, scale);
-          for (int64_t j = 0; j < k; j++) codes.a.set(i * k + j, std::nearbyint((float)x.get(i * k + j) / scale));
+          for (int64_t j = 0; j < k; j++) codes.a.set(i * k + j, std::nearbyint(number(i * k + j) / scale));
         }
         for (Operands* o : {&codes, &floats}) {
           o->b = Tensor(OG_I8, {k, n}, kTransposed);
@@ -357,6 +363,11 @@ void check_floats(og::Isa isa, Random& random) {
         CHECK_FAILS(floats.run(isa, sums), OG_UNSUPPORTED);
         floats.a_scale = codes.a_scale;
         CHECK_FAILS(floats.run(isa, d), OG_INVALID);
+        floats.a_scale = Tensor();
+        floats.factor = Tensor(OG_F32, {k + 1});
+        CHECK_FAILS(floats.run(isa, d), OG_INVALID);
+        codes.factor = Tensor(OG_F32, {k});
+        CHECK_FAILS(codes.run(isa, c), OG_INVALID);
       }
   context() = std::string(og::isa_name(isa)) + " floats with NaN";
   Operands o;

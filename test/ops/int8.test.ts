@@ -226,6 +226,9 @@ describe('linearInt8Dynamic', () => {
         const end = { activation: 'geluTanh', residual: og.narrow(residual, 0, 0, rows) } as const;
         const want = og.linearInt8(og.quantize(x, { axis: 0 }), w, bias, end);
         assert.deepEqual(numbersOf(og.linearInt8Dynamic(x, w, bias, end)), numbersOf(want), isa);
+        const inputFactor = wave([96], 0.9);
+        const scaled = og.linearInt8(og.quantize(og.mul(x, inputFactor), { axis: 0 }), w, bias, end);
+        assert.deepEqual(numbersOf(og.linearInt8Dynamic(x, w, bias, { ...end, inputFactor })), numbersOf(scaled), isa);
       }
     });
   });
@@ -244,6 +247,13 @@ describe('linearInt8Dynamic', () => {
     const unscaled = og.div(og.sub(inner, og.detach(bias)), w.scale);
     assertClose(scale.grad!, og.sum(og.mul(open, unscaled), 0), { rtol: 1e-4, atol: 1e-4 });
   });
+});
+
+test('factors of inputs must fit', () => {
+  const w = og.quantize(wave([4, 6], 0.71), { axis: 0 });
+  const call = (inputFactor: og.Tensor): og.Tensor => og.linearInt8Dynamic(wave([3, 6]), w, null, { inputFactor });
+  assert.throws(() => call(og.ones([5])), /inputFactor.*\[6\]/);
+  assert.throws(() => call(og.ones([6], { dtype: 'int32' })), /inputFactor.*floating-point/);
 });
 
 test('the kernel agrees with its definition', () => {
