@@ -301,7 +301,8 @@ export class GPT extends Module {
   }
 
   /**
-   * Continues a prompt: an async iterator of pieces. Keys and values are cached, the event loop stays free, `signal` stops it.
+   * Continues a prompt: an async iterator of pieces. Keys and values are cached, the event loop stays free, `signal` stops it. After
+   * three tokens the calls of a step are recorded and run again as one, until something about the model changes.
    *
    * @example
    * ```ts

@@ -10,6 +10,7 @@
 import type { Arena } from './arena.js';
 import { currentIsa } from './backend.js';
 import { environment } from './environment.js';
+import { settleReaders } from './pending.js';
 import { flush } from './queue.js';
 import {
   enqueuePiece,
@@ -225,7 +226,9 @@ export class Program {
   /** Runs the frames, behind everything that was submitted before. */
   run(position: number): void {
     flush();
-    const { words } = this.#piece;
+    const { words, blocks } = this.#piece;
+    // what a chain left out and would compute from the last run's results
+    for (const block of blocks) if (block.readers !== null) settleReaders(block);
     for (const { index, base, slope } of this.#growing) words[index] = base + slope * position;
     enqueuePiece(this.#piece);
   }
