@@ -114,6 +114,28 @@ describe('a recorded step', () => {
     });
   }
 
+  test('does not take from others what they have yet to compute', async () => {
+    const model = makeModel({ vocabSize: 40000, layers: 1 });
+    const caches = model.makeCache();
+    const step = new TokenStep({ run: forwardOf(model, caches), caches, isUnchanged: model.watch() });
+    const next = (i: number): og.Tensor => og.noGrad(() => og.scope(() => og.keep(step.next(idAt(i)))));
+    for (let i = 0; i < LATEST; i++) next(i).dispose();
+    assert.ok(step.isRecorded);
+    const logits = next(LATEST);
+    const twice = og.mul(logits, 2); // read by the chain alone for now, and left out
+    const more = og.exp(og.add(twice, logits));
+    const want = Float32Array.from((await logits.data()) as Float32Array, (x) => 2 * x);
+    await more.data();
+    assert.notEqual(twice.storage.recipe, null);
+    logits.dispose();
+    next(LATEST + 1).dispose();
+    const bytes = async (x: og.Tensor): Promise<Buffer> => Buffer.from(((await x.data()) as Float32Array).buffer);
+    assert.ok((await bytes(twice)).equals(Buffer.from(want.buffer)));
+    step.dispose();
+    for (const each of [twice, more, ...caches]) each.dispose();
+    model.dispose();
+  });
+
   test('gives its memory back', async () => {
     const model = makeModel();
     await readTokens(model, true); // packed forms are made once
