@@ -6,7 +6,7 @@ namespace {
 void test_random_cases() {
   Random random(7);
   const int64_t widths[] = {1, 3, 8, 16, 20, 33, 64, 80, 128, 256};
-  for (int n = 0; n < 160; n++) {
+  for (int n = 0; n < draws(160); n++) {
     Case c;
     c.B = pick(random, 1, 3);
     c.Hkv = pick(random, 1, 4);
@@ -102,7 +102,7 @@ void test_packed() {
 void test_spans() {
   Random random(23);
   const int64_t widths[] = {1, 8, 20, 33, 64, 128};
-  for (int n = 0; n < 40; n++) {
+  for (int n = 0; n < draws(40); n++) {
     Case c;
     c.B = pick(random, 1, 4);
     c.Hkv = pick(random, 1, 3);
