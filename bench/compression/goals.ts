@@ -53,6 +53,7 @@ const ofQuality: readonly Goal<ModelQuality>[] = [
   atMost('SparseGPT 50 %: perplexity over magnitude', 1, ({ half }) => mean(half.sparsegpt) / mean(half.magnitude)),
   atMost('SparseGPT 50 %: perplexity over Wanda', 1, ({ half }) => mean(half.sparsegpt) / mean(half.wanda)),
   atMost('2:4, fine-tuned: perplexity', 0.03, (of) => increaseOf(of, '2:4, fine-tuned')),
+  atMost('2:4, fine-tuned: size', 0.6, (of) => sizeOf(of, '2:4, fine-tuned')),
   atMost('2:4, fine-tuned, int8 table: perplexity', 0.03, (of) => increaseOf(of, '2:4, fine-tuned, int8 table')),
   atMost('2:4, fine-tuned, int8 table: size', 0.6, (of) => sizeOf(of, '2:4, fine-tuned, int8 table')),
   atMost('2:4, fine-tuned, int8: size', 0.2, (of) => sizeOf(of, '2:4, fine-tuned, int8')),

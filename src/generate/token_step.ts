@@ -82,8 +82,8 @@ export class TokenStep {
     const { caches } = this.#options;
     for (const cache of caches) cache.advance(1);
     program.run(position);
-    const { storage, offset, shape, strides } = program.result as Tensor;
-    return new Tensor(storage, offset, shape, strides, (program.result as Tensor).dtype);
+    const { storage, offset, shape, strides, dtype } = program.result as Tensor; // what run() gave when it was recorded
+    return new Tensor(storage, offset, shape, strides, dtype);
   }
 
   /** Makes a program of the last three recordings, or drops the first of them. */
