@@ -11,6 +11,7 @@ import { reshape } from '../ops/views.js';
 import { where } from '../ops/where.js';
 import type { KvCache, KvCacheOptions } from '../nn/kv_cache.js';
 import { tensor } from '../tensor/create.js';
+import { noticeDraws, type Draws, type GeneratorState } from '../tensor/random.js';
 import { item } from '../tensor/read.js';
 import { keep, scope } from '../tensor/scope.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -119,12 +120,14 @@ export async function* generateTokens(
   try {
     for (let made = 0; made < limit; made++) {
       options.signal?.throwIfAborted();
-      if (caches[0]!.length + pending.length > room) {
+      if (!steps.isAhead && caches[0]!.length + pending.length > room) {
         for (const cache of caches) cache.truncate(0);
         pending = ids.slice(-Math.max(1, room >> 1));
       }
       const next = steps.next(pending);
-      const id = await item(next).finally(() => next.dispose());
+      const reading = item(next); // reads before the step ahead writes
+      if (made + 1 < limit && caches[0]!.length < room) steps.goAhead(next);
+      const id = await reading.finally(() => next.dispose());
       if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
       ids.push(id);
@@ -140,10 +143,20 @@ export async function* generateTokens(
   }
 }
 
+/** A pass and a draw that were queued before anybody asked for them. */
+interface Ahead {
+  /** As {@link Steps.next} gives it. */
+  readonly next: Tensor;
+  /** Streams that it drew from, where they stood before and stand since. */
+  readonly draws: Draws;
+  readonly drawn: readonly GeneratorState[];
+}
+
 /** Forward passes and draws. Nothing is read back for them: a draw from logits that are no numbers becomes -1. */
 class Steps {
   /** For one token at a time, made when it is first needed: the model is in evaluation mode then. */
   #single: TokenStep | null = null;
+  #ahead: Ahead | null = null;
 
   constructor(
     private readonly model: CausalModel,
@@ -153,13 +166,53 @@ class Steps {
 
   /** Queues a pass and a draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
   next(pending: readonly number[]): Tensor {
+    const ahead = this.#takeAhead(pending.length === 1);
+    if (ahead !== null) return ahead;
     if (this.model.training) this.model.eval();
     return scope(() =>
       noGrad(() => {
-        const made = pending.length === 1 ? this.#one(pending[0]!) : this.#ahead(toIds(pending));
+        const made = pending.length === 1 ? this.#one(pending[0]!) : this.#pass(toIds(pending));
         return keep(this.#isGreedy ? made : this.#draw(made));
       }),
     );
+  }
+
+  /**
+   * Queues the pass behind the one that draws `next`, before anybody has read that: the queue never runs dry while JavaScript looks at a
+   * token. Only where steps are recorded, so that it can be told later whether the pass is still the right one.
+   */
+  goAhead(next: Tensor): void {
+    const single = this.#single;
+    if (single === null) return;
+    const [made, draws] = noticeDraws(() =>
+      scope(() =>
+        noGrad(() => {
+          const result = single.ahead(next);
+          if (result === null) return null;
+          return keep(this.#isGreedy ? result : this.#draw(result));
+        }),
+      ),
+    );
+    if (made !== null) this.#ahead = { next: made, draws, drawn: [...draws.keys()].map(({ state }) => state) };
+  }
+
+  /** Whether a pass was queued that nobody has asked for yet: the caches hold its position. */
+  get isAhead(): boolean {
+    return this.#ahead !== null;
+  }
+
+  /** What {@link goAhead} queued, if it is wanted and the model is as it was then; null, as if nothing had been queued, else. */
+  #takeAhead(isWanted: boolean): Tensor | null {
+    const ahead = this.#ahead;
+    if (ahead === null) return null;
+    this.#ahead = null;
+    if (this.#single!.confirm(isWanted)) return ahead.next;
+    ahead.next.dispose();
+    for (const [i, [stream, before]] of [...ahead.draws].entries()) {
+      const { seed, offset } = ahead.drawn[i]!;
+      if (stream.state.seed === seed && stream.state.offset === offset) stream.state = before; // else others have drawn since
+    }
+    return null;
   }
 
   /** The likeliest token is a function of the logits; what is drawn is another at each call. */
@@ -170,7 +223,7 @@ class Steps {
   #one(id: number): Tensor {
     const { model, cache } = this;
     this.#single ??= new TokenStep({
-      run: (ids) => this.#ahead(ids),
+      run: (ids) => this.#pass(ids),
       caches: cache,
       isUnchanged: model.watch?.() ?? null,
     });
@@ -178,7 +231,7 @@ class Steps {
   }
 
   /** Logits `[1, V]`, or the likeliest id `[1]` if that is what is wanted. */
-  #ahead(ids: Tensor): Tensor {
+  #pass(ids: Tensor): Tensor {
     const logits = reshape(this.model.forward(ids, { cache: this.cache, lastOnly: true }), [1, -1]);
     return this.#isGreedy ? this.#draw(logits) : logits;
   }
@@ -188,6 +241,7 @@ class Steps {
   }
 
   dispose(): void {
+    this.#takeAhead(false);
     this.#single?.dispose();
   }
 }

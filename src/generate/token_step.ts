@@ -5,10 +5,13 @@
  * @module
  */
 import type { KvCache } from '../nn/kv_cache.js';
+import { maximum } from '../ops/arithmetic.js';
+import { copy_ } from '../ops/copy.js';
+import { reshape } from '../ops/views.js';
 import { canRecord, closeRecording, Program, recordCalls, type Recording } from '../runtime/recording.js';
 import { waitFor } from '../runtime/queue.js';
 import { zeros } from '../tensor/create.js';
-import { keep } from '../tensor/scope.js';
+import { keep, scope } from '../tensor/scope.js';
 import { Tensor } from '../tensor/tensor.js';
 
 /** Steps that may be recorded in vain before it is given up: the first one packs weights, say. */
@@ -44,6 +47,29 @@ export class TokenStep {
     return this.#program !== null;
   }
 
+  /**
+   * Runs the step again for a token that nobody has read yet: `[1]`, an id, or −1, which counts as 0. Null unless the step is recorded. Whoever
+   * takes the result asks {@link confirm} first.
+   */
+  ahead(id: Tensor): Tensor | null {
+    if (this.#program === null || !this.#program.isCurrent()) return null;
+    const { storage } = this.#ids;
+    const { version } = storage;
+    scope(() => copy_(this.#ids, reshape(maximum(id, 0), [1, 1])));
+    storage.version = version; // by which the program knows it: a weight that was written to has another
+    return this.#repeat(this.#program, this.#options.caches[0]!.length);
+  }
+
+  /** Whether what {@link ahead} gave is still what `run` would give. If not, or `isWanted` is false, the step has not happened. */
+  confirm(isWanted: boolean): boolean {
+    const { caches, isUnchanged } = this.#options;
+    const holds = this.#program!.isCurrent() && isUnchanged!();
+    if (holds && isWanted) return true;
+    for (const cache of caches) cache.truncate(caches[0]!.length - 1);
+    if (!holds) this.#giveUp();
+    return false;
+  }
+
   /** What the step gives for a token at the next position: the caller's to dispose of, before the next call. */
   next(id: number): Tensor {
     const { run, caches, isUnchanged } = this.#options;
@@ -55,8 +81,7 @@ export class TokenStep {
       if (result !== null && isUnchanged!()) return result;
       result?.dispose();
       for (const cache of caches) cache.truncate(position);
-      this.#forget();
-      this.#tries = 0; // who changes a model while it generates may do so again
+      this.#giveUp();
     }
     if (this.#tries === 0) return run(this.#ids);
     this.#tries--;
@@ -102,6 +127,12 @@ export class TokenStep {
       closeRecording(all.shift()!);
       if (this.#tries === 0) this.#forget();
     }
+  }
+
+  /** Who changes a model while it generates may do so again. */
+  #giveUp(): void {
+    this.#forget();
+    this.#tries = 0;
   }
 
   #forget(): void {
