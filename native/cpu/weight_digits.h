@@ -39,7 +39,6 @@ struct DigitDots {
   static constexpr int S = kCodeStreams;
   static constexpr int64_t kBytes = 4 * kLanes, kElements = 8 * kBytes / kBits;
   static constexpr int kBlocks = (int)kElements / 32;
-  static constexpr int64_t kScaleBytes = kScales == kBlockHalf ? 2 : 4;
   typedef DigitChunk<kBits> Chunk;
   typedef DigitCodes<kBits> Codes;
 
@@ -76,9 +75,7 @@ struct DigitDots {
 #pragma GCC unroll 4
     for (int s = 0; s < S; s++) {
       const uint8_t* code = rows.code[s] + kBytes * at;
-      if (kDigitsAhead) __builtin_prefetch(code + kDigitsAhead, 0, 2);
-      if (kDigitsAhead && kScales != kHeldScale)
-        __builtin_prefetch(rows.scale[s] + at * kBlocks * kScaleBytes + kDigitsAhead / 4, 0, 2);
+      if (DigitsAhead<kBits>::kBytes) __builtin_prefetch(code + DigitsAhead<kBits>::kBytes, 0, DigitsAhead<kBits>::kHint);
       Codes codes;
       codes.template take<kAffine, kTail>(code, left);
       const Vf scales = kScales == kHeldScale ? held[s] : scales_at<kTail>(rows.scale[s], at * kBlocks, left);

@@ -24,7 +24,10 @@ constexpr bool kDigitsSumGroups = false;
 /** Rows of x that meet a chunk of codes while it is in registers. */
 constexpr int64_t kDigitRowsTogether = 2;
 /** Nothing is fetched ahead: that costs more instructions than it hides (Zen 3). */
-constexpr int64_t kDigitsAhead = 0;
+template <int kBits>
+struct DigitsAhead {
+  static constexpr int kBytes = 0, kHint = 0;
+};
 /** Elements of a group from which its scale is held for several chunks instead of spread over each. */
 constexpr int64_t held_digits_group(int) { return 128; }
 

@@ -19,8 +19,11 @@ namespace {
 constexpr bool kDigitsSumGroups = true;
 /** Rows of x that meet a chunk of codes while it is in registers. */
 constexpr int64_t kDigitRowsTogether = 4;
-/** Bytes of codes fetched ahead, into L2, in each stream. */
-constexpr int64_t kDigitsAhead = 4096;
+/** Bytes of codes fetched ahead in each stream: 4-bit ones into L1, as one thread computes about as long as it reads. */
+template <int kBits>
+struct DigitsAhead {
+  static constexpr int kBytes = kBits == 4 ? 1024 : 4096, kHint = kBits == 4 ? 3 : 2;
+};
 /** Elements of a group from which its scale is held for several chunks instead of spread over each. */
 constexpr int64_t held_digits_group(int bits) { return 512 / bits; }
 
@@ -148,10 +151,11 @@ struct DigitCodes {
   OG_VNNI_TARGET OG_INLINE Vf product(const DigitChunk<kBits>& c, Vf zeros) const {
     Vf value;
     if (kBits == 4) {
-      Vi total = Vnni::dot(Vnni::dot(Vi{}, even, c.digits[0]), odd, c.digits[1]);
-      total = Vnni::dot(Vnni::dot(total << 8, even, c.digits[2]), odd, c.digits[3]);
-      total = Vnni::dot(Vnni::dot(total << 8, even, c.digits[4]), odd, c.digits[5]);
-      value = to_float(kAffine ? total : add_words(total, c.shares[0]));
+      // three chains: one would be too long for other streams to hide
+      const Vi high = Vnni::dot(Vnni::dot(Vi{}, even, c.digits[0]), odd, c.digits[1]);
+      const Vi middle = Vnni::dot(Vnni::dot(Vi{}, even, c.digits[2]), odd, c.digits[3]);
+      const Vi low = Vnni::dot(Vnni::dot(kAffine ? Vi{} : c.shares[0], even, c.digits[4]), odd, c.digits[5]);
+      value = to_float(add_words(add_words(high << 8, middle) << 8, low));
     } else {
       const Vi high = Vnni::dot(kAffine ? Vi{} : c.shares[0], even, c.digits[0]);
       const Vi middle = Vnni::dot(kAffine ? Vi{} : c.shares[1], even, c.digits[1]);

@@ -3,29 +3,42 @@
  *
  * @module
  */
-import { AttributeError } from '../errors.js';
+import { AttributeError, ShapeError } from '../errors.js';
 import { Embedding } from '../nn/embedding.js';
 import type { Module } from '../nn/module.js';
-import { QuantizedEmbedding } from '../nn/quantized_embedding.js';
+import { embeddingFormats, QuantizedEmbedding, type EmbeddingFormat } from '../nn/quantized_embedding.js';
 import { place, sitesOf } from '../nn/surgery.js';
 import { unloadPages } from '../runtime/cache.js';
 import { checkOneOf } from '../util/assert.js';
+import { roundToNearest } from './quantize/weight_codes.js';
 
 /** What becomes of tables of vectors. */
 export interface EmbeddingOptions {
   /**
-   * Tables of vectors, frozen: int8 with a scale a row, or bfloat16. A tied output layer computes with the same codes. Default: as they are.
+   * Tables of vectors, frozen: int8 with a scale a row, int4 with a float16 scale for 32 numbers (chosen for the least squared error), or bfloat16.
+   * A tied output layer computes with the same codes. Default: as they are.
    */
-  readonly embeddings?: 'int8' | 'bfloat16';
+  readonly embeddings?: EmbeddingFormat;
 }
+
+const int4 = { scheme: 'symmetric', bits: 4, groupSize: 32, scaleDType: 'float16', weightObserver: 'mse' } as const;
 
 const isEmbedding = (module: Module): module is Embedding => Object.getPrototypeOf(module) === Embedding.prototype;
 
 /** @throws AttributeError if there is no such format, or the model has no table to change */
 export function checkEmbeddings(op: string, model: Module, { embeddings }: EmbeddingOptions): void {
   if (embeddings === undefined) return;
-  checkOneOf(op, 'embeddings', embeddings, ['int8', 'bfloat16']);
-  if (sitesOf(model, isEmbedding).size > 0) return;
+  checkOneOf(op, 'embeddings', embeddings, embeddingFormats);
+  const sites = [...sitesOf(model, isEmbedding).values()];
+  const odd = embeddings === 'int4' ? sites.find(({ layer }) => layer.width % int4.groupSize !== 0) : undefined;
+  if (odd !== undefined) {
+    const [expected, actual] = [
+      `vectors of a multiple of ${int4.groupSize} for int4`,
+      `${odd.layer.width} in ${odd.path}`,
+    ];
+    throw new ShapeError({ op, argument: 'embeddings', expected, actual });
+  }
+  if (sites.length > 0) return;
   const [expected, actual] = ['a model with embeddings', 'one without any'];
   throw new AttributeError({ op, argument: 'embeddings', expected, actual });
 }
@@ -34,7 +47,11 @@ export function checkEmbeddings(op: string, model: Module, { embeddings }: Embed
 export function changeEmbeddings(op: string, model: Module, { embeddings }: EmbeddingOptions): void {
   if (embeddings === undefined) return;
   for (const site of sitesOf(model, isEmbedding).values()) {
-    const made = QuantizedEmbedding.from(site.layer, embeddings);
+    const { weight } = site.layer;
+    const made =
+      embeddings === 'int4'
+        ? QuantizedEmbedding.of(roundToNearest(weight, int4), weight.dtype)
+        : QuantizedEmbedding.from(site.layer, embeddings);
     made.train(site.layer.training);
     place(op, site, made);
     unloadPages(site.layer.weight);

@@ -171,7 +171,7 @@ class Steps {
     if (this.model.training) this.model.eval();
     return scope(() =>
       noGrad(() => {
-        const made = pending.length === 1 ? this.#one(pending[0]!) : this.#pass(toIds(pending));
+        const made = pending.length === 1 ? this.#one.next(pending[0]!) : this.#pass(toIds(pending));
         return keep(this.#isGreedy ? made : this.#draw(made));
       }),
     );
@@ -179,11 +179,10 @@ class Steps {
 
   /**
    * Queues the pass behind the one that draws `next`, before anybody has read that: the queue never runs dry while JavaScript looks at a
-   * token. Only where steps are recorded, so that it can be told later whether the pass is still the right one.
+   * token. Only where steps are recorded or will be, so that it can be told later whether the pass is still the right one.
    */
   goAhead(next: Tensor): void {
-    const single = this.#single;
-    if (single === null) return;
+    const single = this.#one;
     const [made, draws] = noticeDraws(() =>
       scope(() =>
         noGrad(() => {
@@ -220,14 +219,13 @@ class Steps {
     return this.options.temperature === 0;
   }
 
-  #one(id: number): Tensor {
+  get #one(): TokenStep {
     const { model, cache } = this;
-    this.#single ??= new TokenStep({
+    return (this.#single ??= new TokenStep({
       run: (ids) => this.#pass(ids),
       caches: cache,
       isUnchanged: model.watch?.() ?? null,
-    });
-    return this.#single.next(id);
+    }));
   }
 
   /** Logits `[1, V]`, or the likeliest id `[1]` if that is what is wanted. */

@@ -8,7 +8,7 @@ import type { KvCache } from '../nn/kv_cache.js';
 import { maximum } from '../ops/arithmetic.js';
 import { copy_ } from '../ops/copy.js';
 import { reshape } from '../ops/views.js';
-import { canRecord, closeRecording, Program, recordCalls, type Recording } from '../runtime/recording.js';
+import { canRecord, closeRecording, Program, recordCalls, watchOthers, type Recording } from '../runtime/recording.js';
 import { waitFor } from '../runtime/queue.js';
 import { zeros } from '../tensor/create.js';
 import { keep, scope } from '../tensor/scope.js';
@@ -33,6 +33,8 @@ export class TokenStep {
   readonly #ids: Tensor;
   readonly #recordings: Recording[] = [];
   #program: Program | null = null;
+  /** Whether what the last step ahead read is as it was. */
+  #isAsKnown: () => boolean = () => false;
   #tries: number;
 
   constructor(options: TokenStepOptions) {
@@ -48,22 +50,27 @@ export class TokenStep {
   }
 
   /**
-   * Runs the step again for a token that nobody has read yet: `[1]`, an id, or −1, which counts as 0. Null unless the step is recorded. Whoever
-   * takes the result asks {@link confirm} first.
+   * Runs the step for a token that nobody has read yet: `[1]`, an id, or −1, which counts as 0. Null unless it is recorded now or was before, so that
+   * it can be told later whether the result is still right: whoever takes it asks {@link confirm} first.
    */
   ahead(id: Tensor): Tensor | null {
-    if (this.#program === null || !this.#program.isCurrent()) return null;
+    if (this.#program === null && this.#tries === 0) return null;
     const { storage } = this.#ids;
     const { version } = storage;
     scope(() => copy_(this.#ids, reshape(maximum(id, 0), [1, 1])));
     storage.version = version; // by which the program knows it: a weight that was written to has another
-    return this.#repeat(this.#program, this.#options.caches[0]!.length);
+    const position = this.#options.caches[0]!.length;
+    if (this.#program === null) return this.#record(position);
+    const program = this.#program;
+    if (!program.isCurrent()) return null;
+    this.#isAsKnown = () => program.isCurrent();
+    return this.#repeat(program, position);
   }
 
   /** Whether what {@link ahead} gave is still what `run` would give. If not, or `isWanted` is false, the step has not happened. */
   confirm(isWanted: boolean): boolean {
     const { caches, isUnchanged } = this.#options;
-    const holds = this.#program!.isCurrent() && isUnchanged!();
+    const holds = this.#isAsKnown() && isUnchanged!();
     if (holds && isWanted) return true;
     for (const cache of caches) cache.truncate(caches[0]!.length - 1);
     if (!holds) this.#giveUp();
@@ -84,8 +91,13 @@ export class TokenStep {
       this.#giveUp();
     }
     if (this.#tries === 0) return run(this.#ids);
+    return this.#record(position);
+  }
+
+  #record(position: number): Tensor {
     this.#tries--;
-    const { result, recording } = recordCalls(position, () => run(this.#ids));
+    const { result, recording } = recordCalls(position, () => this.#options.run(this.#ids));
+    this.#isAsKnown = watchOthers(recording);
     this.#recordings.push(recording);
     this.#learn();
     return result;

@@ -285,7 +285,7 @@ export class GPT extends Module {
   makeCache(batch = 1, options: ModelCacheOptions = {}): KvCache[] {
     const { context, cacheDType } = this.config;
     const { capacity = context, ...rest } = options;
-    const own = { dtype: cacheDType ?? (this.frozenTokens?.scale ?? this.tokens.weight).dtype, ...rest };
+    const own = { dtype: cacheDType ?? (this.frozenTokens ?? this.tokens.weight).dtype, ...rest };
     return this.blocks.map(
       ({ attention: { kvHeads, headWidth } }) => new KvCache(batch, kvHeads, capacity, headWidth, own),
     );

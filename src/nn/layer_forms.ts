@@ -7,6 +7,7 @@
 import { FormatError } from '../errors.js';
 import type { Float8Format } from '../ops/float8.js';
 import type { Tensor } from '../tensor/tensor.js';
+import { checkDType } from '../tensor/dtype.js';
 import { keep } from '../tensor/scope.js';
 import { formatValue } from '../util/format.js';
 import { MultiHeadAttention } from './attention.js';
@@ -159,8 +160,12 @@ registerLayerKind<Float8Linear>({
 registerLayerKind<QuantizedEmbedding>({
   kind: 'quantizedEmbedding',
   matches: (layer): layer is QuantizedEmbedding => isExactly(layer, QuantizedEmbedding),
-  describe: () => ({}),
-  restore: (_form, state) => new QuantizedEmbedding(keep(statePart(state, 'codes')), keep(statePart(state, 'scale'))),
+  describe: ({ dtype }) => ({ dtype }),
+  restore(form, state) {
+    const [codes, scale] = [statePart(state, 'codes'), statePart(state, 'scale')];
+    const dtype = checkDType('load', form['dtype'] ?? scale.dtype); // files of earlier versions do not say
+    return new QuantizedEmbedding(keep(codes), keep(scale), dtype);
+  },
 });
 
 registerLayerKind<SparseLinear>({

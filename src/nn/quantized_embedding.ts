@@ -14,11 +14,12 @@ import { embedding } from '../ops/embedding.js';
 import { concat } from '../ops/join.js';
 import { linear } from '../ops/linear.js';
 import { linearCrossEntropy } from '../ops/linear_cross_entropy.js';
-import { dequantize, quantize, type Quantized } from '../ops/quantization.js';
+import { dequantize, quantize, type Quantized, type QuantizeOptions } from '../ops/quantization.js';
 import { quantizedLinear } from '../ops/quantized_linear.js';
 import { sum } from '../ops/reduce.js';
 import { detach, narrow, reshape } from '../ops/views.js';
 import { tensor } from '../tensor/create.js';
+import { isFloating, type DType } from '../tensor/dtype.js';
 import { keep, scope } from '../tensor/scope.js';
 import { isGradEnabled } from '../tensor/tape.js';
 import type { Tensor } from '../tensor/tensor.js';
@@ -33,73 +34,105 @@ const BLOCK_BYTES = 1 << 24;
 const LEAST_ROWS = 64;
 const IGNORED = -100;
 
+/** How a table is held: see {@link QuantizedEmbedding}. */
+export type EmbeddingFormat = 'int8' | 'int4' | 'bfloat16';
+export const embeddingFormats: readonly EmbeddingFormat[] = ['int8', 'int4', 'bfloat16'];
+
+/** Numbers of a vector that share a scale among 4-bit codes. */
+const GROUP = 32;
+const int4: QuantizeOptions = { bits: 4, groupSize: GROUP, packed: true, scaleDType: 'float16' };
+
 /**
- * A frozen table of vectors, looked up by id, as int8 codes with a scale a row, or in bfloat16. It also is the output layer of a model whose
- * tables are tied ({@link logits}, {@link crossEntropy}); gradients flow to what is multiplied, not to the table.
+ * A frozen table of vectors, looked up by id, in fewer bits: int8 codes with a scale a row, 4-bit codes with a float16 scale for 32 numbers, or
+ * bfloat16. It also is the output layer of a model whose tables are tied ({@link logits}, {@link crossEntropy}); gradients flow to what is
+ * multiplied, not to the table.
  *
- * Shapes: ids `[…]` (int32 or int64) → `[…, width]`, in the dtype of `scale`; `codes` `[count, width]`; `scale` `[count]`, or a scalar 1
- * beside bfloat16.
+ * Shapes: ids `[…]` (int32 or int64) → `[…, width]`, in `dtype`. int8: `codes` `[count, width]`, `scale` `[count]`. int4: `codes`
+ * `[count, width / 2]`, uint8, two a byte, `scale` `[count, width / 32]`. bfloat16: `scale` is a scalar 1.
  */
 export class QuantizedEmbedding extends Module {
   readonly count: number;
   readonly width: number;
+  /** Of the vectors. */
+  readonly dtype: DType;
   codes: Tensor;
   scale: Tensor;
 
-  /** Takes over the tensors. {@link QuantizedEmbedding.from} makes one of an Embedding. */
-  constructor(codes: Tensor, scale: Tensor) {
+  /**
+   * Takes over the tensors. {@link QuantizedEmbedding.from} makes one of an Embedding.
+   *
+   * @param dtype - of the vectors; default: that of the scale
+   */
+  constructor(codes: Tensor, scale: Tensor, dtype: DType = scale.dtype) {
     super();
-    const isInteger = codes.dtype === 'int8';
-    if (codes.rank !== 2 || scale.size !== (isInteger ? codes.shape[0] : 1)) {
-      const expected = 'codes [count, width] with a scale a row, or a scalar beside floats';
+    const [count, width] = codes.rank === 2 ? (codes.shape as [number, number]) : [0, 0];
+    const scales = codes.dtype === 'int8' ? count : codes.dtype === 'uint8' ? (count * width * 2) / GROUP : 1;
+    if (codes.rank !== 2 || scale.size !== scales) {
+      const expected = `codes [count, width] with a scale a row, [count, width / 2] with one for ${GROUP}, or floats with a scalar`;
       const actual = `${codes.dtype} ${formatShape(codes.shape)} with ${formatShape(scale.shape)}`;
       throw new ShapeError({ op: 'QuantizedEmbedding', argument: 'codes', expected, actual });
     }
-    [this.count, this.width] = codes.shape as [number, number];
+    [this.count, this.width] = [count, codes.dtype === 'uint8' ? 2 * width : width];
+    this.dtype = dtype;
     this.codes = codes;
     this.scale = scale;
   }
 
-  /** A table rounded to nearest; it gives vectors of the same dtype as before. */
-  static from({ weight }: Embedding, format: 'int8' | 'bfloat16'): QuantizedEmbedding {
-    checkOneOf('QuantizedEmbedding', 'format', format, ['int8', 'bfloat16']);
+  /**
+   * A table rounded to nearest; it gives vectors of the same dtype as before.
+   *
+   * @throws ShapeError for int4 if the width is no multiple of 32
+   */
+  static from({ weight }: Embedding, format: EmbeddingFormat): QuantizedEmbedding {
+    checkOneOf('QuantizedEmbedding', 'format', format, embeddingFormats);
     return scope(() =>
       noGrad(() => {
         const plain = detach(weight);
         if (format === 'bfloat16')
           return new QuantizedEmbedding(keep(clone(to(plain, 'bfloat16'))), keep(tensor(1, { dtype: weight.dtype })));
-        const { codes, scale } = quantize(plain, { axis: 0 });
-        return new QuantizedEmbedding(keep(codes), keep(to(scale, weight.dtype)));
+        if (format === 'int8') {
+          const { codes, scale } = quantize(plain, { axis: 0 });
+          return new QuantizedEmbedding(keep(codes), keep(to(scale, weight.dtype)));
+        }
+        return QuantizedEmbedding.of(quantize(plain, int4), weight.dtype);
       }),
     );
   }
 
+  /** A table of 4-bit codes that were made elsewhere, in groups of 32 with float16 scales. It owns them. */
+  static of({ codes, scale }: Quantized, dtype: DType): QuantizedEmbedding {
+    return new QuantizedEmbedding(keep(codes), keep(scale), dtype);
+  }
+
   /** The table that the codes stand for, `[count, width]`, made anew at each reading. */
   get weight(): Tensor {
-    const { codes, scale } = this;
-    return noGrad(() =>
-      codes.dtype === 'int8' ? dequantize(this.quantized, scale.dtype) : to(detach(codes), scale.dtype),
-    );
+    const { codes, dtype } = this;
+    return noGrad(() => (isFloating(codes.dtype) ? to(detach(codes), dtype) : dequantize(this.quantized, dtype)));
   }
 
   private get quantized(): Quantized {
     const { codes, scale } = this;
-    return { codes, scale, zeroPoint: null, bits: 8, axis: 0, groupSize: null, scheme: 'symmetric' };
+    const common = { codes, scale, zeroPoint: null, scheme: 'symmetric' } as const;
+    return codes.dtype === 'int8'
+      ? { ...common, bits: 8, axis: 0, groupSize: null }
+      : { ...common, bits: 4, axis: null, groupSize: GROUP, packed: true };
   }
 
   /** Integer ids `[…]` → vectors `[…, width]`. */
   forward(ids: Tensor): Tensor {
     return scope(() => {
-      const { codes, scale } = this;
-      const rows = to(embedding(codes, ids), scale.dtype);
-      if (codes.dtype !== 'int8') return rows;
-      return mul(rows, embedding(reshape(scale, [this.count, 1]), ids));
+      const { codes, scale, dtype, count } = this;
+      const rows = embedding(codes, ids);
+      if (isFloating(codes.dtype)) return to(rows, dtype);
+      const scales = embedding(reshape(scale, [count, -1]), ids);
+      if (codes.dtype === 'int8') return mul(to(rows, dtype), scales);
+      return dequantize({ ...this.quantized, codes: rows, scale: scales }, dtype);
     });
   }
 
   /** x·Tᵀ for the table T: `[…, width]` → `[…, count]`. */
   logits(x: Tensor): Tensor {
-    return this.codes.dtype === 'int8' ? quantizedLinear(x, this.quantized) : linear(x, this.codes);
+    return isFloating(this.codes.dtype) ? linear(x, this.codes) : quantizedLinear(x, this.quantized);
   }
 
   /**
@@ -108,7 +141,7 @@ export class QuantizedEmbedding extends Module {
    * Shapes: hidden `[…, width]`, targets `[…]` → a scalar.
    */
   crossEntropy(hidden: Tensor, targets: Tensor): Tensor {
-    if (this.codes.dtype !== 'int8') return linearCrossEntropy(hidden, this.codes, targets);
+    if (isFloating(this.codes.dtype)) return linearCrossEntropy(hidden, this.codes, targets);
     const wanted = isGradEnabled() && hidden.requiresGrad;
     return scope(() => {
       const ids = reshape(contiguous(targets), [-1]);

@@ -42,6 +42,35 @@ export interface Recording {
   readonly result: View;
 }
 
+/** How a block of somebody else was when it was recorded. */
+interface Known {
+  readonly block: Storage;
+  readonly generation: number;
+  /** Of blocks that are only read. */
+  readonly version: number | null;
+}
+
+/** Whether blocks of others that calls read are as they were: no weight was written to, moved, or freed. */
+function areAsKnown(known: readonly Known[]): boolean {
+  for (const { block, generation, version } of known) {
+    if (block.generation !== generation || block.references === 0 || block.recipe !== null) return false;
+    if (version === null ? block.readers !== null : block.version !== version) return false;
+  }
+  return true;
+}
+
+/** What {@link areAsKnown} is asked about. */
+function knownOf(calls: readonly Call[], others: Iterable<Storage>): Known[] {
+  const written = new Set(
+    calls.flatMap(({ outputs }) => outputs.flatMap((view) => (view === null ? [] : [view.storage]))),
+  );
+  return Array.from(others, (block) => ({
+    block,
+    generation: block.generation,
+    version: written.has(block) ? null : block.version,
+  }));
+}
+
 /** Whether calls that are recorded would be frames of the queue, one for one. */
 export function canRecord(): boolean {
   return !environment.sync && !environment.debug;
@@ -70,6 +99,16 @@ export function recordCalls<T extends View>(position: number, body: () => T): { 
     watch(null);
     endArena();
   }
+}
+
+/** Tells later whether what a recording's calls read of others is as it was. */
+export function watchOthers({ calls, arena }: Recording): () => boolean {
+  const views = calls.flatMap(({ inputs, outputs }) => [...inputs, ...outputs]);
+  const others = new Set(
+    views.flatMap((view) => (view === null || arena.blocks.has(view.storage) ? [] : [view.storage])),
+  );
+  const [known, isa] = [knownOf(calls, others), currentIsa()];
+  return () => isa === currentIsa() && areAsKnown(known);
 }
 
 /** Gives a recording's memory back. */
@@ -150,14 +189,6 @@ function compare(a: Words, b: Words, from: number, to: number): Growing[] | null
 const sameView = (a: View, b: View): boolean =>
   a.offset === b.offset && a.dtypeId === b.dtypeId && a.shape.join() === b.shape.join();
 
-/** How a block of somebody else was when it was recorded. */
-interface Known {
-  readonly block: Storage;
-  readonly generation: number;
-  /** Of blocks that are only read. */
-  readonly version: number | null;
-}
-
 /** Frames that run again, at any position. */
 export class Program {
   /** Lies in the program's memory: each run writes it anew. */
@@ -175,12 +206,7 @@ export class Program {
     this.#arena = arena;
     const present = (views: Operands): Storage[] =>
       views.filter((view): view is View => view !== null).map(({ storage }) => storage);
-    const written = new Set(calls.flatMap(({ outputs }) => present(outputs)));
-    this.#known = words.others.map((block) => ({
-      block,
-      generation: block.generation,
-      version: written.has(block) ? null : block.version,
-    }));
+    this.#known = knownOf(calls, words.others);
     const own = new Float64Array(words.words.length - 1);
     let at = 0;
     const frames = calls.map(({ kernel, inputs, outputs, attrs }) => {
@@ -216,11 +242,7 @@ export class Program {
   /** Whether what the frames read of others is as it was: no weight was written to, moved, or freed. */
   isCurrent(): boolean {
     if (this.#isa !== currentIsa()) return false;
-    for (const { block, generation, version } of this.#known) {
-      if (block.generation !== generation || block.references === 0 || block.recipe !== null) return false;
-      if (version === null ? block.readers !== null : block.version !== version) return false;
-    }
-    return true;
+    return areAsKnown(this.#known);
   }
 
   /** Runs the frames, behind everything that was submitted before. */

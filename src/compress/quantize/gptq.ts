@@ -111,11 +111,11 @@ export async function gptq(
     );
     const kept = keepZeros ? held(scope(() => noGrad(() => ne(w, 0)))) : null;
     // scales that are known beforehand: of whole rows, or of the original weight's groups
-    const scalesOf = (x: Tensor, size: number | null): Quantized =>
+    const scalesOf = (x: Tensor, size: number | null): Pick<Quantized, 'scale' | 'zeroPoint'> =>
       gridOf(x, { ...own, weightObserver, groupSize: size });
     const isStatic = groupSize === null || actOrder;
     const fixed = isStatic ? scope(() => scalesOf(groupSize === null ? w : to(weight, 'float32'), groupSize)) : null;
-    if (fixed !== null) [fixed.codes, fixed.scale, fixed.zeroPoint].forEach(held);
+    if (fixed !== null) [fixed.scale, fixed.zeroPoint].forEach(held);
     const columnGroups =
       fixed !== null && groupSize !== null
         ? held(tensor(Int32Array.from(await orderOf(order!), (j) => Math.floor(Number(j) / groupSize))))

@@ -11,7 +11,8 @@ import { matmul } from '../../ops/matmul.js';
 import { dequantize, quantize, type Quantized, type QuantizationScheme } from '../../ops/quantization.js';
 import { sum } from '../../ops/reduce.js';
 import { square } from '../../ops/unary.js';
-import { detach, diagonal, permute, reshape } from '../../ops/views.js';
+import { concat } from '../../ops/join.js';
+import { detach, diagonal, narrow, permute, reshape } from '../../ops/views.js';
 import { where } from '../../ops/where.js';
 import { full } from '../../tensor/create.js';
 import { scope } from '../../tensor/scope.js';
@@ -42,33 +43,56 @@ function lossOf(lost: Tensor, groups: number, gram: Tensor | null): Tensor {
   return permute(sum(mul(matmul(byGroup, blocks), byGroup), 2), [1, 0]);
 }
 
+/** Elements of the rows that are searched at a time: what is made of them stays in a cache. */
+const BLOCK_ELEMENTS = 1 << 19;
+
 /**
  * Scales (and zero points) for whose codes a weight loses least, found among 71 parts of the range of each row or group: least squares, or,
  * with XᵀX of the layer's inputs, the error of the group's share of the output, as AWQ's search for clipping does (Lin et al. 2024, arXiv
  * 2306.00978, section 4; without its protection of some layers).
  */
-function leastLossGrid(weight: Tensor, grid: WeightGrid, gram: Tensor | null): Quantized {
-  const { groupSize, scheme, bits, scaleDType } = grid;
-  const grouping = groupSize === null ? { axis: 0 } : { groupSize };
-  const groups = groupSize === null ? 1 : weight.shape[1]! / groupSize;
-  const whole = quantize(weight, { scheme, bits, scaleDType, ...grouping });
-  let scale = to(whole.scale, scaleDType);
-  let least = full([weight.shape[0]!, groups], Infinity);
-  for (const part of SHRINKS) {
-    const tried = to(mul(to(whole.scale, 'float32'), part), scaleDType);
-    // the ends shrink alike, so that the zero point keeps its place among the codes
-    const given = { scale: tried, ...(whole.zeroPoint === null ? {} : { zeroPoint: whole.zeroPoint }) };
-    const codes = quantize(weight, { scheme, bits, scaleDType, ...grouping, ...given });
-    const loss = lossOf(sub(weight, dequantize(codes)), groups, gram);
-    const better = lt(loss, least);
-    least = where(better, loss, least);
-    scale = where(reshape(better, scale.shape), tried, scale);
-  }
-  return { ...whole, scale };
+function leastLossGrid(weight: Tensor, grid: WeightGrid, gram: Tensor | null): Pick<Quantized, 'scale' | 'zeroPoint'> {
+  const [out, inputs] = weight.shape as [number, number];
+  const rows = Math.max(1, Math.floor(BLOCK_ELEMENTS / Math.max(1, inputs)));
+  if (out <= rows) return leastLossOfRows(weight, grid, gram);
+  const parts: Pick<Quantized, 'scale' | 'zeroPoint'>[] = [];
+  for (let at = 0; at < out; at += rows)
+    parts.push(leastLossOfRows(narrow(weight, 0, at, Math.min(rows, out - at)), grid, gram));
+  const zeros = parts.flatMap(({ zeroPoint }) => (zeroPoint === null ? [] : [zeroPoint]));
+  return { scale: concat(parts.map(({ scale }) => scale), 0), zeroPoint: zeros.length === 0 ? null : concat(zeros, 0) }; // prettier-ignore
 }
 
-/** Scales and zero points that a weight's codes will have, with codes that need not be used. `gram`: XᵀX `[in, in]` of the inputs. */
-export function gridOf(weight: Tensor, grid: WeightGrid, gram: Tensor | null = null): Quantized {
+function leastLossOfRows(
+  weight: Tensor,
+  { groupSize, scheme, bits, scaleDType }: WeightGrid,
+  gram: Tensor | null,
+): Pick<Quantized, 'scale' | 'zeroPoint'> {
+  const grouping = groupSize === null ? { axis: 0 } : { groupSize };
+  const groups = groupSize === null ? 1 : weight.shape[1]! / groupSize;
+  return scope(() => {
+    const whole = quantize(weight, { scheme, bits, scaleDType, ...grouping });
+    let best = { scale: to(whole.scale, scaleDType), least: full([weight.shape[0]!, groups], Infinity) };
+    for (const part of SHRINKS)
+      best = scope(() => {
+        const tried = to(mul(to(whole.scale, 'float32'), part), scaleDType);
+        // the ends shrink alike, so that the zero point keeps its place among the codes
+        const given = { scale: tried, ...(whole.zeroPoint === null ? {} : { zeroPoint: whole.zeroPoint }) };
+        const codes = quantize(weight, { scheme, bits, scaleDType, ...grouping, ...given });
+        const loss = lossOf(sub(weight, dequantize(codes)), groups, gram);
+        const better = lt(loss, best.least);
+        const { scale } = best;
+        return { scale: where(reshape(better, scale.shape), tried, scale), least: where(better, loss, best.least) };
+      });
+    return { scale: best.scale, zeroPoint: whole.zeroPoint };
+  });
+}
+
+/** Scales and zero points that a weight's codes will have. `gram`: XᵀX `[in, in]` of the inputs. */
+export function gridOf(
+  weight: Tensor,
+  grid: WeightGrid,
+  gram: Tensor | null = null,
+): Pick<Quantized, 'scale' | 'zeroPoint'> {
   return scope(() =>
     noGrad(() => {
       const { groupSize, scheme, bits, scaleDType, weightObserver } = grid;
