@@ -61,6 +61,8 @@ export interface ModelQuality {
 const FINETUNING = { lr: 1.5e-3, alpha: 0.5, temperature: 1 } as const;
 const STUDENT = { lr: 3e-3, alpha: 0.5, temperature: 2 } as const;
 const NINETY = 0.9;
+/** All weights in 4 bits: layers, and the token table. */
+export const fourBits = { scheme: 'w4a16', groupSize: 32, scaleDType: 'float16', embeddings: 'int4' } as const;
 /** What `calibrationBatches` draws by default: 16,384 tokens with a context of 128. */
 const CALIBRATION = { batches: 16, batchSize: 8 };
 /** Four times that: with less, Wanda is no better than magnitude. */
@@ -100,14 +102,16 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     forms[name] = await memory.of(name, { ...options, ...CALIBRATION }, async () => {
       const calibration = options.method === undefined ? [] : draw(0, CALIBRATION);
       const given = calibration.length > 0 ? { calibration } : {};
-      const made = await quantize(model, { ...options, ...given, embeddings: 'int8' });
+      const made = await quantize(model, { embeddings: 'int8', ...options, ...given });
       for (const input of calibration) input.dispose();
       return finished(made);
     });
   };
   await quantised('w8a8 SmoothQuant', { scheme: 'w8a8', method: 'smoothquant' });
-  await quantised('w4a16 to nearest', { scheme: 'w4a16', groupSize: 32 });
-  await quantised('w4a16 GPTQ', { scheme: 'w4a16', groupSize: 32, method: 'gptq' });
+  await quantised('w4a16 to nearest', fourBits);
+  await quantised('w4a16 GPTQ', { ...fourBits, method: 'gptq' });
+  await quantised('w4a16 to nearest, int8 table', { scheme: 'w4a16', groupSize: 32 });
+  await quantised('w4a16 GPTQ, int8 table', { scheme: 'w4a16', groupSize: 32, method: 'gptq' });
   await quantised('w4a8 GPTQ', { scheme: 'w4a8', groupSize: 32, method: 'gptq' });
 
   const half: Record<PruneMethod, number[]> = { magnitude: [], wanda: [], sparsegpt: [] };

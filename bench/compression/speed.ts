@@ -2,6 +2,7 @@
 import { calibrationBatches, prune, quantize, sparsify, type QuantizeModelOptions } from '../../src/compress/index.js';
 import * as og from '../../src/index.js';
 import { measure } from '../harness.js';
+import { fourBits } from './quality.js';
 import { studentConfig } from './student.js';
 
 const GPT2: og.GPTConfig = { vocabSize: 50257, context: 1024, layers: 12, heads: 12, width: 768 };
@@ -34,9 +35,10 @@ async function makeForms(config: og.GPTConfig): Promise<Record<string, og.GPT>> 
     forms[name] = await make();
     console.log(`made ${name} in ${((performance.now() - begun) / 1000).toFixed(1)} s`);
   };
-  const quantised = (options: QuantizeModelOptions) => () => quantize(model, { ...options, embeddings: 'int8' });
+  const quantised = (options: QuantizeModelOptions) => () => quantize(model, { embeddings: 'int8', ...options });
   await made('w8a8 SmoothQuant', quantised({ scheme: 'w8a8', method: 'smoothquant', calibration }));
-  await made('w4a16', quantised({ scheme: 'w4a16', groupSize: 32 })); // codes of GPTQ take as long as any
+  await made('w4a16', quantised(fourBits)); // codes of GPTQ take as long as any
+  await made('w4a16, int8 table', quantised({ scheme: 'w4a16', groupSize: 32 }));
   await made('w4a8', quantised({ scheme: 'w4a8', groupSize: 32 }));
   const pruned = { '2:4': { pattern: '2:4' }, csr: { pattern: { sparsity: 0.9 } } } as const;
   for (const layout of ['2:4', 'csr'] as const) {

@@ -165,7 +165,7 @@ struct DecodeTile {
   const void* data;
   int64_t stride;
   int32_t dtype;
-  const void* next;  // the tile that comes next, at least as long and laid out like this one; null: none, or unknown
+  const void* next;  // what is read after it, laid out like it, to be fetched meanwhile; null: none, or unknown
 };
 inline bool reads_in_place(const Head& head, int64_t width) { return head.column == 1 && width % kLanes == 0; }
 inline DecodeTile decode_tile(const Head& head, int64_t from, int64_t n, int64_t width, float* buffer) {
@@ -390,16 +390,16 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
       return;
     }
     const Head k = head_of(call->inputs[kK], b, kv_head), v = head_of(call->inputs[kV], b, kv_head);
-    const bool fetch_k = reads_in_place(k, p.width), fetch_v = reads_in_place(v, p.value_width);
+    const bool in_place = reads_in_place(k, p.width) && reads_in_place(v, p.value_width);
+    const bool alike = in_place && k.dtype == v.dtype && k.row == v.row && p.width == p.value_width;
     const int64_t from = split * split_keys, to = from + split_keys < p.keys ? from + split_keys : p.keys;
     decode_range<false>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) {
       KeyTile tile{};
       tile.n = end - j0 < kDecodeKeys ? end - j0 : kDecodeKeys;
       tile.k = decode_tile(k, j0, tile.n, p.width, buffer);
       tile.v = decode_tile(v, j0, tile.n, p.value_width, buffer + kDecodeKeys * width);
-      const bool more = j0 + 2 * kDecodeKeys <= end;
-      if (more && fetch_k) tile.k.next = k.at(j0 + kDecodeKeys);
-      if (more && fetch_v) tile.v.next = v.at(j0 + kDecodeKeys);
+      if (alike) tile.k.next = v.at(j0);
+      if (alike && j0 + tile.n < end) tile.v.next = k.at(j0 + tile.n);
       return tile;
     });
     finish_rows(call, p, block, partials, split, rows);

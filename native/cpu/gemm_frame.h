@@ -61,18 +61,28 @@ constexpr int64_t kKC = 384, kMC = 32 * kMR, kNC = 16 * kNR;
 constexpr int64_t kKC = 256, kMC = 24 * kMR, kNC = 32 * kNR;
 #endif
 static_assert(kFinishFloats / kMC >= kNR, "a block of rows and one panel must fit a rectangle");
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
 /**
  * Bytes of weights that a task of a product of few rows reads: enough for streams that stay far apart, little enough
  * for several threads to share the work evenly.
  */
 inline int64_t task_bytes(int64_t all) { return all < (1 << 20) ? 1 << 16 : all < (4 << 20) ? 1 << 17 : 1 << 20; }
+/**
+ * How many of `count` pieces of so many bytes a task takes: task_bytes() or a little more, so that tasks are as long as
+ * each other and two or four threads find as many. A short one at the end would leave a thread waiting.
+ */
+inline int64_t even_grain(int64_t count, int64_t bytes, int64_t unit, int64_t least_pieces) {
+  int64_t tasks = ceil_div(count * bytes, task_bytes(count * bytes));
+  tasks = tasks > 4 ? tasks / 4 * 4 : tasks == 3 ? 4 : tasks < 1 ? 1 : tasks;
+  const int64_t grain = ceil_div(ceil_div(count, tasks), unit) * unit;
+  return grain < least_pieces ? least_pieces : grain;
+}
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
 /** A task count worth having even for small matrices, so that several threads find work. */
 constexpr int64_t kMinTasks = 8;
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /** Panels of float32, whatever the operands are stored in. */
 struct FloatPanels : FloatWords {

@@ -468,9 +468,7 @@ struct Int8Gemm {
     uint8_t* a = scratch.take<uint8_t>(p.m * lda);
     if (!a) return fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++) stage_row(i, a + i * lda, lda);
-    int64_t grain = grain_for(p.k, task_bytes(p.n * p.k));
-    if (grain < 16) grain = 16;
-    parallel_ranges(p.n, grain, [&](int64_t begin, int64_t end) {
+    parallel_ranges(p.n, even_grain(p.n, p.k, kStreams, 16), [&](int64_t begin, int64_t end) {
       if (cancelled()) return;
       if (p.b_signed)
         few_rows_task<false>(begin, end, a, lda);

@@ -252,10 +252,7 @@ bool dense_bias(const Call& c, ScratchFrame& scratch, const float** to) {
 }
 
 /** Rows of weights a task takes: streams stay far apart, and several threads find work (few_rows_dot). */
-int64_t rows_of_task(const WeightMatrix& w) {
-  const int64_t bytes = w.row_bytes(), grain = grain_for(bytes, task_bytes(w.n * bytes));
-  return grain < 16 ? 16 : grain;
-}
+int64_t rows_of_task(const WeightMatrix& w) { return even_grain(w.n, w.row_bytes(), kCodeStreams, 16); }
 
 /** What says that panels were packed for this set. */
 constexpr uint32_t kPanelLayout = 0x100 + OG_LANES;

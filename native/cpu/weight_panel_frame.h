@@ -132,7 +132,7 @@ struct PanelProduct {
     const int64_t blocks = ceil_div(rows, length);
     length = ceil_div(ceil_div(rows, blocks), kRows) * kRows;
     int64_t panels = grain_for(least(rows, length) * kPanelColumns * call->form.k, kPanelWork);
-    if (rows <= 2 * kRows) panels = grain_for(size, task_bytes((end - begin) * size));
+    if (rows <= 2 * kRows) panels = even_grain(end - begin, size, 1, 1);
     const int64_t columns = ceil_div(end - begin, panels);
     parallel_for(blocks * columns, [&](int64_t task) {
       if (cancelled()) return;

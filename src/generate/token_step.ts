@@ -72,7 +72,8 @@ export class TokenStep {
     const { caches, isUnchanged } = this.#options;
     const holds = this.#isAsKnown() && isUnchanged!();
     if (holds && isWanted) return true;
-    for (const cache of caches) cache.truncate(caches[0]!.length - 1);
+    const before = caches[0]!.length - 1;
+    for (const cache of caches) cache.truncate(before);
     if (!holds) this.#giveUp();
     return false;
   }

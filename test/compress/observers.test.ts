@@ -93,6 +93,21 @@ test('the histogram grows without losing a number, whatever comes first', () => 
   assert.throws(() => silent.add(og.tensor([1, Infinity])), /finite activations/);
 });
 
+test('scales of many rows are those of fewer', async () => {
+  const own = { scheme: 'affine', bits: 4, groupSize: 32, scaleDType: 'float16', weightObserver: 'mse' } as const;
+  const weight = og.randn([2100, 512], { generator: og.generator(3) });
+  const all = roundToNearest(weight, own);
+  for (const [from, count] of [
+    [0, 7],
+    [1020, 9],
+    [2090, 10],
+  ] as const) {
+    const part = roundToNearest(og.narrow(weight, 0, from, count), own);
+    for (const key of ['codes', 'scale', 'zeroPoint'] as const)
+      assert.deepEqual(await og.narrow(all[key]!, 0, from, count).data(), await part[key]!.data(), `${key} of ${from}`);
+  }
+});
+
 test('weights: the best part of the range loses less, for every kind of codes, and GPTQ takes it too', async () => {
   const weight = og.mul(
     og.randn([24, 128], { generator: og.generator(4) }),

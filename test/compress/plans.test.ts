@@ -274,7 +274,7 @@ test('settings of every step are checked before any work', async () => {
   );
   await assert.rejects(run([pruned, { sparsify: { layout: 'block' } }]), /2:4 or csr/);
   await assert.rejects(run([{ sparsify: {} }]), /Prune it first/);
-  await assert.rejects(run([pruned, { sparsify: { embeddings: 'int4' } }]), /embeddings: expected.*bfloat16/);
+  await assert.rejects(run([pruned, { sparsify: { embeddings: 'int3' } }]), /embeddings: expected.*bfloat16/);
   await assert.rejects(
     run([pruned, { sparsify: { embeddings: 'int8' } }, { quantize: { scheme: 'w8a16', embeddings: 'int8' } }]),
     /a model with embeddings/,

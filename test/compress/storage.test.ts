@@ -110,15 +110,23 @@ for (const [scheme, bound] of [
   });
 }
 
-for (const embeddings of ['int8', 'bfloat16'] as const) {
+for (const [embeddings, most, farthest] of [
+  ['int8', 0.27, 1e-3],
+  ['int4', 0.15, 0.05],
+  ['bfloat16', 0.51, 1e-3],
+] as const) {
   test(`tables in ${embeddings}: looked up, tied to the output, trained through`, async () => {
     const made = await quantize(model, { scheme: 'w8a16', embeddings });
     const tokens = made.tokens as unknown as og.nn.QuantizedEmbedding;
     assert.ok(tokens instanceof nn.QuantizedEmbedding);
     const share = bytesOf(tokens) / bytesOf(model.tokens);
-    assert.ok(embeddings === 'int8' ? share < 0.27 : share < 0.51, `${share}`);
-    assert.ok(distance(made) > 0 && distance(made) < 1e-3, `${distance(made)}`);
+    assert.ok(share < most, `${share}`);
+    assert.ok(distance(made) > 0 && distance(made) < farthest, `${distance(made)}`);
     assert.equal(tokens.forward(ids).dtype, 'float32');
+    assert.deepEqual(
+      made.makeCache().map(({ dtype }) => dtype),
+      ['float32', 'float32'],
+    );
     const spread = largest(og.sub(tokens.forward(ids), og.embedding(tokens.weight, ids)));
     assert.ok(spread < 1e-7, `${spread}`);
     // the loss and its gradient against those through all logits
@@ -135,6 +143,11 @@ for (const embeddings of ['int8', 'bfloat16'] as const) {
     const byLogits = og.crossEntropy(logits(made), targets).itemSync() as number;
     assert.ok(Math.abs(whole - byLogits) < 1e-4, `${whole} against ${byLogits}`);
     assert.equal(distance(og.cloneModel(made).eval(), logits(made)), 0);
+    const folder = await mkdtemp(path.join(tmpdir(), 'omnigrad-table-'));
+    await og.saveModel(folder, made);
+    const { model: loaded } = await og.load(folder);
+    assert.equal(distance(loaded, logits(made)), 0);
+    await rm(folder, { recursive: true });
     const adapted = lora(made, { rank: 2, generator: og.generator(6) });
     og.scope(() => adapted.loss(ids, targets).backward());
     assert.ok(adapted.parameters().some(({ grad }) => grad !== null && largest(grad) > 0));
@@ -143,6 +156,18 @@ for (const embeddings of ['int8', 'bfloat16'] as const) {
     assert.equal(pieces.length, 4);
   });
 }
+
+test('a table in int4: the scales of least error, and widths that no group divides', async () => {
+  const made = await quantize(model, { scheme: 'w8a16', embeddings: 'int4' });
+  const lost = (tokens: og.nn.QuantizedEmbedding): number =>
+    largest(og.sum(og.square(og.sub(tokens.weight, model.tokens.weight))));
+  const found = lost(made.tokens as unknown as og.nn.QuantizedEmbedding);
+  const plain = lost(nn.QuantizedEmbedding.from(model.tokens, 'int4'));
+  assert.ok(found < 0.95 * plain, `${found} against ${plain}`);
+  const odd = new og.GPT({ vocabSize: 8, context: 4, layers: 1, heads: 1, width: 48 });
+  await assert.rejects(quantize(odd, { scheme: 'w8a8', embeddings: 'int4' }), /multiple of 32.*48 in tokens/s);
+  assert.throws(() => new nn.QuantizedEmbedding(og.zeros([4, 32], { dtype: 'uint8' }), og.zeros([4])), /for 32/);
+});
 
 test('rows of more than one block give the loss of one', () => {
   const table = new nn.Embedding(50_000, 32, { generator: og.generator(1), std: 0.3 });

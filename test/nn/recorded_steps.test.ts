@@ -26,11 +26,26 @@ interface Run {
   readonly recorded: number[];
 }
 
+/** Runs a step ahead for another token, and takes it back. */
+function discardStep(step: TokenStep, id: number): void {
+  og.scope(() =>
+    og.noGrad(() => {
+      const made = step.ahead(og.tensor([id], { dtype: 'int64' }));
+      if (made !== null) assert.equal(step.confirm(false), false);
+    }),
+  );
+}
+
 /** Reads tokens one at a time; `before` may do something to the model, and `isWatched` is whether steps may be recorded. */
 async function readTokens(
   model: og.GPT,
   isWatched: boolean,
-  options: { count?: number; before?: (position: number) => void; cache?: og.nn.KvCacheOptions } = {},
+  options: {
+    count?: number;
+    before?: (position: number) => void;
+    cache?: og.nn.KvCacheOptions;
+    discards?: boolean;
+  } = {},
 ): Promise<Run> {
   const caches = model.makeCache(1, options.cache ?? {});
   const isUnchanged = isWatched ? model.watch() : null;
@@ -39,6 +54,7 @@ async function readTokens(
   try {
     for (let i = 0; i < (options.count ?? model.config.context); i++) {
       options.before?.(i);
+      if (isWatched && options.discards === true) discardStep(step, idAt(i + 1));
       const wasRecorded = step.isRecorded;
       const logits = og.scope(() => og.noGrad(() => og.keep(step.next(idAt(i)))));
       run.logits.push(await logits.data());
@@ -82,6 +98,15 @@ describe('a recorded step', () => {
       const model = makeModel(config);
       const { recorded, logits } = await compare(model);
       assert.ok(recorded[0]! <= LATEST && recorded.length >= logits.length - LATEST, `recorded ${recorded.join()}`);
+      model.dispose();
+    });
+  }
+
+  for (const layers of [1, 3]) {
+    test(`comes after one that was taken back, with ${layers} layers`, async () => {
+      const model = makeModel({ layers });
+      const { recorded } = await compare(model, { discards: true });
+      assert.ok(recorded.length > small.context - 4, recorded.join());
       model.dispose();
     });
   }
@@ -251,6 +276,87 @@ describe('generation with recorded steps', () => {
     let made = 0;
     await assert.rejects(write, /finite logits/);
     assert.equal(made, 10);
+    model.dispose();
+  });
+
+  /** What a consumer does between tokens must show as if each step began when it was asked for. */
+  const meddling: Record<string, (model: og.GPT) => void> = {
+    'a weight': (model) => og.noGrad(() => og.copy_(model.norm.weight as og.Tensor, og.full([64], 0.7))),
+    'a weight of an embedding': (model) =>
+      og.noGrad(() => og.copy_(model.tokens.weight, og.mul(model.tokens.weight, -1))),
+    'a mode': (model) => void model.train(),
+    'a hook': (model) => void model.blocks[1]!.registerForwardHook((_module, _inputs, y) => og.mul(y as og.Tensor, 3)),
+  };
+  for (const [name, meddle] of Object.entries(meddling)) {
+    for (const at of [1, 2, 3, 5, 12]) {
+      test(`sees ${name} that changes after token ${at}`, async () => {
+        const write = async (isWatched: boolean): Promise<number[]> => {
+          const model = makeModel();
+          if (!isWatched) model.watch = () => null;
+          const ids: number[] = [];
+          const generator = og.generator(11);
+          for await (const { id } of model.generate([1, 2, 3], { maxNewTokens: 20, generator })) {
+            ids.push(id);
+            if (ids.length === at) meddle(model);
+          }
+          model.dispose();
+          return ids;
+        };
+        assert.deepEqual(await write(true), await write(false));
+      });
+    }
+  }
+
+  test('leaves streams where they stand without steps ahead: after a stop, a break, a signal', async () => {
+    const model = makeModel();
+    const first: number[] = [];
+    for await (const { id } of model.generate([1, 2], { maxNewTokens: 24, generator: og.generator(3) })) first.push(id);
+    const stopAt = first.findIndex((id, i) => i > 8 && first.indexOf(id) === i);
+    assert.ok(stopAt > 8);
+    const ways: ((generator: og.Generator) => Promise<void>)[] = [
+      async (generator) => {
+        const options = { maxNewTokens: 24, generator, stopIds: [first[stopAt]!] };
+        let made = 0;
+        for await (const _ of model.generate([1, 2], options)) made++;
+        assert.equal(made, stopAt);
+      },
+      async (generator) => {
+        let made = 0;
+        for await (const _ of model.generate([1, 2], { maxNewTokens: 24, generator })) if (++made === 10) break;
+      },
+      async (generator) => {
+        const controller = new AbortController();
+        const options = { maxNewTokens: 24, generator, signal: controller.signal };
+        let made = 0;
+        await assert.rejects(async () => {
+          for await (const _ of model.generate([1, 2], options)) if (++made === 10) controller.abort();
+        }, /abort/i);
+      },
+    ];
+    for (const way of ways) {
+      const [ahead, called] = [og.generator(3), og.generator(3)];
+      await way(ahead);
+      const own = model.watch;
+      model.watch = () => null;
+      await way(called);
+      model.watch = own;
+      assert.deepEqual(ahead.state, called.state);
+    }
+    model.dispose();
+  });
+
+  test('holds no memory afterwards', async () => {
+    const model = makeModel();
+    const write = async (stop: number): Promise<void> => {
+      let made = 0;
+      for await (const _ of model.generate([1, 2], { maxNewTokens: 30, temperature: 0 })) if (++made === stop) break;
+    };
+    await write(30);
+    const before = og.memory().tensors;
+    for (const stop of [1, 2, 3, 4, 5, 17, 30]) {
+      await write(stop);
+      assert.equal(og.memory().tensors, before, `after ${stop}`);
+    }
     model.dispose();
   });
 });
