@@ -75,7 +75,8 @@ struct DigitDots {
 #pragma GCC unroll 4
     for (int s = 0; s < S; s++) {
       const uint8_t* code = rows.code[s] + kBytes * at;
-      if (DigitsAhead<kBits>::kBytes) __builtin_prefetch(code + DigitsAhead<kBits>::kBytes, 0, DigitsAhead<kBits>::kHint);
+      if (DigitsAhead<kBits>::kBytes)
+        __builtin_prefetch(code + DigitsAhead<kBits>::kBytes, 0, DigitsAhead<kBits>::kHint);
       Codes codes;
       codes.template take<kAffine, kTail>(code, left);
       const Vf scales = kScales == kHeldScale ? held[s] : scales_at<kTail>(rows.scale[s], at * kBlocks, left);

@@ -19,7 +19,8 @@ namespace {
 constexpr bool kDigitsSumGroups = true;
 /** Rows of x that meet a chunk of codes while it is in registers. */
 constexpr int64_t kDigitRowsTogether = 4;
-/** Bytes of codes fetched ahead in each stream: 4-bit ones into L1, as one thread computes about as long as it reads. */
+/** Bytes of codes fetched ahead in each stream: 4-bit ones into L1, as one thread computes about as long as it reads.
+ */
 template <int kBits>
 struct DigitsAhead {
   static constexpr int kBytes = kBits == 4 ? 1024 : 4096, kHint = kBits == 4 ? 3 : 2;
