@@ -10,6 +10,8 @@ const forms = [
   { title: 'w8a8, SmoothQuant', quality: 'w8a8 SmoothQuant', speed: 'w8a8 SmoothQuant', isHeadline: true },
   { title: 'w4a16 in groups of 32, to nearest', quality: 'w4a16 to nearest', speed: 'w4a16' },
   { title: 'w4a16 in groups of 32, GPTQ', quality: 'w4a16 GPTQ', speed: 'w4a16', isHeadline: true },
+  { title: 'w4a16, to nearest, int8 table', quality: 'w4a16 to nearest, int8 table', speed: 'w4a16, int8 table' },
+  { title: 'w4a16, GPTQ, int8 table', quality: 'w4a16 GPTQ, int8 table', speed: 'w4a16, int8 table' },
   { title: 'w4a8 in groups of 32, GPTQ', quality: 'w4a8 GPTQ', speed: 'w4a8', isHeadline: true },
   { title: 'float32, trained on', quality: 'float32, trained on', speed: null },
   { title: '2:4, fine-tuned', quality: '2:4, fine-tuned', speed: '2:4' },
