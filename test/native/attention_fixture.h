@@ -147,17 +147,18 @@ struct Operand {
   }
   std::vector<double> values() const {
     std::vector<double> out((size_t)count());
-    for (int64_t i = 0; i < count(); i++) out[(size_t)i] = get(i);
+    for (size_t i = 0; i < out.size(); i++) out[i] = get((int64_t)i);
     return out;
   }
   void fill(Random& random, double low, double high) {
-    for (int64_t i = 0; i < count(); i++) set(i, random.uniform(low, high));
+    const int64_t n = count();
+    for (int64_t i = 0; i < n; i++) set(i, random.uniform(low, high));
   }
   /** Whether every byte outside the elements still is the guard. */
   bool gaps_untouched() const {
     std::vector<uint8_t> copy = memory;
-    const int64_t size = og::dtype_size(view.dtype);
-    for (int64_t i = 0; i < count(); i++)
+    const int64_t size = og::dtype_size(view.dtype), n = count();
+    for (int64_t i = 0; i < n; i++)
       std::memset(copy.data() + (static_cast<uint8_t*>(at(i)) - memory.data()), 0x7b, (size_t)size);
     return std::all_of(copy.begin(), copy.end(), [](uint8_t b) { return b == 0x7b; });
   }
@@ -371,8 +372,8 @@ double error_of(const Operand& actual, const std::vector<double>& expected, doub
   double worst = 0, largest = floor;
   for (double e : expected)
     if (std::isfinite(e)) largest = std::max(largest, std::fabs(e));
-  for (int64_t i = 0; i < actual.count(); i++) {
-    const double a = actual.get(i), e = expected[(size_t)i];
+  for (size_t i = 0; i < expected.size(); i++) {
+    const double a = actual.get((int64_t)i), e = expected[i];
     if (a == e) continue;
     const double error = std::fabs(a - e) / largest;
     worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
@@ -399,8 +400,11 @@ inline void check_case(const Case& c, bool gradients = true) {
   context() = text;
   Fixture f(c);
   f.solve();
+  const bool is_large = c.B * c.Hq * c.T * c.S * c.D > (1 << 20);
   for_each_isa([&](Isa isa) {
     if (c.dtype == OG_F64 && isa != og::kReference) return;
+    // the definition takes one path whatever the size
+    if (c.dtype != OG_F64 && isa == og::kReference && is_large && small_sizes()) return;
     const bool half = c.dtype == OG_F16 || c.dtype == OG_BF16;
     const double exact = c.dtype == OG_F64 ? 1e-13 : 4e-6, tolerance = half ? roundoff(c.dtype) * 1.2 : exact;
     std::vector<std::vector<uint8_t>> first;
