@@ -1,5 +1,6 @@
 // Prints source files for binding.gyp, relative to the repository root: `core` (core/*.cpp but the per-ISA table),
-// `kernels` (the files kernels.def names, and the per-ISA table), `binding`. CMakeLists.txt reads the same places.
+// `kernels` (the files kernels.def names, the per-ISA table, and what the kernels of a set share), `binding`.
+// CMakeLists.txt reads the same places.
 const fs = require('node:fs');
 const path = require('node:path');
 
@@ -17,7 +18,12 @@ const lists = {
     cppFiles('core', /\.cpp$/)
       .filter((name) => name !== 'registry_isa.cpp')
       .map((name) => `native/core/${name}`),
-  kernels: () => ['native/core/registry_isa.cpp', ...kernelFiles.map((name) => `native/cpu/${name}.cpp`)],
+  kernels: () => [
+    'native/core/registry_isa.cpp',
+    'native/cpu/stage.cpp',
+    'native/cpu/gemm.cpp',
+    ...kernelFiles.map((name) => `native/cpu/${name}.cpp`),
+  ],
   binding: () => cppFiles('binding', /\.cc$/).map((name) => `native/binding/${name}`),
 };
 process.stdout.write(lists[process.argv[2]]().join('\n'));

@@ -14,7 +14,7 @@ import { setup } from './setup.mjs';
 const never = () => undefined;
 const native = () => missingFor();
 
-/** Where the addon's build leaves its kernels on Linux: testing those saves compiling them twice. */
+/** Where the addon's build leaves its kernels on Linux: what is tested as it is need not be compiled again. */
 async function builtKernels() {
   if (process.platform !== 'linux') return '';
   await setup(['addon']);
@@ -34,7 +34,11 @@ const steps = [
   },
   { name: 'native-asan-ubsan', cannot: native, body: () => nativeTest({ sanitize: 'address,undefined' }) },
   { name: 'native-arm64', cannot: () => missingFor({ arm64: true }), body: () => nativeTest({ arm64: true }) },
-  { name: 'native-tsan', cannot: native, body: () => nativeTest({ sanitize: 'thread' }) },
+  {
+    name: 'native-tsan',
+    cannot: native,
+    body: async () => nativeTest({ sanitize: 'thread', kernels: await builtKernels() }),
+  },
   { name: 'native', cannot: native, body: async () => nativeTest({ kernels: await builtKernels() }) },
   { name: 'instructions', after: 'native', cannot: () => native() ?? cannotCount(), body: () => instructions() },
   { name: 'docs', cannot: never, body: docs },

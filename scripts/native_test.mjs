@@ -17,7 +17,7 @@ export function missingFor({ arm64 = false } = {}) {
 
 /**
  * Configures, builds and runs; returns the exit status of the first step that fails, or 0. `kernels`: a folder with the
- * kernels as the addon's build left them, which are then tested as they are.
+ * kernels as the addon's build left them; those that are not instrumented are then tested as they are.
  */
 export function nativeTest({ sanitize = '', arm64 = false, pattern = '', kernels = '' } = {}) {
   const folder = join(

@@ -6,6 +6,14 @@
 #include "omnigrad/abi.h"
 
 namespace og {
+
+/** How one operand of a Loop is walked: the loop's shape, and the operand's strides. */
+struct Walk {
+  int rank;
+  const int64_t* shape;
+  const int64_t* strides;
+};
+
 namespace {
 
 inline bool is_present(const og_view& v) { return v.dtype >= 0; }
@@ -59,6 +67,36 @@ inline int64_t offset_of(const og_view& v, int64_t index, int axes) {
   return offset;
 }
 
+/** Calls run(offset, length, stride) for the pieces of [begin, begin+n) that lie on one innermost line. */
+template <class F>
+inline void walk_lines(const Walk& walk, int64_t begin, int64_t n, const F& run) {
+  if (walk.rank == 0) {
+    if (n > 0) run(0, 1, 1);
+    return;
+  }
+  int64_t index[OG_MAX_RANK], rest = begin, offset = 0;
+  for (int i = walk.rank - 1; i >= 0; i--) {
+    index[i] = rest % walk.shape[i];
+    rest /= walk.shape[i];
+    offset += index[i] * walk.strides[i];
+  }
+  const int inner = walk.rank - 1;
+  const int64_t step = walk.strides[inner];
+  while (n > 0) {
+    const int64_t left = walk.shape[inner] - index[inner];
+    const int64_t length = left < n ? left : n;
+    run(offset, length, step);
+    n -= length;
+    offset += length * step;
+    index[inner] += length;
+    for (int i = inner; i > 0 && index[i] == walk.shape[i]; i--) {
+      offset += walk.strides[i - 1] - walk.shape[i] * walk.strides[i];
+      index[i] = 0;
+      index[i - 1]++;
+    }
+  }
+}
+
 /** Several equally shaped views, walked together after dropping axes of length 1 and merging neighbours. */
 template <int N>
 struct Loop {
@@ -96,35 +134,12 @@ struct Loop {
     return true;
   }
 
-  /** Calls run(offset, length, stride) for the pieces of [begin, begin+n) that lie on one innermost line of operand k.
-   */
+  Walk walk(int k) const { return {rank, shape, strides[k]}; }
+
+  /** walk_lines of operand k. */
   template <class F>
   void lines(int k, int64_t begin, int64_t n, const F& run) const {
-    if (rank == 0) {
-      if (n > 0) run(0, 1, 1);
-      return;
-    }
-    int64_t index[OG_MAX_RANK], rest = begin, offset = 0;
-    for (int i = rank - 1; i >= 0; i--) {
-      index[i] = rest % shape[i];
-      rest /= shape[i];
-      offset += index[i] * strides[k][i];
-    }
-    const int inner = rank - 1;
-    const int64_t step = strides[k][inner];
-    while (n > 0) {
-      const int64_t left = shape[inner] - index[inner];
-      const int64_t length = left < n ? left : n;
-      run(offset, length, step);
-      n -= length;
-      offset += length * step;
-      index[inner] += length;
-      for (int i = inner; i > 0 && index[i] == shape[i]; i--) {
-        offset += strides[k][i - 1] - shape[i] * strides[k][i];
-        index[i] = 0;
-        index[i - 1]++;
-      }
-    }
+    walk_lines(walk(k), begin, n, run);
   }
 };
 

@@ -167,9 +167,7 @@ int32_t search_columns(const Split& split, const og_view& y) {
       int64_t r = 0;
       loop.lines(0, 0, m, [&](int64_t offset, int64_t length, int64_t stride) {
         for (int64_t i = 0; i < length; i++, r++) {
-          with_storage(base.dtype, [&](auto type) {
-            load_run(data_of<const decltype(type)>(base) + offset + i * stride, 1, n, row);
-          });
+          read_run(base, offset + i * stride, 1, n, row);
           if (r == 0) {
             std::memcpy(best, row, (size_t)n * sizeof(C));
             for (int64_t j = 0; j < n; j++) position[j] = 0;

@@ -313,47 +313,12 @@ inline Head head_of(const og_view& v, int64_t b, int64_t h) {
 /** Elements [from, from+n) of a row, as C. */
 template <class C>
 inline void load_row(const Head& head, int64_t row, int64_t from, int64_t n, C* to) {
-  const char* source = head.at(row) + from * head.column * head.size;
-  switch (head.dtype) {
-    case OG_F32:
-      load_run(reinterpret_cast<const float*>(source), head.column, n, to);
-      break;
-    case OG_F16:
-      load_run(reinterpret_cast<const f16*>(source), head.column, n, to);
-      break;
-    case OG_BF16:
-      load_run(reinterpret_cast<const bf16*>(source), head.column, n, to);
-      break;
-    case OG_I8:
-      load_run(reinterpret_cast<const int8_t*>(source), head.column, n, to);
-      break;
-    default:
-#ifdef OG_IS_REFERENCE
-      load_run(reinterpret_cast<const double*>(source), head.column, n, to);
-#endif
-      break;
-  }
+  OG_ISA::load_elements(head.at(row) + from * head.column * head.size, head.dtype, head.column, n, to);
 }
 
 template <class C>
 inline void store_row(const Head& head, int64_t row, int64_t from, int64_t n, const C* values) {
-  char* target = head.at(row) + from * head.column * head.size;
-  switch (head.dtype) {
-    case OG_F32:
-      store_run(values, n, reinterpret_cast<float*>(target), head.column);
-      break;
-    case OG_F16:
-      store_run(values, n, reinterpret_cast<f16*>(target), head.column);
-      break;
-    case OG_BF16:
-      store_run(values, n, reinterpret_cast<bf16*>(target), head.column);
-      break;
-    default:
-#ifdef OG_IS_REFERENCE
-      store_run(values, n, reinterpret_cast<double*>(target), head.column);
-#endif
-      break;
-  }
+  OG_ISA::store_elements(values, n, head.at(row) + from * head.column * head.size, head.dtype, head.column);
 }
 
 /** Mask values [from, from+n) of one query as numbers to add: bool becomes 0 or -∞. */

@@ -217,8 +217,8 @@ void stage_weights(const Conv& c, float* to) {
   const int64_t lines = v.shape[0] * c.inputs * c.w.kernel[0], length = c.w.kernel[1];
   parallel_ranges(lines, grain_for(length), [&](int64_t begin, int64_t end) {
     for (int64_t line = begin; line < end; line++)
-      stage_floats(data_of<const char>(v) + offset_of(v, line, 3) * dtype_size(v.dtype), v.dtype, v.strides[3], length,
-                   to + line * length);
+      load_elements(data_of<const char>(v) + offset_of(v, line, 3) * dtype_size(v.dtype), v.dtype, v.strides[3], length,
+                    to + line * length);
   });
 }
 
@@ -245,7 +245,7 @@ int32_t forward(const Conv& c) {
   if (c.bias.dtype >= 0) {
     float* bias = frame.take<float>(rows);
     OG_SCRATCH(bias, "the bias of conv2d");
-    stage_floats(c.bias.data, c.bias.dtype, c.bias.strides[0], rows, bias);
+    load_elements(c.bias.data, c.bias.dtype, c.bias.strides[0], rows, bias);
     call.bias = bias;
   }
   if (c.weight.dtype == OG_F32 && is_contiguous_tail(c.weight, 3)) {

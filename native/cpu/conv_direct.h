@@ -9,7 +9,7 @@
 #define OMNIGRAD_CPU_CONV_DIRECT_H
 
 #include "conv_call.h"
-#include "gemm_small.h"
+#include "gemm_frame.h"
 
 namespace og {
 namespace {
@@ -237,7 +237,8 @@ inline void correlate_pair(const CorrelateCall& call, const Strip& s, const int6
       const int64_t rows = least(s.rows, r.count[0] - row);
       stage_strip(r, s, from, row, strip);
       for (int64_t i = 0; i < rows; i++)
-        stage_floats(grads.at((row + i) * grads.row).data, grads.dtype, grads.column, r.count[1], with + i * s.width);
+        OG_ISA::load_elements(grads.at((row + i) * grads.row).data, grads.dtype, grads.column, r.count[1],
+                              with + i * s.width);
       int64_t t = 0;
       for (; t + 8 <= taps; t += 8) correlate_taps<8>(r, s, rows, strip, at + t, with, sums + t);
       for (; t + 3 <= taps; t += 3) correlate_taps<3>(r, s, rows, strip, at + t, with, sums + t);

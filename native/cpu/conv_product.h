@@ -5,7 +5,7 @@
 #include "conv_call.h"
 #include "conv_direct.h"
 #include "conv_flat.h"
-#include "gemm_small.h"
+#include "gemm_frame.h"
 
 namespace og {
 namespace {
@@ -86,7 +86,7 @@ inline int32_t multiply_planes(const SumCall& call, int64_t image, int64_t image
   } else if (stores || call.bias) {
     product.epilogue = {SumEnd::run, &end};
   }
-  if (is_plain_call) return multiply<FloatPanels>(product);
+  if (is_plain_call) return multiply(product);
   return with_lines(r, [&](auto lines, bool by_position) {
     const MatrixView flags{nullptr, OG_F32, by_position ? 0 : 1, by_position ? 1 : 0};
     if (turned) {
@@ -96,7 +96,7 @@ inline int32_t multiply_planes(const SumCall& call, int64_t image, int64_t image
       product.b = {nullptr, OG_F32, flags.column, flags.row};
       product.b_lines = &lines;
     }
-    return gemm<FloatPanels>(product);
+    return gemm(product);
   });
 }
 
@@ -165,8 +165,8 @@ inline bool stage_rows(const CorrelateCall& call, int64_t image, int64_t images,
   for (int64_t m = 0; m < call.outputs; m++)
     for (int64_t b = 0; b < images; b++)
       for (int64_t i = 0; i < r.count[0]; i++, to += r.count[1])
-        stage_floats(with.at(b * with.image + m * with.channel + i * with.row).data, with.dtype, with.column,
-                     r.count[1], to);
+        OG_ISA::load_elements(with.at(b * with.image + m * with.channel + i * with.row).data, with.dtype, with.column,
+                              r.count[1], to);
   return true;
 }
 
@@ -193,13 +193,13 @@ inline int32_t correlate_group(const CorrelateCall& call, int64_t group) {
                      taps,
                      1};
     if (is_plain_call) {
-      OG_TRY(image == 0 ? multiply<FloatPanels>(product) : gemm<FloatPanels>(product));
+      OG_TRY(image == 0 ? multiply(product) : gemm(product));
       continue;
     }
     OG_TRY(with_lines(r, [&](auto lines, bool by_position) {
       product.b = by_position ? MatrixView{nullptr, OG_F32, 0, 1} : MatrixView{nullptr, OG_F32, 1, 0};
       product.b_lines = &lines;
-      return gemm<FloatPanels>(product);
+      return gemm(product);
     }));
   }
   return OG_OK;

@@ -187,6 +187,30 @@ void copy_bits(const og_view& from, const og_view& to) {
   });
 }
 
+template <class T>
+void fill_bits(const void* bits, const og_view& to) {
+  T value;
+  std::memcpy(&value, bits, sizeof value);
+  const og_view* const views[1] = {&to};
+  const Loop<1> loop(views);
+  const bool past = is_beyond_caches(to);
+  parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
+    const StreamEnd streams{past};
+    alignas(64) T run[kBlock];
+    if (past)
+      for (T& element : run) element = value;
+    loop.lines(0, begin, end - begin, [&](int64_t offset, int64_t length, int64_t stride) {
+      T* target = data_of<T>(to) + offset;
+      if (past && stride == 1) {
+        for (int64_t i = 0; i < length; i += kBlock)
+          stream_copy(run, target + i, (length - i < kBlock ? length - i : kBlock) * (int64_t)sizeof(T));
+        return;
+      }
+      for (int64_t i = 0; i < length; i++) target[i * stride] = value;
+    });
+  });
+}
+
 }  // namespace
 
 int32_t kernel_copy(const og_call* call) {
@@ -221,29 +245,24 @@ int32_t kernel_copy(const og_call* call) {
 int32_t kernel_fill(const og_call* call) {
   const og_view& to = call->outputs[0];
   const double value = call->attrs[0];
-  const og_view* const views[1] = {&to};
-  const Loop<1> loop(views);
+  char bits[8] = {};
   with_storage(to.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    T bits = Narrow<T, double>::from(value);
-    if (to.dtype == OG_BOOL) bits = Narrow<T, double>::from(value != 0 ? 1. : 0.);
-    const bool past = is_beyond_caches(to);
-    parallel_ranges(loop.count, kBlock * kBlocksPerChunk, [&](int64_t begin, int64_t end) {
-      const StreamEnd streams{past};
-      alignas(64) T run[kBlock];
-      if (past)
-        for (T& element : run) element = bits;
-      loop.lines(0, begin, end - begin, [&](int64_t offset, int64_t length, int64_t stride) {
-        T* target = data_of<T>(to) + offset;
-        if (past && stride == 1) {
-          for (int64_t i = 0; i < length; i += kBlock)
-            stream_copy(run, target + i, (length - i < kBlock ? length - i : kBlock) * (int64_t)sizeof(T));
-          return;
-        }
-        for (int64_t i = 0; i < length; i++) target[i * stride] = bits;
-      });
-    });
+    const auto one = Narrow<decltype(type), double>::from(to.dtype == OG_BOOL ? (value != 0 ? 1. : 0.) : value);
+    std::memcpy(bits, &one, sizeof one);
   });
+  switch (dtype_size(to.dtype)) {
+    case 8:
+      fill_bits<uint64_t>(bits, to);
+      break;
+    case 4:
+      fill_bits<uint32_t>(bits, to);
+      break;
+    case 2:
+      fill_bits<uint16_t>(bits, to);
+      break;
+    default:
+      fill_bits<uint8_t>(bits, to);
+  }
   return OG_OK;
 }
 

@@ -26,18 +26,32 @@ struct Product {
   int64_t operator()(int64_t a, int64_t b) const { return (int64_t)((uint64_t)a * (uint64_t)b); }
 };
 
-/** `count` lines that lie `step` apart; their elements are from_stride and to_stride apart. */
+/** `count` lines that lie `step` apart; their elements are `stride` apart. */
+struct Lines {
+  void* data;
+  int64_t stride, step;
+};
+typedef void (*Scan)(const Lines& from, const Lines& to, int64_t length, int64_t count);
+
 template <class A, class S, class T, class R>
-void scan(const R& rule, const S* from, int64_t from_stride, int64_t from_step, T* to, int64_t to_stride,
-          int64_t to_step, int64_t length, int64_t count) {
+void scan(const Lines& from, const Lines& to, int64_t length, int64_t count) {
+  const R rule{};
+  const S* x = static_cast<const S*>(from.data);
+  T* y = static_cast<T*>(to.data);
+  if (count == 1) {
+    A total = R::identity;
+    for (int64_t j = 0; j < length; j++, x += from.stride, y += to.stride) {
+      total = rule(total, widen<A>(*x));
+      *y = Narrow<T, A>::from(total);
+    }
+    return;
+  }
   A total[kLines];
   for (int64_t k = 0; k < count; k++) total[k] = R::identity;
-  for (int64_t j = 0; j < length; j++) {
-    const S* x = from + j * from_stride;
-    T* y = to + j * to_stride;
+  for (int64_t j = 0; j < length; j++, x += from.stride, y += to.stride) {
     for (int64_t k = 0; k < count; k++) {
-      total[k] = rule(total[k], widen<A>(x[k * from_step]));
-      y[k * to_step] = Narrow<T, A>::from(total[k]);
+      total[k] = rule(total[k], widen<A>(x[k * from.step]));
+      y[k * to.step] = Narrow<T, A>::from(total[k]);
     }
   }
 }
@@ -107,8 +121,8 @@ void sum_line(const float* from, float* to, int64_t length, bool past) {
 
 #endif
 
-template <class A, class S, class T, class R>
-void scan_all(const R& rule, const og_view& x, const og_view& y) {
+/** Not a template: the walk exists once, not once per rule and dtype. `sums`: scan adds up. */
+void scan_all(Scan scan, bool sums, const og_view& x, const og_view& y) {
   const int last = x.rank - 1, second = last - 1;
   const int64_t length = x.shape[last];
   const bool together = second >= 0 && x.strides[last] != 1 && x.strides[second] == 1;
@@ -117,62 +131,56 @@ void scan_all(const R& rule, const og_view& x, const og_view& y) {
   int64_t outer = 1;
   for (int i = 0; i < outer_axes; i++) outer *= x.shape[i];
   const bool past = is_beyond_caches(y) && x.data != y.data;
+  const bool in_vectors = sums && x.dtype == OG_F32 && x.strides[last] == 1 && y.strides[last] == 1;
+  (void)in_vectors;
   parallel_ranges(outer * tiles, grain_for(length * (side < kLines ? side : kLines)), [&](int64_t begin, int64_t end) {
     const StreamEnd streams{past};
     for (int64_t task = begin; task < end; task++) {
       const int64_t first = task % tiles * kLines, count = side - first < kLines ? side - first : kLines;
-      const int64_t from_step = together ? x.strides[second] : 0, to_step = together ? y.strides[second] : 0;
-      const S* from = data_of<const S>(x) + offset_of(x, task / tiles, outer_axes) + first * from_step;
-      T* to = data_of<T>(y) + offset_of(y, task / tiles, outer_axes) + first * to_step;
+      const auto lines_of = [&](const og_view& v) {
+        const int64_t step = together ? v.strides[second] : 0;
+        const int64_t at = offset_of(v, task / tiles, outer_axes) + first * step;
+        return Lines{data_of<char>(v) + at * dtype_size(v.dtype), v.strides[last], step};
+      };
+      const Lines from = lines_of(x), to = lines_of(y);
 #ifndef OG_IS_REFERENCE
-      if constexpr (std::is_same<R, Sum>::value && std::is_same<T, float>::value) {
-        if (count == 1 && x.strides[last] == 1 && y.strides[last] == 1) {
-          sum_line(from, to, length, past);
-          continue;
-        }
+      if (in_vectors && count == 1) {
+        sum_line(static_cast<const float*>(from.data), static_cast<float*>(to.data), length, past);
+        continue;
       }
 #endif
-      if (count == 1) {
-        scan<A>(rule, from, x.strides[last], 0, to, y.strides[last], 0, length, 1);
-      } else {
-        scan<A>(rule, from, x.strides[last], from_step, to, y.strides[last], to_step, length, count);
-      }
+      scan(from, to, length, count);
     }
   });
 }
 
 template <class R>
-int32_t cumulate(const og_call* call, const R& rule) {
+int32_t cumulate(const og_call* call) {
   const og_view &x = call->inputs[0], &y = call->outputs[0];
   OG_REQUIRE(same_shape(x, y) && x.rank > 0, "cumulative: shapes differ, or there is no axis");
   if (count_of(x) == 0) return OG_OK;
   if (dtype_is_float(x.dtype)) {
     OG_REQUIRE(y.dtype == x.dtype, "cumulative: the dtypes of floats must agree");
-    with_storage(x.dtype, [&](auto type) {
-      typedef decltype(type) T;
-      if constexpr (!std::is_integral<T>::value) scan_all<double, T, T>(rule, x, y);
-    });
-    return OG_OK;
+  } else {
+    OG_REQUIRE(y.dtype == x.dtype || y.dtype == OG_I64, "cumulative: integers give their own dtype or int64");
+    OG_SUPPORTED(y.dtype != OG_BOOL, "cumulative: bool gives int64");
   }
-  OG_REQUIRE(y.dtype == x.dtype || y.dtype == OG_I64, "cumulative: integers give their own dtype or int64");
-  OG_SUPPORTED(y.dtype != OG_BOOL, "cumulative: bool gives int64");
+  Scan found = nullptr;
   with_storage(x.dtype, [&](auto type) {
     typedef decltype(type) S;
-    if constexpr (std::is_integral<S>::value) {
-      if (y.dtype == OG_I64) {
-        scan_all<int64_t, S, int64_t>(rule, x, y);
-      } else {
-        scan_all<int64_t, S, S>(rule, x, y);
-      }
-    }
+    if constexpr (!std::is_integral<S>::value)
+      found = scan<double, S, S, R>;
+    else
+      found = y.dtype == OG_I64 ? scan<int64_t, S, int64_t, R> : scan<int64_t, S, S, R>;
   });
+  scan_all(found, std::is_same<R, Sum>::value, x, y);
   return OG_OK;
 }
 
 }  // namespace
 
-int32_t kernel_cumsum(const og_call* call) { return cumulate(call, Sum{}); }
-int32_t kernel_cumprod(const og_call* call) { return cumulate(call, Product{}); }
+int32_t kernel_cumsum(const og_call* call) { return cumulate<Sum>(call); }
+int32_t kernel_cumprod(const og_call* call) { return cumulate<Product>(call); }
 
 }  // namespace OG_ISA
 }  // namespace og

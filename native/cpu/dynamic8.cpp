@@ -49,14 +49,11 @@ int32_t check_states(const char* name, const og_view& x, const og_view& codes, c
 
 template <class C>
 void read_block(const og_view& x, int64_t begin, int64_t n, C* to) {
-  with_storage(x.dtype, [&](auto type) { load_run(data_of<const decltype(type)>(x) + begin, 1, n, to); });
+  read_run(x, begin, 1, n, to);
 }
 template <class C>
 void write_block(const og_view& x, int64_t begin, int64_t n, const C* from) {
-  with_storage(x.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    store_run(from, n, data_of<T>(x) + begin, 1);
-  });
+  write_run(x, begin, 1, n, from);
 }
 
 /** Calls run(block, begin, n) for all blocks, some at a time on a thread. */

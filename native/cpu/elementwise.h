@@ -22,38 +22,17 @@ namespace {
 constexpr int64_t kBlock = 1024;
 constexpr int64_t kBlocksPerChunk = 32;
 
+/** Elements [begin, begin+n) of operand k: where they lie, or copied into the buffer. */
 template <class C, int N>
-__attribute__((noinline)) const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n,
-                                            C* buffer) {
+inline const C* stage_in(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, C* buffer) {
   if (is_native<C>(view.dtype) && loop.linear(k)) return data_of<const C>(view) + begin;
-  with_storage(view.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    C* to = buffer;
-    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
-      load_run(data_of<const T>(view) + offset, stride, length, to);
-      to += length;
-    });
-  });
+  OG_ISA::load_lines(loop.walk(k), view, begin, n, buffer);
   return buffer;
 }
 
 template <class C, int N>
-__attribute__((noinline)) void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n,
-                                         const C* buffer) {
-  if (view.dtype == OG_BOOL) {
-    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
-      store_bool_run(buffer, length, data_of<uint8_t>(view) + offset, stride);
-      buffer += length;
-    });
-    return;
-  }
-  with_storage(view.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    loop.lines(k, begin, n, [&](int64_t offset, int64_t length, int64_t stride) {
-      store_run(buffer, length, data_of<T>(view) + offset, stride);
-      buffer += length;
-    });
-  });
+inline void stage_out(const Loop<N>& loop, int k, const og_view& view, int64_t begin, int64_t n, const C* buffer) {
+  OG_ISA::store_lines(loop.walk(k), view, begin, n, buffer);
 }
 
 /** What is done to one block: runs of n ≤ kBlock contiguous elements. */

@@ -84,6 +84,13 @@ constexpr int64_t kPackLimit = int64_t{1} << 23;
 /** A task count worth having even for small matrices, so that several threads find work. */
 constexpr int64_t kMinTasks = 8;
 
+template <class F>
+inline int32_t with_float_storage(int32_t dtype, const F& f) {
+  if (dtype == OG_F16) return f(f16{});
+  if (dtype == OG_BF16) return f(bf16{});
+  return f(float{});
+}
+
 /** Panels of float32, whatever the operands are stored in. */
 struct FloatPanels : FloatWords {
   template <int P>
@@ -188,12 +195,7 @@ inline void emit(const float* block, int64_t ld, int64_t m, int64_t n, const Mat
   for (int64_t i = 0; i < m; i++) {
     char* to = static_cast<char*>(c.data) + ((row + i) * c.row + column * c.column) * size;
     const float* from = block + i * ld;
-    if (c.dtype == OG_F32)
-      store_run(from, n, reinterpret_cast<float*>(to), c.column);
-    else if (c.dtype == OG_F16)
-      store_run(from, n, reinterpret_cast<f16*>(to), c.column);
-    else
-      store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
+    OG_ISA::store_elements(from, n, to, c.dtype, c.column);
   }
 }
 
@@ -336,12 +338,32 @@ inline int32_t gemm_through_copy(const GemmCall& call) {
 }
 
 /** m, n, k > 0. */
-template <class Panels = FloatPanels>
-inline int32_t gemm(const GemmCall& call) {
+template <class Panels>
+inline int32_t gemm_of(const GemmCall& call) {
   const int64_t shared = least(call.m, call.n), steps = steps_of<Panels>(call.k);
   if (!is_direct(call.c) && shared > 0 && steps > kPackLimit / least(shared, 256))
     return gemm_through_copy<Panels>(call);
   return gemm_rounds<Panels>(call);
+}
+
+}  // namespace
+
+/** Compiled once for all kernels of a set, in gemm.cpp. `call` is a GemmCall, a type of which each file has its own. */
+namespace OG_ISA {
+int32_t gemm_of_floats(const void* call);
+/** By a way of gemm_small.h, if one suits shape and layout. */
+bool multiply_unpacked(const void* call, int32_t* status);
+}  // namespace OG_ISA
+
+namespace {
+
+/** m, n, k > 0. */
+inline int32_t gemm(const GemmCall& call) { return OG_ISA::gemm_of_floats(&call); }
+
+/** The product by the way that suits its shape and layout. m, n, k > 0. */
+inline int32_t multiply(const GemmCall& call) {
+  int32_t status;
+  return OG_ISA::multiply_unpacked(&call, &status) ? status : gemm(call);
 }
 
 }  // namespace

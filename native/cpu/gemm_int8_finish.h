@@ -227,16 +227,12 @@ inline void finish_coded(const Finish& f, int64_t row, int64_t rows, int64_t col
 inline void store_floats(const Finish& f, const float* from, int64_t row, int64_t column, int64_t n) {
   const MatrixView& c = f.c;
   char* to = static_cast<char*>(c.data) + (row * c.row + column * c.column) * dtype_size(c.dtype);
-  if (c.dtype == OG_F32)
-    store_run(from, n, reinterpret_cast<float*>(to), c.column);
-  else if (c.dtype == OG_F16)
-    store_run(from, n, reinterpret_cast<f16*>(to), c.column);
-  else if (c.dtype == OG_BF16)
-    store_run(from, n, reinterpret_cast<bf16*>(to), c.column);
-  else if (c.dtype == OG_I8)
+  if (c.dtype == OG_I8)
     requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), c.column);
-  else
+  else if (c.dtype == OG_U8)
     requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<uint8_t*>(to), c.column);
+  else
+    OG_ISA::store_elements(from, n, to, c.dtype, c.column);
 }
 
 inline void finish_integers(const Finish& f, const ColumnTerms& at, const int32_t* sums, int64_t row, int64_t column,
@@ -276,8 +272,8 @@ inline void finish_block(const Finish& f, const ColumnTerms& at, const int32_t* 
       alignas(64) float y[4 * kFinishChunk], terms[4 * kFinishChunk];
       if (residual)
         for (int64_t i = 0; i < count; i++)
-          stage_floats(residual + ((r + i) * more.row + j * more.column) * size, more.dtype, more.column, here,
-                       terms + i * kFinishChunk);
+          OG_ISA::load_elements(residual + ((r + i) * more.row + j * more.column) * size, more.dtype, more.column, here,
+                                terms + i * kFinishChunk);
       const ColumnTerms from{at.add + j, at.sum + j, at.zero + j, at.scale + j, at.bias + j};
       finish_any(f, from, sums + r * ld + j, ld, row + r, count, here, residual ? terms : nullptr, kFinishChunk, y,
                  kFinishChunk);

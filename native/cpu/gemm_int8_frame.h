@@ -54,12 +54,8 @@ constexpr int64_t kInt8Tasks = 16;                  // tasks over columns, at le
 
 enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2, kNotSplit = 3 };
 
-template <class Loops>
-struct Int8Gemm {
-  typedef typename Loops::Kind Kind;
-  static constexpr int kRows = Kind::kRows, kColumns = Loops::kColumns;
-  static constexpr int kBeyond = Kind::kSplit ? 32 : 0;  // bytes behind packed A that are read
-
+/** What all loops share: the terms of rows and columns. Not a template, so that it is compiled once. */
+struct Int8Terms {
   const Int8Call* call;
   Finish finish;
   int32_t uniform_zero;  // za' where all rows share it
@@ -70,12 +66,11 @@ struct Int8Gemm {
 
   void fail_with(int failure) { __atomic_store_n(&failed, failure, __ATOMIC_RELAXED); }
 
-  /** Terms of the rows, in memory of `scratch`. False when it is short. */
-  bool prepare(ScratchFrame& scratch) {
+  /** Terms of the rows, in memory of `scratch`; A' = A + shift. False when it is short. */
+  bool prepare(int32_t shift, ScratchFrame& scratch) {
     const Int8Call& p = *call;
     finish = {{nullptr, nullptr, nullptr}, p.c, p.residual, p.activation, p.out_scale, p.out_zero};
     failed = kNoFailure;
-    const int32_t shift = shift_of_a<Kind>(p.a_signed);
     uniform_zero = centred ? 0 : p.a_zero.integer(0) + shift;
     if (!centred && p.a_zero.data && p.a_zero.stride != 0 && p.m > 1) {
       int32_t* zero = scratch.take<int32_t>(p.m);
@@ -104,7 +99,7 @@ struct Int8Gemm {
       float* scale = scratch.take<float>(p.m);
       if (!scale) return false;
       for (int64_t i = 0; i < p.m; i++) scale[i] = 1.f;
-      if (p.a_scale.data) stage_floats(p.a_scale.data, p.a_scale.dtype, p.a_scale.stride, p.m, scale);
+      if (p.a_scale.data) OG_ISA::load_elements(p.a_scale.data, p.a_scale.dtype, p.a_scale.stride, p.m, scale);
       finish.rows.scale = scale;
     }
     return true;
@@ -128,7 +123,7 @@ struct Int8Gemm {
   /** Terms of columns [begin, end); `sums`: their Σ B', or null where needs_sums is false. False: no memory. */
   bool prepare_columns(int64_t begin, int64_t end, const int32_t* sums, ScratchFrame& scratch, ColumnTerms& at) const {
     const Int8Call& p = *call;
-    const int64_t n = end - begin, room = n + kColumns;
+    const int64_t n = end - begin, room = n + 2 * kLanes;
     at = {scratch.take<int32_t>(room), nullptr, nullptr, nullptr, nullptr};
     at.sum = finish.rows.zero ? scratch.take<int32_t>(room) : at.add;
     at.zero = needs_zeros ? scratch.take<int32_t>(room) : at.add;
@@ -161,9 +156,30 @@ struct Int8Gemm {
     return true;
   }
   static void stage_numbers(const Numbers& from, int64_t begin, int64_t n, float* to) {
-    stage_floats(static_cast<const char*>(from.data) + begin * from.stride * dtype_size(from.dtype), from.dtype,
-                 from.stride, n, to);
+    OG_ISA::load_elements(static_cast<const char*>(from.data) + begin * from.stride * dtype_size(from.dtype),
+                          from.dtype, from.stride, n, to);
   }
+
+  /** The lines that the epilogue will touch, while the tile computes. */
+  void fetch_output(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
+    for (const MatrixView* one : {&finish.c, &finish.residual}) {
+      if (!one->data || one->column != 1) continue;
+      const int64_t size = dtype_size(one->dtype);
+      const char* at = static_cast<const char*>(one->data) + (row * one->row + column) * size;
+      for (int64_t r = 0; r < rows; r++, at += one->row * size) {
+        __builtin_prefetch(at, 1);
+        __builtin_prefetch(at + (columns - 1) * size, 1);
+      }
+    }
+  }
+};
+
+template <class Loops>
+struct Int8Gemm : Int8Terms {
+  typedef typename Loops::Kind Kind;
+  static constexpr int kRows = Kind::kRows, kColumns = Loops::kColumns;
+  static constexpr int kBeyond = Kind::kSplit ? 32 : 0;  // bytes behind packed A that are read
+  static_assert(kColumns <= 2 * kLanes, "terms of columns are padded to so many");
 
   /** Packs columns [begin, end) and their sums. */
   void pack_columns(int64_t begin, int64_t end, uint8_t* panels, int32_t* sums) {
@@ -187,19 +203,6 @@ struct Int8Gemm {
       pack_columns(j, least(end, j + kColumns), panels, sums + j);
       if (!split_panel(packed_steps<Kind>(call->k), panels, lists + j / kColumns * room, room, by_column))
         fail_with(kNotSplit);
-    }
-  }
-
-  /** The lines that the epilogue will touch, while the tile computes. */
-  void fetch_output(int64_t row, int64_t rows, int64_t column, int64_t columns) const {
-    for (const MatrixView* one : {&finish.c, &finish.residual}) {
-      if (!one->data || one->column != 1) continue;
-      const int64_t size = dtype_size(one->dtype);
-      const char* at = static_cast<const char*>(one->data) + (row * one->row + column) * size;
-      for (int64_t r = 0; r < rows; r++, at += one->row * size) {
-        __builtin_prefetch(at, 1);
-        __builtin_prefetch(at + (columns - 1) * size, 1);
-      }
     }
   }
 
@@ -484,14 +487,14 @@ struct Int8Gemm {
 
   int run() {
     ScratchFrame scratch;
-    const bool few = reads_unpacked(call->m, call->n, call->b.k, call->panels);
+    const bool few = !Kind::kSplit && reads_unpacked(call->m, call->n, call->b.k, call->panels);
     centred = few && Kind::kWide;  // no sums of weights to take while they are read
-    if (!prepare(scratch)) return kNoMemory;
-    if (few)
-      few_rows();
-    else if (call->n >= call->m)
+    if (!prepare(shift_of_a<Kind>(call->a_signed), scratch)) return kNoMemory;
+    if constexpr (!Kind::kSplit)
+      if (few) few_rows();
+    if (!few && call->n >= call->m)
       by_columns();
-    else
+    else if (!few)
       by_rows();
     return failed;
   }

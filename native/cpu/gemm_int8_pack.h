@@ -20,7 +20,7 @@ struct Bytes {
   int64_t row, k;
 };
 
-/** Words of kLanes rows as halves of the pairs of a step (Kind::kPairs). */
+/** Words of kLanes rows as halves of the pairs of a step (Form::kPairs). */
 template <int kWidth>
 OG_INLINE void put_pairs(uint8_t* panel, int64_t word, int lane, Vi v) {
   uint8_t* to = panel + ((word >> 1) * kWidth + lane) * 8 + (word & 1) * 4;
@@ -31,17 +31,26 @@ OG_INLINE void put_pairs(uint8_t* panel, int64_t word, int lane, Vi v) {
   }
 }
 
-/** Writes words of a panel of B: four bytes a column, or (Kind::kWide) two steps of two. */
+/** What packing depends on: kinds that agree in it share its code. */
+template <int Rows, bool Pairs, bool Wide>
+struct ByteForm {
+  static constexpr int kRows = Rows;
+  static constexpr bool kPairs = Pairs, kWide = Wide;
+};
 template <class Kind>
+using FormOf = ByteForm<Kind::kRows, Kind::kPairs, Kind::kWide>;
+
+/** Writes words of a panel of B: four bytes a column, or (Form::kWide) two steps of two. */
+template <class Form>
 struct PutB {
   static constexpr int kWidth = 2 * kLanes;
   typedef int16_t Half __attribute__((vector_size(OG_LANES * 2)));
   typedef int16_t HalfUnaligned __attribute__((vector_size(OG_LANES * 2), aligned(1), may_alias));
 
   static OG_INLINE void vector(uint8_t* panel, int64_t word, int lane, Vi v, bool) {
-    if (Kind::kPairs) {
+    if (Form::kPairs) {
       put_pairs<kWidth>(panel, word, lane, v);
-    } else if (Kind::kWide) {
+    } else if (Form::kWide) {
       uint8_t* to = panel + (2 * word * kWidth + lane) * 2;
       *reinterpret_cast<HalfUnaligned*>(to) = __builtin_convertvector(v, Half);
       *reinterpret_cast<HalfUnaligned*>(to + kWidth * 2) = __builtin_convertvector(v >> 16, Half);
@@ -51,13 +60,13 @@ struct PutB {
   }
   /** Four columns. */
   static OG_INLINE void four(uint8_t* panel, int64_t word, int lane, const uint32_t (&v)[4]) {
-    if (Kind::kWide) {
+    if (Form::kWide) {
       uint16_t low[4], high[4];
       for (int i = 0; i < 4; i++) low[i] = (uint16_t)v[i], high[i] = (uint16_t)(v[i] >> 16);
       uint8_t* to = panel + (2 * word * kWidth + lane) * 2;
       std::memcpy(to, low, 8);
       std::memcpy(to + kWidth * 2, high, 8);
-    } else if (Kind::kPairs) {
+    } else if (Form::kPairs) {
       Vi words;
       std::memcpy(&words, v, 16);
       put_pairs<kWidth>(panel, word, lane, words);
@@ -67,10 +76,10 @@ struct PutB {
   }
 };
 
-/** Writes words of a panel of A: as they are, or (Kind::kWide) widened to two words of int16. */
-template <class Kind, bool IsSigned>
+/** Writes words of a panel of A: as they are, or (Form::kWide) widened to two words of int16. */
+template <class Form, bool IsSigned>
 struct PutA {
-  static constexpr int kWidth = Kind::kRows;
+  static constexpr int kWidth = Form::kRows;
 
   static OG_INLINE void one(uint8_t* panel, int64_t step, int lane, Vi v, bool last) {
     int32_t* to = reinterpret_cast<int32_t*>(panel) + step * kWidth + lane;
@@ -85,9 +94,9 @@ struct PutA {
     return (v & 0xff) | ((v & 0xff00) << 8);
   }
   static OG_INLINE void vector(uint8_t* panel, int64_t word, int lane, Vi v, bool last) {
-    if (Kind::kPairs) {
+    if (Form::kPairs) {
       put_pairs<kWidth>(panel, word, lane, v);
-    } else if (Kind::kWide) {
+    } else if (Form::kWide) {
       one(panel, 2 * word, lane, widen(v), false);
       one(panel, 2 * word + 1, lane, widen((Vi)((Vu)v >> 16)), last);
     } else {
@@ -144,9 +153,9 @@ void pack_bytes_panel(const uint8_t* from, int64_t stride, int count, int64_t k,
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 
 /** Rows adjacent in memory: words of sixteen rows from four lines of k. */
-template <class Kind>
+template <class Form>
 void pack_adjacent(const Bytes& from, int64_t rows, int64_t k, uint8_t flip, int64_t panel_size, uint8_t* to) {
-  typedef PutB<Kind> Put;
+  typedef PutB<Form> Put;
   const Bytes16 mask = Bytes16{} + flip;
   for (int64_t k0 = 0; k0 < k; k0 += 4) {
     const int lines = k - k0 < 4 ? (int)(k - k0) : 4;
@@ -241,9 +250,9 @@ void pack_a(const Bytes& from, bool is_signed, int64_t rows, int64_t k, int32_t*
   uint8_t* bytes = reinterpret_cast<uint8_t*>(to);
   clear_last_pair<Kind>(rows, Kind::kRows, k, panel_bytes_a<Kind>(k), bytes);
   if (is_signed || !Kind::kWide)
-    pack_bytes<PutA<Kind, true>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
+    pack_bytes<PutA<FormOf<Kind>, true>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
   else
-    pack_bytes<PutA<Kind, false>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
+    pack_bytes<PutA<FormOf<Kind>, false>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
 }
 
 template <class Kind>
@@ -253,10 +262,10 @@ void pack_b(const Bytes& from, bool is_signed, int64_t columns, int64_t k, uint8
   if (from.row == 1 && from.k != 1) {  // several panels at a time, so that each visit to a line uses all of it
     constexpr int64_t kStrip = 8 * 2 * kLanes;
     for (int64_t j = 0; j < columns; j += kStrip)
-      pack_adjacent<Kind>({from.data + j, 1, from.k}, columns - j < kStrip ? columns - j : kStrip, k, flip,
-                          panel_bytes_b<Kind>(k), to + j / (2 * kLanes) * panel_bytes_b<Kind>(k));
+      pack_adjacent<FormOf<Kind>>({from.data + j, 1, from.k}, columns - j < kStrip ? columns - j : kStrip, k, flip,
+                                  panel_bytes_b<Kind>(k), to + j / (2 * kLanes) * panel_bytes_b<Kind>(k));
   } else {
-    pack_bytes<PutB<Kind>>(from, columns, k, flip, panel_bytes_b<Kind>(k), to);
+    pack_bytes<PutB<FormOf<Kind>>>(from, columns, k, flip, panel_bytes_b<Kind>(k), to);
   }
 }
 

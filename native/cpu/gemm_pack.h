@@ -43,16 +43,6 @@ inline Operand advance(const Operand& from, int64_t rows, int64_t k) {
   return to;
 }
 
-/** n elements of an operand, `stride` apart, as floats. */
-inline void stage_floats(const void* data, int32_t dtype, int64_t stride, int64_t n, float* to) {
-  if (dtype == OG_F32)
-    load_run(static_cast<const float*>(data), stride, n, to);
-  else if (dtype == OG_F16)
-    load_run(static_cast<const f16*>(data), stride, n, to);
-  else
-    load_run(static_cast<const bf16*>(data), stride, n, to);
-}
-
 /** Steps of k that one register transpose yields: whole cache lines where rows may share an L1 set (strides of 4 KiB).
  */
 constexpr int kBlockK = kLanes;
@@ -238,7 +228,7 @@ void pack(const Operand& from, int64_t rows, int64_t kc, float* to) {
         const char* line = source + k * from.k * size;
         const float* floats = reinterpret_cast<const float*>(line);
         if (!is_f32 || from.row != 1) {
-          stage_floats(line, from.dtype, from.row, here, staged);
+          OG_ISA::load_elements(line, from.dtype, from.row, here, staged);
           floats = staged;
         }
         spread_row<P>(floats, here, panel, target + k * P, k + 1 == kc);
@@ -257,7 +247,7 @@ void pack(const Operand& from, int64_t rows, int64_t kc, float* to) {
     for (int64_t k = 0; k < kc; k += kStageK) {
       const int64_t n = kc - k < kStageK ? kc - k : kStageK;
       for (int i = 0; i < count; i++)
-        stage_floats(source + (i * from.row + k * from.k) * size, from.dtype, from.k, n, staged + i * kStageK);
+        OG_ISA::load_elements(source + (i * from.row + k * from.k) * size, from.dtype, from.k, n, staged + i * kStageK);
       pack_transposed<P>(staged, kStageK, count, n, to + k * P);
     }
   }

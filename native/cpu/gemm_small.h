@@ -21,10 +21,18 @@ constexpr int64_t kFewRows = 8;
 constexpr int64_t kLeastPackedRows = 3;
 
 OG_INLINE Vf load_tail(const float* p, int n) { return load_first(p, n); }
+/** Copied in halves, quarters and so on: a loop over elements, unrolled, would be most of the code of this file. */
 template <class T>
 OG_INLINE Vf load_tail(const T* p, int n) {
-  float lanes[kLanes] = {};
-  for (int i = 0; i < n; i++) lanes[i] = to_float(p[i]);
+  if (n == kLanes) return load(p);
+  T lanes[kLanes] = {};
+  int at = 0;
+#pragma GCC unroll 4
+  for (int part = kLanes / 2; part > 0; part /= 2) {
+    if (!(n & part)) continue;
+    std::memcpy(lanes + at, p + at, (size_t)part * sizeof(T));
+    at += part;
+  }
   return load(lanes);
 }
 
@@ -129,7 +137,7 @@ inline const float* dense_rows(const GemmCall& call, ScratchFrame& scratch) {
   if (!to) return nullptr;
   for (int64_t i = 0; i < call.m; i++) {
     const Operand row = advance({call.a.data, call.a.dtype, call.a.row, call.a.column}, i, 0);
-    stage_floats(row.data, row.dtype, row.k, call.k, to + i * call.k);
+    OG_ISA::load_elements(row.data, row.dtype, row.k, call.k, to + i * call.k);
   }
   return to;
 }
@@ -357,13 +365,6 @@ inline bool is_direct_call(const GemmCall& call) {
          (call.m <= kFewRows || call.m * call.n * call.k <= kSmallWork);
 }
 
-template <class F>
-inline int32_t with_float_storage(int32_t dtype, const F& f) {
-  if (dtype == OG_F16) return f(f16{});
-  if (dtype == OG_BF16) return f(bf16{});
-  return f(float{});
-}
-
 /** The transposed product of a call with few columns, if a way for few rows takes it. Its epilogue is left to do. */
 inline bool multiply_turned(const GemmCall& call, int32_t* status) {
   const GemmCall turned{call.n,
@@ -407,17 +408,18 @@ inline bool multiply_few_columns(const GemmCall& call, int32_t* status) {
   return true;
 }
 
-/** The product by the way that suits its shape and layout, of panels where it is packed. m, n, k > 0. */
-template <class Panels>
-inline int32_t multiply(const GemmCall& call) {
-  int32_t status = OG_OK;
-  if (call.n <= kFewRows && call.m > call.n && multiply_few_columns(call, &status)) return status;
+/** The product by one of these ways, if one suits its shape and layout. m, n, k > 0. */
+inline bool multiply_small(const GemmCall& call, int32_t* status) {
+  if (call.n <= kFewRows && call.m > call.n && multiply_few_columns(call, status)) return true;
   const bool reads_packed = call.packed_b && call.m >= kLeastPackedRows && call.m <= kFewRows;
-  if (is_few_rows(call) && !reads_packed)
-    return with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
-  if (is_direct_call(call) && !reads_packed)
-    return with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
-  return gemm<Panels>(call);
+  if (reads_packed) return false;
+  if (is_few_rows(call))
+    *status = with_float_storage(call.b.dtype, [&](auto t) { return few_rows_dot<decltype(t)>(call); });
+  else if (is_direct_call(call))
+    *status = with_float_storage(call.b.dtype, [&](auto t) { return direct<decltype(t)>(call); });
+  else
+    return false;
+  return true;
 }
 
 }  // namespace

@@ -246,7 +246,7 @@ bool dense_bias(const Call& c, ScratchFrame& scratch, const float** to) {
   if (!is_present(c.bias)) return true;
   float* copy = scratch.take<float>(c.w.n + 1);
   if (!copy) return false;
-  stage_floats(c.bias.data, c.bias.dtype, c.bias.strides[0], c.w.n, copy);
+  load_elements(c.bias.data, c.bias.dtype, c.bias.strides[0], c.w.n, copy);
   *to = copy;
   return true;
 }
@@ -312,8 +312,8 @@ int32_t multiply_few(const Call& c, const float* bias, const Epilogue& epilogue)
   OG_SCRATCH(x, "rows");
   OG_SCRATCH(sums, "sums");
   for (int64_t i = 0; i < m; i++)
-    stage_floats(data_of<const char>(c.x) + i * c.x.strides[0] * dtype_size(c.x.dtype), c.x.dtype, c.x.strides[1], w.k,
-                 x + i * w.k);
+    load_elements(data_of<const char>(c.x) + i * c.x.strides[0] * dtype_size(c.x.dtype), c.x.dtype, c.x.strides[1], w.k,
+                  x + i * w.k);
   const int64_t grain = rows_of_task(w);
   const auto run = [&](const auto& rows) {
     parallel_ranges(w.n, grain, [&](int64_t begin, int64_t end) {

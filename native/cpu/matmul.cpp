@@ -28,7 +28,6 @@
 #include "gemm_int.h"
 #ifndef OG_IS_REFERENCE
 #include "gemm_bf16.h"
-#include "gemm_small.h"
 #endif
 
 namespace og {
@@ -190,7 +189,7 @@ bool bias_of(const Product& p, int64_t index, ScratchFrame& scratch, GemmCall& c
   float* to = scratch.take<float>(rows * p.n);
   if (!to) return false;
   for (int64_t i = 0; i < rows; i++)
-    stage_floats(from + i * bias.row * dtype_size(bias.dtype), bias.dtype, bias.column, p.n, to + i * p.n);
+    load_elements(from + i * bias.row * dtype_size(bias.dtype), bias.dtype, bias.column, p.n, to + i * p.n);
   call.init = to;
   call.init_row = rows == 1 ? 0 : p.n;
   return true;
@@ -217,10 +216,13 @@ int32_t multiply_one(const Product& p, int64_t index) {
   if (p.chain) call.epilogue = {run_chain_end, p.chain};
   call.batch = index;
   call.packed_b = p.packed_b;
+  if (p.k > 0) {
 #if OG_LANES == 16
-  if (p.k > 0 && is_of_pairs(call)) return multiply<PairPanels>(call);
+    int32_t status;
+    if (is_of_pairs(call)) return multiply_unpacked(&call, &status) ? status : gemm_of<PairPanels>(call);
 #endif
-  if (p.k > 0) return multiply<FloatPanels>(call);
+    return multiply(call);
+  }
   for (int64_t i = 0; i < p.m; i++) {  // an empty sum: the bias, or zero
     ScratchFrame line;
     float* zeros = line.take<float>(p.n);

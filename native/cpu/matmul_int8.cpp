@@ -196,27 +196,6 @@ int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
 /** What packed panels are made of where there is a choice. */
 enum Int8Form { kAnyBytes, kSevenBits, kSplitBytes };
 
-/** Calls f(Int8Gemm<Loops>{}) with the best loops of this set on this machine. */
-template <class F>
-int32_t with_loops(Int8Form form, const F& f) {
-  (void)form;
-#if OG_LANES == 16
-  if (cpu_feature(kVnni)) return f(Int8Gemm<VnniLoops>{});
-#elif OG_LANES == 8
-  if (cpu_feature(kAvxVnni)) return f(Int8Gemm<AvxVnniLoops>{});
-  if (cpu_feature(kVnni)) return f(Int8Gemm<Vnni256Loops>{});
-  if (form == kSevenBits) return f(Int8Gemm<SevenBitLoops>{});
-  if (form == kSplitBytes) return f(Int8Gemm<SplitLoops>{});
-#endif
-#if defined(__x86_64__)
-  return f(Int8Gemm<WideLoops>{});
-#else
-  if (cpu_feature(kDotProduct) && cpu_feature(kMatMulInt8)) return f(Int8Gemm<NeonMatrixLoops>{});
-  if (cpu_feature(kDotProduct)) return f(Int8Gemm<NeonDotLoops>{});
-  return f(Int8Gemm<NeonLoops>{});
-#endif
-}
-
 int32_t report(int failure) {
   OG_REQUIRE(failure != kNotSevenBit, "matmul_int8: b has codes beyond the promised [-64, 64]");
   if (failure) return fail(OG_OUT_OF_MEMORY, "matmul_int8: no memory for a task");
@@ -258,14 +237,8 @@ Int8Call matrix_call(const Int8Product& p, int64_t index) {
 /** Multiply-adds of one matrix above which its own parallel split beats one matrix per thread. */
 constexpr int64_t kLargeMatrix = int64_t{1} << 28, kTaskWork = 1 << 22;
 
-template <class Gemm>
-int32_t multiply_batch(const Int8Product& p) {
-  const auto one = [&](int64_t index) {
-    const Int8Call call = matrix_call(p, index);
-    Gemm gemm{};
-    gemm.call = &call;
-    return gemm.run();
-  };
+int32_t multiply_batch(const Int8Product& p, int (*run)(const Int8Call&)) {
+  const auto one = [&](int64_t index) { return run(matrix_call(p, index)); };
   const int64_t work = p.m * p.n * (p.k > 0 ? p.k : 1);
   if (p.batch == 1 || work > kLargeMatrix || (p.batch < 4 && work > kTaskWork)) {
     for (int64_t i = 0; i < p.batch; i++) OG_TRY(report(one(i)));
@@ -289,25 +262,12 @@ Int8Form form_of(const Int8Product& p) {
   return kAnyBytes;
 }
 
-int32_t multiply_all(const og_call* call, const Int8Product& p) {
-  const Int8Form form = form_of(p);
-  return with_loops(form, [&](auto gemm) -> int32_t {
-    typedef decltype(gemm) Gemm;
-    if (p.sides[kPacked].data)
-      OG_TRY(
-          check_packed(call->inputs[kPacked], Gemm::Kind::kLayout, p.k, p.n, p.sides[kB].dtype == OG_I8, p.seven_bit));
-    // of weights that are read as they are any byte may come
-    if (Gemm::Kind::kSplit && Gemm::reads_unpacked(p.m, p.n, p.sides[kB].row, true))
-      return with_loops(kAnyBytes, [&](auto wide) { return multiply_batch<decltype(wide)>(p); });
-    return multiply_batch<Gemm>(p);
-  });
-}
-
 /** Panels of one form. kNotSplit: b has too much that they would leave out. */
 template <class Gemm>
-int pack_form(Gemm gemm, const og_view& b, bool seven_bit, char* packed) {
+int pack_form(const og_view& b, bool seven_bit, char* packed) {
   const int64_t k = b.shape[0], n = b.shape[1];
   Int8Call call{};
+  Gemm gemm{};
   call.n = n;
   call.k = k;
   call.b = {data_of<const uint8_t>(b), b.strides[1], b.strides[0]};
@@ -332,14 +292,62 @@ int pack_form(Gemm gemm, const og_view& b, bool seven_bit, char* packed) {
   return gemm.failed;
 }
 
+template <class Gemm>
+int run_form(const Int8Call& call) {
+  Gemm gemm{};
+  gemm.call = &call;
+  return gemm.run();
+}
+
+/** One Int8Gemm, behind pointers: what calls it is compiled once, not once for each. */
+struct Int8Way {
+  uint32_t layout;
+  bool is_split;
+  bool (*reads_unpacked)(int64_t m, int64_t n, int64_t stride, bool packed);
+  int (*run)(const Int8Call& call);
+  int (*pack)(const og_view& b, bool seven_bit, char* packed);
+};
+
+template <class Loops>
+Int8Way way_of() {
+  typedef Int8Gemm<Loops> Gemm;
+  return {Loops::Kind::kLayout, Loops::Kind::kSplit, Gemm::reads_unpacked, run_form<Gemm>, pack_form<Gemm>};
+}
+
+/** The best loops of this set on this machine. */
+Int8Way best_way(Int8Form form) {
+  (void)form;
+#if OG_LANES == 16
+  if (cpu_feature(kVnni)) return way_of<VnniLoops>();
+#elif OG_LANES == 8
+  if (cpu_feature(kAvxVnni)) return way_of<AvxVnniLoops>();
+  if (cpu_feature(kVnni)) return way_of<Vnni256Loops>();
+  if (form == kSevenBits) return way_of<SevenBitLoops>();
+  if (form == kSplitBytes) return way_of<SplitLoops>();
+#endif
+#if defined(__x86_64__)
+  return way_of<WideLoops>();
+#else
+  if (cpu_feature(kDotProduct) && cpu_feature(kMatMulInt8)) return way_of<NeonMatrixLoops>();
+  if (cpu_feature(kDotProduct)) return way_of<NeonDotLoops>();
+  return way_of<NeonLoops>();
+#endif
+}
+
+int32_t multiply_all(const og_call* call, const Int8Product& p) {
+  const Int8Way way = best_way(form_of(p));
+  if (p.sides[kPacked].data)
+    OG_TRY(check_packed(call->inputs[kPacked], way.layout, p.k, p.n, p.sides[kB].dtype == OG_I8, p.seven_bit));
+  // of weights that are read as they are any byte may come
+  if (way.is_split && way.reads_unpacked(p.m, p.n, p.sides[kB].row, true))
+    return multiply_batch(p, best_way(kAnyBytes).run);
+  return multiply_batch(p, way.run);
+}
+
 int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
   int failure = kNotSplit;
   for (Int8Form form : {kSplitBytes, kAnyBytes})
-    if (failure == kNotSplit)
-      with_loops(seven_bit ? kSevenBits : form, [&](auto gemm) -> int32_t {
-        failure = pack_form(gemm, b, seven_bit, packed);
-        return OG_OK;
-      });
+    if (failure == kNotSplit) failure = best_way(seven_bit ? kSevenBits : form).pack(b, seven_bit, packed);
   return report(failure);
 }
 
@@ -362,7 +370,7 @@ int32_t multiply_codes(const og_call* call) {
 
 /** A row of floats of up to 32 bits as float32. */
 void stage_row(const char* from, int32_t dtype, int64_t stride, int64_t n, float* to) {
-  with_storage(dtype, [&](auto type) { load_run(reinterpret_cast<const decltype(type)*>(from), stride, n, to); });
+  load_elements(from, dtype, stride, n, to);
 }
 
 /** A matrix of floats: each row, times the factors, becomes int8 codes with its own scale first. */

@@ -120,9 +120,9 @@ C read_number(const og_view& v, int64_t i) {
 
 /** n elements of a contiguous float operand in the compute type; where they lie, unless a copy is wanted. */
 template <class C>
-const C* read_run(const og_view& x, int64_t begin, int64_t n, C* buffer, bool copy = false) {
+const C* read_floats(const og_view& x, int64_t begin, int64_t n, C* buffer, bool copy = false) {
   if (is_native<C>(x.dtype) && !copy) return data_of<const C>(x) + begin;
-  with_storage(x.dtype, [&](auto type) { load_run(data_of<const decltype(type)>(x) + begin, 1, n, buffer); });
+  read_run(x, begin, 1, n, buffer);
   return buffer;
 }
 
@@ -148,9 +148,9 @@ struct Spread {
     int64_t channel = begin % extent.channels;
     for (int64_t i = 0; i < n;) {
       const int64_t length = extent.channels - channel < n - i ? extent.channels - channel : n - i;
-      read_run(grids.scale, channel, length, scale + i, true);
+      read_floats(grids.scale, channel, length, scale + i, true);
       if (is_present(grids.zero)) {
-        read_run(grids.zero, channel, length, zero + i, true);
+        read_floats(grids.zero, channel, length, zero + i, true);
         for (int64_t j = i; j < i + length; j++) low[j] = grids.low - zero[j], high[j] = grids.high - zero[j];
       } else {
         const C middle = grids.middle, least = grids.low - middle, most = grids.high - middle;
@@ -192,14 +192,6 @@ void walk_grids(const Extent& extent, const Grids<C>& grids, int64_t begin, int6
     channel = channel + 1 == extent.channels ? 0 : channel + 1;
     left = extent.inner;
   }
-}
-
-template <class C>
-void write_run(const og_view& y, int64_t begin, int64_t n, const C* from) {
-  with_storage(y.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    store_run(from, n, data_of<T>(y) + begin, 1);
-  });
 }
 
 struct Stream {
@@ -272,7 +264,7 @@ struct Quantizer {
     alignas(64) C buffer[kBlock];
     alignas(64) uint8_t bytes[kBlock];
     alignas(64) uint32_t room[kBlock + 80];
-    const C* values = read_run(x, begin, n, buffer);
+    const C* values = read_floats(x, begin, n, buffer);
     const uint32_t* words = stream.words(begin, n, room);
     uint8_t* to = scheme.packed ? bytes : data_of<uint8_t>(codes) + begin;
     walk_grids<C>(extent, grids(), begin, n, [&](const auto& g, int64_t offset, int64_t length) {
@@ -289,7 +281,7 @@ struct Quantizer {
     alignas(64) uint8_t bytes[kBlock];
     alignas(64) uint32_t room[kBlock + 80];
     C low[kBlock], high[kBlock];
-    const C* values = read_run(x, begin, n, buffer);
+    const C* values = read_floats(x, begin, n, buffer);
     for (int64_t i = 0; i < count; i++) {
       low[i] = high[i] = 0;
       find(values + i * extent.inner, extent.inner, low + i, high + i);
@@ -309,7 +301,7 @@ struct Quantizer {
   /** Range, then codes, of one channel that is a single run. */
   void encode_channel(int64_t channel, C* buffer, ErrorSums& errors) const {
     const int64_t begin = channel * extent.inner;
-    const C* values = read_run(x, begin, extent.inner, buffer);
+    const C* values = read_floats(x, begin, extent.inner, buffer);
     C low = 0, high = 0;
     find(values, extent.inner, &low, &high);
     found(channel, low, high);
@@ -342,7 +334,7 @@ struct Quantizer {
         alignas(64) C buffer[kBlock];
         for (int64_t at = piece * kChunk; at < end; at += kBlock) {
           const int64_t n = end - at < kBlock ? end - at : kBlock;
-          find(read_run(x, task / pieces * extent.inner + at, n, buffer), n, &low, &high);
+          find(read_floats(x, task / pieces * extent.inner + at, n, buffer), n, &low, &high);
         }
         ranges[2 * task] = low;
         ranges[2 * task + 1] = high;
@@ -366,7 +358,7 @@ struct Quantizer {
         const int64_t at = (row * extent.channels + channel) * extent.inner;
         for (int64_t i = 0; i < extent.inner; i += kBlock) {
           const int64_t n = extent.inner - i < kBlock ? extent.inner - i : kBlock;
-          find(read_run(x, at + i, n, buffer), n, &low, &high);
+          find(read_floats(x, at + i, n, buffer), n, &low, &high);
         }
       }
       found(channel, low, high);
@@ -392,7 +384,7 @@ struct Quantizer {
       for (int64_t row = piece * rows; row < end; row++)
         for (int64_t i = 0; i < width; i += kBlock) {
           const int64_t n = width - i < kBlock ? width - i : kBlock;
-          find_ranges(read_run(x, row * width + i, n, buffer), n, low + i, high + i);
+          find_ranges(read_floats(x, row * width + i, n, buffer), n, low + i, high + i);
         }
     });
     C *low = ranges, *high = ranges + width;
@@ -542,7 +534,7 @@ int32_t kernel_dequantize(const og_call* call) {
         walk_grids<C>(extent, grids, at, n, [&](const auto& g, int64_t offset, int64_t length) {
           from_codes(from + offset, scheme.is_signed(), scheme.nf4(), length, g, to + offset);
         });
-        if (!direct) write_run(y, at, n, buffer);
+        if (!direct) write_run(y, at, 1, n, buffer);
       }
     });
     return (int32_t)OG_OK;
@@ -570,13 +562,13 @@ int32_t kernel_fake_quantize(const og_call* call) {
       const bool direct = is_native<C>(x.dtype);
       for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t n = end - at < kBlock ? end - at : kBlock;
-        const C* from = read_run(x, at, n, in);
+        const C* from = read_floats(x, at, n, in);
         C* to = direct ? data_of<C>(y) + at : out;
         uint8_t* mask = data_of<uint8_t>(inside) + at;
         walk_grids<C>(extent, grids, at, n, [&](const auto& g, int64_t offset, int64_t length) {
           fake_codes(from + offset, length, g, to + offset, mask + offset);
         });
-        if (!direct) write_run(y, at, n, out);
+        if (!direct) write_run(y, at, 1, n, out);
       }
     });
     return (int32_t)OG_OK;

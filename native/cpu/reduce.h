@@ -265,12 +265,6 @@ __attribute__((noinline)) int32_t reduce_rows(const Rule<C>& rule, const Split& 
   return OG_OK;
 }
 
-/** Out of line: one copy per compute type serves all rules. */
-template <class C>
-__attribute__((noinline)) void load_dense(const og_view& base, int64_t at, int64_t n, C* row) {
-  with_storage(base.dtype, [&](auto type) { load_run(data_of<const decltype(type)>(base) + at, 1, n, row); });
-}
-
 /** The innermost kept axis is dense and the reduced elements are not: whole rows are combined. */
 inline bool goes_down_columns(const Split& split) {
   const int last = split.kept.rank - 1;
@@ -321,7 +315,7 @@ __attribute__((noinline)) int32_t reduce_columns(const Rule<C>& rule, const Spli
                      for (int64_t i = 0; i < length; i += kGroup) {
                        const int64_t count = length - i < kGroup ? length - i : kGroup;
                        for (int64_t k = 0; k < count; k++)
-                         load_dense(base, offset + (i + k) * stride, n, staged + k * kColumns);
+                         read_run(base, offset + (i + k) * stride, 1, n, staged + k * kColumns);
                        rule.rows(rule.context, staged, kColumns, count, shift, acc, n);
                      }
                    });

@@ -37,46 +37,6 @@ void rotate(C* a, C* b, const C* cosine, const C* sine, C sign, int64_t n) {
   }
 }
 
-template <class C>
-void load_any(const og_view& v, int64_t offset, int64_t stride, int64_t n, C* to) {
-  switch (v.dtype) {
-    case OG_F32:
-      load_run(data_of<const float>(v) + offset, stride, n, to);
-      break;
-    case OG_F16:
-      load_run(data_of<const f16>(v) + offset, stride, n, to);
-      break;
-    case OG_BF16:
-      load_run(data_of<const bf16>(v) + offset, stride, n, to);
-      break;
-    default:
-#ifdef OG_IS_REFERENCE
-      load_run(data_of<const double>(v) + offset, stride, n, to);
-#endif
-      break;
-  }
-}
-
-template <class C>
-void store_any(const og_view& v, int64_t offset, int64_t stride, int64_t n, const C* from) {
-  switch (v.dtype) {
-    case OG_F32:
-      store_run(from, n, data_of<float>(v) + offset, stride);
-      break;
-    case OG_F16:
-      store_run(from, n, data_of<f16>(v) + offset, stride);
-      break;
-    case OG_BF16:
-      store_run(from, n, data_of<bf16>(v) + offset, stride);
-      break;
-    default:
-#ifdef OG_IS_REFERENCE
-      store_run(from, n, data_of<double>(v) + offset, stride);
-#endif
-      break;
-  }
-}
-
 /** One row at element offsets x_at and y_at; cos and sin at c_at and s_at. */
 template <class C>
 void rope_row(const og_call* call, int64_t x_at, int64_t y_at, int64_t c_at, int64_t s_at) {
@@ -89,19 +49,19 @@ void rope_row(const og_call* call, int64_t x_at, int64_t y_at, int64_t c_at, int
   alignas(64) C a[kPairs], b[kPairs], c[kPairs], s[kPairs];
   for (int64_t i = 0; i < pairs; i += kPairs) {
     const int64_t n = pairs - i < kPairs ? pairs - i : kPairs;
-    load_any(x, x_at + i * step * xs, step * xs, n, a);
-    load_any(x, x_at + (i * step + apart) * xs, step * xs, n, b);
-    load_any(cosine, c_at + i * cs, cs, n, c);
-    load_any(sine, s_at + i * ss, ss, n, s);
+    read_run(x, x_at + i * step * xs, step * xs, n, a);
+    read_run(x, x_at + (i * step + apart) * xs, step * xs, n, b);
+    read_run(cosine, c_at + i * cs, cs, n, c);
+    read_run(sine, s_at + i * ss, ss, n, s);
     rotate(a, b, c, s, sign, n);
-    store_any(y, y_at + i * step * ys, step * ys, n, a);
-    store_any(y, y_at + (i * step + apart) * ys, step * ys, n, b);
+    write_run(y, y_at + i * step * ys, step * ys, n, a);
+    write_run(y, y_at + (i * step + apart) * ys, step * ys, n, b);
   }
   if (x.data == y.data && x_at == y_at && xs == ys) return;
   for (int64_t d = 2 * pairs; d < width; d += kPairs) {
     const int64_t n = width - d < kPairs ? width - d : kPairs;
-    load_any(x, x_at + d * xs, xs, n, a);
-    store_any(y, y_at + d * ys, ys, n, a);
+    read_run(x, x_at + d * xs, xs, n, a);
+    write_run(y, y_at + d * ys, ys, n, a);
   }
 }
 

@@ -42,22 +42,6 @@ struct RowOffsets {
   int64_t operator()(int64_t row) const { return uniform ? row * step : offset_of(*view, row, axes); }
 };
 
-template <class C>
-__attribute__((noinline)) void read_run(const og_view& view, int64_t offset, int64_t stride, int64_t n, C* to) {
-  with_storage(view.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    load_run(data_of<const T>(view) + offset, stride, n, to);
-  });
-}
-template <class C>
-__attribute__((noinline)) void write_run(const og_view& view, int64_t offset, int64_t stride, int64_t n,
-                                         const C* from) {
-  with_storage(view.dtype, [&](auto type) {
-    typedef decltype(type) T;
-    store_run(from, n, data_of<T>(view) + offset, stride);
-  });
-}
-
 /** Longest row that is written past the caches at once: a longer one would wait for the stores alone. */
 constexpr int64_t kPastRow = 4096;
 

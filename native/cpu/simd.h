@@ -182,6 +182,14 @@ OG_INLINE float min_lane(Vf v) {
   return r;
 }
 
+#if !defined(__AVX2__) && !defined(__aarch64__)
+/** Out of line: a dozen instructions an element, which kernels would repeat in every unrolled loop. */
+__attribute__((noinline)) inline Vf widen_halves(const f16* p) {
+  Vf v;
+  for (int i = 0; i < kLanes; i++) v[i] = og::to_float(p[i]);
+  return v;
+}
+#endif
 /** kLanes halves, widened. */
 OG_INLINE Vf load(const f16* p) {
 #if defined(__AVX512F__)
@@ -191,9 +199,7 @@ OG_INLINE Vf load(const f16* p) {
 #elif defined(__aarch64__)
   return (Vf)vcvt_f32_f16(vld1_f16((const __fp16*)p));
 #else
-  Vf v;
-  for (int i = 0; i < kLanes; i++) v[i] = og::to_float(p[i]);
-  return v;
+  return widen_halves(p);
 #endif
 }
 OG_INLINE Vf load(const bf16* p) {

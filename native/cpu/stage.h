@@ -1,6 +1,7 @@
 /**
  * Moving elements between storage (any dtype, any stride) and contiguous runs of the type that a kernel computes in:
- * float for float32, float16 and bfloat16, double for float64, int64_t for integers and bool.
+ * float for float32, float16 and bfloat16, double for float64, int64_t for integers and bool. Where the dtype is only
+ * known at run time, stage.cpp does it: one copy of its loops serves all kernels of a set.
  */
 #ifndef OMNIGRAD_CPU_STAGE_H
 #define OMNIGRAD_CPU_STAGE_H
@@ -12,6 +13,7 @@
 #include <type_traits>
 
 #include "../core/dtype.h"
+#include "../core/view.h"
 #ifndef OG_IS_REFERENCE
 #include "simd.h"
 #endif
@@ -163,6 +165,35 @@ inline int32_t with_float_compute(int32_t dtype, const F& f) {
   (void)dtype;
 #endif
   return f(float{});
+}
+
+}  // namespace
+
+/** The loops of stage.cpp. */
+namespace OG_ISA {
+#define OG_COMPUTE_TYPES(X) X(float) X(double) X(int64_t)
+#define OG_DECLARE(C)                                                                                       \
+  /** to[0..n) = from[0, stride, 2·stride, …) of a dtype, widened; and back, where all but 0 is true. */ \
+  void load_elements(const void* from, int32_t dtype, int64_t stride, int64_t n, C* to);                    \
+  void store_elements(const C* from, int64_t n, void* to, int32_t dtype, int64_t stride);                   \
+  /** Elements [begin, begin+n) of a view that is walked so. */                                             \
+  void load_lines(const Walk& walk, const og_view& view, int64_t begin, int64_t n, C* to);                  \
+  void store_lines(const Walk& walk, const og_view& view, int64_t begin, int64_t n, const C* from);
+OG_COMPUTE_TYPES(OG_DECLARE)
+#undef OG_DECLARE
+}  // namespace OG_ISA
+
+namespace {
+
+/** Elements of a view, from element `offset` on. */
+template <class C>
+inline void read_run(const og_view& view, int64_t offset, int64_t stride, int64_t n, C* to) {
+  const void* from = static_cast<const char*>(view.data) + offset * dtype_size(view.dtype);
+  OG_ISA::load_elements(from, view.dtype, stride, n, to);
+}
+template <class C>
+inline void write_run(const og_view& view, int64_t offset, int64_t stride, int64_t n, const C* from) {
+  OG_ISA::store_elements(from, n, static_cast<char*>(view.data) + offset * dtype_size(view.dtype), view.dtype, stride);
 }
 
 }  // namespace

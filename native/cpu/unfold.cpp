@@ -96,7 +96,11 @@ int32_t fold_sums(const Windows& w, const og_view& x, const og_view& y) {
     }
     with_storage(y.dtype, [&](auto type) {
       typedef decltype(type) T;
-      for (int64_t row = begin; row < end; row++) fold_row<C, T>(w, x, y, row, sums);
+      constexpr bool computes_so = std::is_integral<T>::value       ? std::is_same<C, int64_t>::value
+                                   : std::is_same<T, double>::value ? std::is_same<C, double>::value
+                                                                    : std::is_same<C, float>::value;
+      if constexpr (computes_so)  // there is no other pair: x and y have one dtype
+        for (int64_t row = begin; row < end; row++) fold_row<C, T>(w, x, y, row, sums);
     });
   });
   return failed.load() ? fail(OG_OUT_OF_MEMORY, "fold: no memory for a row") : (int32_t)OG_OK;

@@ -58,7 +58,7 @@ struct PanelProduct {
           const char* from = static_cast<const char*>(p.x.data) + (row + lane) * p.x.row * dtype_size(p.x.dtype);
           x = reinterpret_cast<const float*>(from);
           if (!direct) {
-            stage_floats(from, p.x.dtype, p.x.column, k, staged);
+            OG_ISA::load_elements(from, p.x.dtype, p.x.column, k, staged);
             x = staged;
           }
         }

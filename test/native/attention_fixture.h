@@ -147,17 +147,18 @@ struct Operand {
   }
   std::vector<double> values() const {
     std::vector<double> out((size_t)count());
-    for (int64_t i = 0; i < count(); i++) out[(size_t)i] = get(i);
+    for (size_t i = 0; i < out.size(); i++) out[i] = get((int64_t)i);
     return out;
   }
   void fill(Random& random, double low, double high) {
-    for (int64_t i = 0; i < count(); i++) set(i, random.uniform(low, high));
+    const int64_t n = count();
+    for (int64_t i = 0; i < n; i++) set(i, random.uniform(low, high));
   }
   /** Whether every byte outside the elements still is the guard. */
   bool gaps_untouched() const {
     std::vector<uint8_t> copy = memory;
-    const int64_t size = og::dtype_size(view.dtype);
-    for (int64_t i = 0; i < count(); i++)
+    const int64_t size = og::dtype_size(view.dtype), n = count();
+    for (int64_t i = 0; i < n; i++)
       std::memset(copy.data() + (static_cast<uint8_t*>(at(i)) - memory.data()), 0x7b, (size_t)size);
     return std::all_of(copy.begin(), copy.end(), [](uint8_t b) { return b == 0x7b; });
   }
@@ -280,7 +281,8 @@ struct Fixture {
     return mask.view.dtype == OG_BOOL ? (m != 0 ? 0 : -INFINITY) : m;
   }
 
-  void solve() {
+  /** Keys that a query does not see have weights of zero, and are passed over. */
+  void solve(bool gradients) {
     const std::vector<double> Q = q.values(), K = k.values(), V = v.values(), G = grad.values();
     y.assign((size_t)(c.B * c.Hq * c.T * c.Dv), 0);
     lse.assign((size_t)(c.B * c.Hq * c.T), -INFINITY);
@@ -294,13 +296,15 @@ struct Fixture {
       for (int64_t i = 0; i < c.T; i++) {
         const double *qi = &Q[(size_t)((head * c.T + i) * c.D)], *gi = &G[(size_t)((head * c.T + i) * c.Dv)];
         double top = -INFINITY, total = 0, delta = 0;
-        for (int64_t j = 0; j < c.S; j++) {
-          double s = 0;
-          for (int64_t d = 0; d < c.D; d++) s += qi[d] * K[(size_t)((kv * c.S + j) * c.D + d)];
-          const Range range = range_of(i);
-          const int64_t last = range.place;
+        const Range range = range_of(i);
+        const int64_t last = range.place;
+        p.assign((size_t)c.S, -INFINITY);
+        for (int64_t j = range.from; j < range.to; j++) {
           const bool far = (c.causal && j > last) || (c.window > 0 && j <= last - c.window);
-          const bool hidden = (far && !in_span(head / c.Hq, i, j)) || j < range.from || j >= range.to;
+          if (far && !in_span(head / c.Hq, i, j)) continue;
+          const double* key = &K[(size_t)((kv * c.S + j) * c.D)];
+          double s = 0;
+          for (int64_t d = 0; d < c.D; d++) s += qi[d] * key[d];
           s *= scale;
           if (c.cap > 0) {
             const double t = std::tanh(s / c.cap);
@@ -308,7 +312,7 @@ struct Fixture {
             bend[(size_t)j] = 1 - t * t;
           }
           if (c.alibi) s -= slopes.get(head % c.Hq) * std::fabs((double)(last - j));
-          p[(size_t)j] = hidden ? -INFINITY : s + bias(head, i, j);
+          p[(size_t)j] = s + bias(head, i, j);
           top = std::max(top, p[(size_t)j]);
         }
         if (top == -INFINITY) continue;
@@ -317,23 +321,28 @@ struct Fixture {
         double* yi = &y[(size_t)((head * c.T + i) * c.Dv)];
         for (int64_t j = 0; j < c.S; j++) {
           p[(size_t)j] /= total;
-          const double used = p[(size_t)j] * kept(head, i, j);
-          for (int64_t d = 0; d < c.Dv; d++) yi[d] += used * V[(size_t)((kv * c.S + j) * c.Dv + d)];
+          if (p[(size_t)j] == 0) continue;
+          const double used = p[(size_t)j] * kept(head, i, j), *value = &V[(size_t)((kv * c.S + j) * c.Dv)];
+          for (int64_t d = 0; d < c.Dv; d++) yi[d] += used * value[d];
         }
+        if (!gradients) continue;
         for (int64_t d = 0; d < c.Dv; d++) delta += gi[d] * yi[d];
         for (int64_t j = 0; j < c.S; j++) {
-          const double share = kept(head, i, j);
-          double dp = 0;
+          if (p[(size_t)j] == 0) continue;
+          const double share = kept(head, i, j), *value = &V[(size_t)((kv * c.S + j) * c.Dv)];
+          double *of_value = &dv[(size_t)((kv * c.S + j) * c.Dv)], dp = 0;
           for (int64_t d = 0; d < c.Dv; d++) {
-            dp += share * gi[d] * V[(size_t)((kv * c.S + j) * c.Dv + d)];
-            dv[(size_t)((kv * c.S + j) * c.Dv + d)] += share * p[(size_t)j] * gi[d];
+            dp += share * gi[d] * value[d];
+            of_value[d] += share * p[(size_t)j] * gi[d];
           }
           double ds = p[(size_t)j] * (dp - delta);
           dmask[(size_t)((head * c.T + i) * c.S + j)] = ds;
           ds *= bend[(size_t)j];
+          const double* key = &K[(size_t)((kv * c.S + j) * c.D)];
+          double *of_query = &dq[(size_t)((head * c.T + i) * c.D)], *of_key = &dk[(size_t)((kv * c.S + j) * c.D)];
           for (int64_t d = 0; d < c.D; d++) {
-            dq[(size_t)((head * c.T + i) * c.D + d)] += scale * ds * K[(size_t)((kv * c.S + j) * c.D + d)];
-            dk[(size_t)((kv * c.S + j) * c.D + d)] += scale * ds * qi[d];
+            of_query[d] += scale * ds * key[d];
+            of_key[d] += scale * ds * qi[d];
           }
         }
       }
@@ -371,8 +380,8 @@ double error_of(const Operand& actual, const std::vector<double>& expected, doub
   double worst = 0, largest = floor;
   for (double e : expected)
     if (std::isfinite(e)) largest = std::max(largest, std::fabs(e));
-  for (int64_t i = 0; i < actual.count(); i++) {
-    const double a = actual.get(i), e = expected[(size_t)i];
+  for (size_t i = 0; i < expected.size(); i++) {
+    const double a = actual.get((int64_t)i), e = expected[i];
     if (a == e) continue;
     const double error = std::fabs(a - e) / largest;
     worst = std::isfinite(error) ? std::max(worst, error) : INFINITY;
@@ -398,9 +407,12 @@ inline void check_case(const Case& c, bool gradients = true) {
   const std::string outer = context();
   context() = text;
   Fixture f(c);
-  f.solve();
+  f.solve(gradients);
+  const bool is_large = c.B * c.Hq * c.T * c.S * c.D > (1 << 20);
   for_each_isa([&](Isa isa) {
     if (c.dtype == OG_F64 && isa != og::kReference) return;
+    // the definition takes one path whatever the size
+    if (c.dtype != OG_F64 && isa == og::kReference && is_large && small_sizes()) return;
     const bool half = c.dtype == OG_F16 || c.dtype == OG_BF16;
     const double exact = c.dtype == OG_F64 ? 1e-13 : 4e-6, tolerance = half ? roundoff(c.dtype) * 1.2 : exact;
     std::vector<std::vector<uint8_t>> first;

@@ -155,7 +155,7 @@ class Tensor {
     const int64_t size = og::dtype_size(dtype), lead = layout == kUnaligned ? 1 : 0;
     bytes_.assign((size_t)((high - low + 1 + lead) * size + 64), (char)0xa5);
     start_ = (lead - low) * size;
-    is_dense_ = og::is_contiguous(view_);
+    find_offsets();
     fill([](int64_t) { return 0.; });
   }
 
@@ -172,7 +172,7 @@ class Tensor {
   Tensor& broadcast(int axis, int64_t length) {
     view_.shape[axis] = length;
     view_.strides[axis] = 0;
-    is_dense_ = og::is_contiguous(view_);
+    find_offsets();
     return *this;
   }
 
@@ -278,8 +278,15 @@ class Tensor {
   static void write(char* p, T x) {
     std::memcpy(p, &x, sizeof x);
   }
+  void find_offsets() {
+    is_dense_ = og::is_contiguous(view_);
+    offsets_.clear();
+    if (is_dense_) return;
+    const int64_t n = count();
+    for (int64_t i = 0; i < n; i++) offsets_.push_back(og::offset_of(view_, i, view_.rank));
+  }
   const char* at(int64_t index) const {
-    const int64_t offset = is_dense_ ? index : og::offset_of(view_, index, view_.rank);
+    const int64_t offset = is_dense_ ? index : offsets_[(size_t)index];
     return bytes_.data() + start_ + offset * og::dtype_size(view_.dtype);
   }
   char* at(int64_t index) { return const_cast<char*>(static_cast<const Tensor*>(this)->at(index)); }
@@ -287,8 +294,10 @@ class Tensor {
   og_view view_;
   std::vector<char> bytes_;
   int64_t start_ = 0;
-  /** Row-major without gaps, as most large ones are: no division finds an element. */
+  /** Row-major without gaps, as most large ones are. */
   bool is_dense_ = false;
+  /** Of any other, where each element lies: found once, as it takes a division per axis. */
+  std::vector<int64_t> offsets_;
 };
 
 /** Runs a kernel by name and returns its status. Inputs must keep their bytes, outputs the bytes of their gaps. */
