@@ -29,6 +29,11 @@ OG_INLINE Vf load_pairs(const bf16* p, int n) {
   return (Vf)_mm512_maskz_loadu_epi16((__mmask32)((uint64_t{1} << n) - 1), p);
 }
 
+/** Eight words of the first n of 16 elements. */
+OG_INLINE __m256 load_eight_pairs(const bf16* p, int n) {
+  return _mm256_castsi256_ps(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1u), p));
+}
+
 /** `count` ≤ kLanes rows of dense k go to lanes [lane, lane + width) of a panel; `Whole`: count fills them. */
 template <int P, bool Whole>
 OG_INLINE void pack_pair_lanes(const bf16* from, int64_t stride, int count, int64_t depth, int lane, float* to) {
@@ -57,6 +62,13 @@ OG_INLINE void pack_pair_lanes(const bf16* from, int64_t stride, int count, int6
 /** One panel of `count` rows, `stride` apart, each with k dense. */
 template <int P>
 void pack_pairs_transposed(const bf16* from, int64_t stride, int count, int64_t depth, float* to) {
+  if constexpr (P == kSix) {
+    const auto row = [&](int i, int64_t step, int) {
+      const int64_t left = depth - 2 * step;
+      return load_eight_pairs(from + i * stride + 2 * step, left < 16 ? (int)left : 16);
+    };
+    return count == kSix ? pack_six(row, kSix, (depth + 1) / 2, to) : pack_six(row, count, (depth + 1) / 2, to);
+  }
 #pragma GCC unroll 4
   for (int lane = 0; lane < P; lane += kLanes) {
     const int width = P - lane < kLanes ? P - lane : kLanes, left = count - lane;
@@ -87,6 +99,12 @@ void pack_pairs_adjacent(const bf16* from, int64_t stride, int64_t rows, int64_t
       const bool last = k + 2 >= depth;
       float* target = to + k / 2 * P;
       for (int64_t i = 0; i < here; i += P, target += panel) {
+        if constexpr (P == kSix) {
+          const int n = here - i < P ? (int)(here - i) : P;
+          const __m512 words = (__m512)zip(even + i, odd ? odd + i : nullptr, n);
+          store_six(target, _mm512_castps512_ps256(words), last);
+          continue;
+        }
 #pragma GCC unroll 4
         for (int j = 0; j < P; j += kLanes) {
           const int width = P - j < kLanes ? P - j : kLanes, n = lanes_left(here - i, j);

@@ -54,12 +54,14 @@ struct GemmCall {
 };
 
 #if OG_LANES == 16
-constexpr int64_t kKC = 384, kMC = 13 * kMR, kNC = 8 * kNR;
+constexpr int64_t kKC = 768, kMC = 20 * kMR, kNC = 2 * kNR;
 #elif OG_LANES == 8
 constexpr int64_t kKC = 384, kMC = 32 * kMR, kNC = 16 * kNR;
 #else
 constexpr int64_t kKC = 256, kMC = 24 * kMR, kNC = 32 * kNR;
 #endif
+/** Columns of a task that packs nothing and has a single tile of rows. */
+constexpr int64_t kFewNC = OG_LANES == 16 ? kNC : kNC / 2;
 static_assert(kFinishFloats / kMC >= kNR, "a block of rows and one panel must fit a rectangle");
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -81,6 +83,8 @@ inline int64_t even_grain(int64_t count, int64_t bytes, int64_t unit, int64_t le
 }
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
+/** Up to so many rows are bound by reading B. */
+constexpr int64_t kFewPanelRows = 8;
 /** A task count worth having even for small matrices, so that several threads find work. */
 constexpr int64_t kMinTasks = 8;
 
@@ -145,23 +149,38 @@ inline void pack_whole(const MatrixView& b, int64_t n, int64_t k, float* to) {
 }
 
 /**
- * Packed A panels [m rows] times packed B panels [n columns], one block of so many steps. `ends`: the block completes
- * the sums of a product with an epilogue, in which out.c lies at (row, column).
+ * Packed A panels [m rows] times packed B panels [n columns], one block of so many steps. `far`: B is not in L2 yet.
+ * `ends`: the block completes the sums of a product with an epilogue, in which out.c lies at (row, column).
  */
 template <class Panels>
-inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a, const float* b, const TileOut& out,
-                            const GemmCall* ends = nullptr, int64_t row = 0, int64_t column = 0) {
-  const TileFn whole = tile_of<Panels>(kMR);
+inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a, const float* b, bool far,
+                            const TileOut& out, const GemmCall* ends = nullptr, int64_t row = 0, int64_t column = 0) {
+  const TileFn whole = tile_of<Panels>(kMR, kNR);
+  const bool few = m <= kFewPanelRows;
+  const auto at = [&](int64_t i, int64_t j, const float* next) {
+    return TileOut{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi, next};
+  };
   for (int64_t i0 = 0; i0 < m; i0 += kMC) {
     const int64_t i1 = least(m, i0 + kMC);
     const int64_t width = ends ? kFinishFloats / (i1 - i0) / kNR * kNR : n;
     for (int64_t j0 = 0; j0 < n; j0 += width) {
       const int64_t j1 = least(n, j0 + width);
       for (int64_t j = j0; j < j1; j += kNR) {
+        const float* panel = b + j * steps;
+#if OG_LANES == 16
+        if (few && m > kMR) {
+          (m == 7 ? tall_tile<Panels, 7> : tall_tile<Panels, 8>)(steps, a, panel, at(0, j, nullptr), n - j);
+          continue;
+        }
+#endif
+        const float* next = far && j + kNR < n ? panel + kNR * steps : nullptr;
         for (int64_t i = i0; i < i1; i += kMR) {
-          const TileOut at{out.c + i * out.ldc + j, out.ldc, out.init ? out.init + i * out.ldi + j : nullptr, out.ldi};
-          const int64_t rows = m - i;
-          (rows >= kMR ? whole : tile_of<Panels>(rows))(steps, a + i * steps, b + j * steps, at, n - j);
+          const int64_t rows = m - i, columns = n - j;
+          const TileFn one = few                             ? tile_of<Panels, OG_LANES == 16>(rows, columns)
+                             : rows >= kMR && columns >= kNR ? whole
+                                                             : tile_of<Panels>(rows, columns);
+          one(steps, a + i * steps, panel, at(i, j, next), columns);
+          if (next && (next += steps / 4 * 16) >= panel + 2 * kNR * steps) next = nullptr;  // a line for four steps
         }
       }
       if (ends) ends->finish(out.c + i0 * out.ldc + j0, out.ldc, row + i0, column + j0, i1 - i0, j1 - j0);
@@ -267,10 +286,10 @@ struct Round {
           panels = packed_at<Panels>(packed, call->n, k, depth, column);
         else
           Panels::template pack<kNR>(b_at(column, k), columns, depth, own);
-        multiply_panels<Panels>(rows, columns, steps, other, panels, out, ends, row, column);
+        multiply_panels<Panels>(rows, columns, steps, other, panels, packed != nullptr, out, ends, row, column);
       } else {
         Panels::template pack<kMR>(a_at(row, k), rows, depth, own);
-        multiply_panels<Panels>(rows, columns, steps, own, other, out, ends, row, column);
+        multiply_panels<Panels>(rows, columns, steps, own, other, true, out, ends, row, column);
       }
     }
     if (!direct) emit(block, ldc, rows, columns, call->c, row, column);
@@ -312,8 +331,8 @@ inline int32_t gemm_rounds(const GemmCall& call) {
       if (packs)
         parallel_ranges(w1 - w, grain, [&](int64_t begin, int64_t end) { round.pack_shared(begin, end, shared); });
       const int64_t total = round.columns_first ? call.n : call.m;
-      // a task that packs nothing and has a single tile of rows may be short: threads share the work more evenly
-      const int64_t wanted = call.packed_b && call.m <= kMR ? kNC / 2 : kNC;
+      // a short task where it costs nothing: threads share the work more evenly
+      const int64_t wanted = call.packed_b && call.m <= kMR ? kFewNC : kNC;
       round.length = round.columns_first ? task_length(total, wanted, kNR) : task_length(total, kMC, kMR);
       parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });
       if (round.failed) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for a task");

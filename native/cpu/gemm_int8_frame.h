@@ -238,7 +238,7 @@ struct Int8Gemm : Int8Terms {
         for (int64_t i = i0; i < i1; i += kRows) {
           const int64_t rows = least(kRows, m1 - i), columns = least(kColumns, n1 - j);
           int height;
-          const auto tile = Loops::pick(rows, height);
+          const auto tile = Loops::pick(rows, call->panels && i == i0, height);
           const int32_t* from = reinterpret_cast<const int32_t*>(a_bytes + (i - m0) / kRows * a_panel);
           const int32_t* add = here.add;
           if constexpr (Kind::kSplit) {

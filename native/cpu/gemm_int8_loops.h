@@ -16,13 +16,15 @@ struct OG_LOOPS {
 
   /**
    * to[R × kColumns] = add (a row; of split panels one for each row, dense) + A·B over `steps` packed steps; with
-   * `scale` as floats, (sum · row) · column + bias.
+   * `scale` as floats, (sum · row) · column + bias. `Fetch`: B is not in L2 yet. Many rows of AVX-512 do without where
+   * it is: their time is that of their loads, and fetching takes two more.
    */
-  template <int R>
+  template <int R, bool Fetch>
   OG_TARGET static void tile(int64_t steps, const int32_t* a, const uint8_t* b, const int32_t* add, int32_t* to,
                              int64_t ld, const TileScale* scale) {
     Vi x[R][2];
     constexpr int kNext = Kind::kSplit ? kColumns : 0;
+    constexpr bool kFetches = Fetch || OG_LANES != 16 || R <= 8;
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       __builtin_prefetch(to + i * ld, 1);
@@ -41,8 +43,10 @@ struct OG_LOOPS {
 #pragma GCC unroll 2
     for (; k < steps; k++) {
       const Vi b0 = Kind::load_b<false>(b), b1 = Kind::load_b<false>(b + kLanes * Kind::kGroup);
-      __builtin_prefetch(b + kAhead, 0, 2);
-      if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64, 0, 2);
+      if (kFetches) {
+        __builtin_prefetch(b + kAhead, 0, 2);
+        if (kColumns * Kind::kGroup > 64) __builtin_prefetch(b + kAhead + 64, 0, 2);
+      }
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         const Vi v = set1(a[i]);
@@ -132,13 +136,14 @@ struct OG_LOOPS {
   }
 
   typedef void (*Tile)(int64_t, const int32_t*, const uint8_t*, const int32_t*, int32_t*, int64_t, const TileScale*);
-  /** The smallest tile that holds so many rows, and how many it has. */
-  static Tile pick(int64_t rows, int& height) {
+  /** The smallest tile that holds so many rows, and how many it has. `far`: B is not in L2 yet. */
+  static Tile pick(int64_t rows, bool far, int& height) {
     constexpr int kMost = Kind::kRows;
-#define OG_PICK(R)                        \
-  if (R < kMost && rows <= R) {           \
-    height = R;                           \
-    return tile<(R < kMost ? R : kMost)>; \
+    (void)far;
+#define OG_PICK(R)                              \
+  if (R < kMost && rows <= R) {                 \
+    height = R;                                 \
+    return tile<(R < kMost ? R : kMost), true>; \
   }
     OG_PICK(1)
     OG_PICK(2)
@@ -148,7 +153,10 @@ struct OG_LOOPS {
     OG_PICK(11)
 #undef OG_PICK
     height = kMost;
-    return tile<kMost>;
+#if OG_LANES == 16
+    if (!far) return tile<kMost, false>;
+#endif
+    return tile<kMost, true>;
   }
 };
 

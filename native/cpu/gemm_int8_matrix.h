@@ -60,7 +60,7 @@ struct NeonMatrixLoops : NeonDotLoops {
     vst1q_s32(to + 4, vpaddq_s32(x[2], x[3]));
   }
 
-  static Tile pick(int64_t rows, int& height) {
+  static Tile pick(int64_t rows, bool, int& height) {
     height = rows <= 2 ? 2 : rows <= 4 ? 4 : 8;
     const Tile smaller = height == 2 ? tile<2> : tile<4>;
     return height == 8 ? tile<8> : smaller;

@@ -116,6 +116,62 @@ OG_INLINE void transpose_block(const float* const* rows, int count, int n, Vf (&
   transpose_lanes(r, to);
 }
 
+#if OG_LANES == 16
+
+/** Panels of six words a step lie denser than vectors: rows of eight words in, three vectors of 16 words out. */
+constexpr int kSix = 6, kSixSteps = 8;
+
+/** Vector V of eight steps of six rows, from pairs of rows. */
+template <int V>
+OG_INLINE __m512 six_vector(__m512 r01, __m512 r23, __m512 r45) {
+  struct Lanes {
+    int32_t first[16], last[16];
+    __mmask16 of_last;
+  };
+  static constexpr Lanes lanes = [] {
+    Lanes l{};
+    for (int i = 0; i < 16; i++) {
+      const int word = 16 * V + i, row = word % kSix, step = word / kSix;
+      l.first[i] = row < 4 ? row / 2 * 16 + row % 2 * 8 + step : 0;
+      l.last[i] = row % 2 * 8 + step;
+      if (row >= 4) l.of_last = (__mmask16)(l.of_last | 1u << i);
+    }
+    return l;
+  }();
+  const __m512 v = _mm512_permutex2var_ps(r01, _mm512_loadu_si512(lanes.first), r23);
+  return _mm512_mask_permutexvar_ps(v, lanes.of_last, _mm512_loadu_si512(lanes.last), r45);
+}
+
+/** One panel of `count` ≤ 6 rows: row(i, step, n) are n ≤ 8 words of row i from a step on, as a vector of eight. */
+template <class Row>
+OG_INLINE void pack_six(const Row& row, int count, int64_t steps, float* to) {
+  const auto two = [&](int i, int64_t step, int n) {
+    const __m256 a = i < count ? row(i, step, n) : _mm256_setzero_ps();
+    const __m256 b = i + 1 < count ? row(i + 1, step, n) : _mm256_setzero_ps();
+    return _mm512_insertf32x8(_mm512_castps256_ps512(a), b, 1);
+  };
+  for (int64_t step = 0; step < steps; step += kSixSteps, to += kSix * kSixSteps) {
+    const int n = steps - step < kSixSteps ? (int)(steps - step) : kSixSteps;
+    const __m512 r01 = two(0, step, n), r23 = two(2, step, n), r45 = two(4, step, n);
+    const Vf v0 = (Vf)six_vector<0>(r01, r23, r45), v1 = (Vf)six_vector<1>(r01, r23, r45),
+             v2 = (Vf)six_vector<2>(r01, r23, r45);
+    store_first(to, v0, lanes_left(n * kSix, 0));
+    store_first(to + kLanes, v1, lanes_left(n * kSix, kLanes));
+    store_first(to + 2 * kLanes, v2, lanes_left(n * kSix, 2 * kLanes));
+  }
+}
+
+/** Words of one step of a panel of six, the first n of eight from memory; without `last` two more are overwritten. */
+OG_INLINE __m256 load_six(const float* from, int n) { return _mm256_maskz_loadu_ps((__mmask8)((1u << n) - 1u), from); }
+OG_INLINE void store_six(float* to, __m256 words, bool last) {
+  if (last)
+    _mm256_mask_storeu_ps(to, 0x3f, words);
+  else
+    _mm256_storeu_ps(to, words);
+}
+
+#endif
+
 /** `count` ≤ kLanes rows whose k is dense go to lanes [lane, lane+count) of a panel; further lanes up to P become zero.
  */
 template <int P>
@@ -151,6 +207,12 @@ OG_INLINE void pack_group(const float* const* rows, int count, int64_t kc, int l
 /** One panel of `count` rows, `stride` apart, each with k dense. */
 template <int P>
 void pack_transposed(const float* from, int64_t stride, int count, int64_t kc, float* to) {
+#if OG_LANES == 16
+  if constexpr (P == kSix) {
+    const auto row = [&](int i, int64_t k, int n) { return load_six(from + i * stride + k, n); };
+    return count == kSix ? pack_six(row, kSix, kc, to) : pack_six(row, count, kc, to);
+  }
+#endif
 #pragma GCC unroll 4
   for (int lane = 0; lane < P; lane += kLanes) {
     const float* rows[kLanes];
@@ -163,6 +225,13 @@ void pack_transposed(const float* from, int64_t stride, int count, int64_t kc, f
 /** A run of rows adjacent in memory, for one k: spread over the panels. */
 template <int P>
 OG_INLINE void spread_row(const float* from, int64_t rows, int64_t panel_size, float* to, bool last) {
+#if OG_LANES == 16
+  if constexpr (P == kSix) {
+    for (; rows >= P; rows -= P, from += P, to += panel_size) store_six(to, load_six(from, P), last);
+    if (rows > 0) store_six(to, load_six(from, (int)rows), last);
+    return;
+  }
+#endif
   for (; rows >= P; rows -= P, from += P, to += panel_size) {
 #pragma GCC unroll 8
     for (int j = 0; j < P; j += kLanes) {

@@ -273,19 +273,19 @@ int32_t multiply_integers(const Product& p) {
 
 #endif
 
-/** Whether a vector is one of (n + 31)·steps + 16 floats, the size of a packed b, with two bfloat16 to a step: the same
+/** Whether a vector is one of (n + 63)·steps + 16 floats, the size of a packed b, with two bfloat16 to a step: the same
  * on every instruction set, so that callers need not know which. No product of sizes that a frame may claim. */
 bool is_packed_size(const og_view& packed, const og_view& b, int64_t n, int64_t k) {
   if (packed.dtype != OG_F32 || packed.rank != 1 || !is_contiguous(packed)) return false;
   const int64_t room = packed.shape[0] - 16, steps = b.dtype == OG_BF16 ? k / 2 + k % 2 : k;
-  return steps == 0 ? room == 0 : room % steps == 0 && room / steps == n + 31;
+  return steps == 0 ? room == 0 : room % steps == 0 && room / steps == n + 63;
 }
 bool is_packable(const og_view& b) { return b.dtype == OG_F32 || b.dtype == OG_BF16; }
 
 int32_t check_packed(const og_view& packed, const og_view& a, const og_view& b, Product& p) {
   if (!is_present(packed)) return OG_OK;
   OG_REQUIRE(is_packable(b) && is_packed_size(packed, b, p.n, p.k),
-             "matmul: packed must hold (N + 31)·K + 16 floats for a float32 b, (N + 31)·⌈K/2⌉ + 16 for a bfloat16 b");
+             "matmul: packed must hold (N + 63)·K + 16 floats for a float32 b, (N + 63)·⌈K/2⌉ + 16 for a bfloat16 b");
   for (int i = 0; i < b.rank - 2; i++)
     OG_REQUIRE(b.shape[i] == 1 || b.strides[i] == 0, "matmul: a packed b must be shared by all matrices");
 #ifdef OG_IS_REFERENCE
@@ -366,7 +366,7 @@ int32_t kernel_matmul_pack(const og_call* call) {
   OG_SUPPORTED(is_packable(b) && packed.dtype == OG_F32, "matmul_pack: float32 or bfloat16 to float32 only");
   const int64_t k = b.shape[0], n = b.shape[1];
   OG_REQUIRE(is_packed_size(packed, b, n, k),
-             "matmul_pack: expected room for (N + 31)·K + 16 floats, of a bfloat16 b (N + 31)·⌈K/2⌉ + 16");
+             "matmul_pack: expected room for (N + 63)·K + 16 floats, of a bfloat16 b (N + 63)·⌈K/2⌉ + 16");
   if (n == 0 || k == 0) return OG_OK;
 #ifndef OG_IS_REFERENCE
   const MatrixView from{b.data, b.dtype, b.strides[0], b.strides[1]};

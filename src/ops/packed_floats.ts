@@ -15,7 +15,7 @@ const packOp = defineOp<null>({
   inputs: [{ name: 'b', kind: 'float' }],
   output: ([b]) => {
     const steps = Math.ceil(b!.shape[0]! / (b!.dtype === 'bfloat16' ? 2 : 1));
-    return { shape: [(b!.shape[1]! + 31) * steps + 16], dtype: 'float32' };
+    return { shape: [(b!.shape[1]! + 63) * steps + 16], dtype: 'float32' };
   },
 });
 

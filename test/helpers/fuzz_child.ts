@@ -205,13 +205,13 @@ function fitting(name: string): { operands: readonly (Operand | null)[]; attrs: 
     case 'matmul': {
       if (chance(25))
         return { operands: [[[b, t, d], pick([4, 5])], [[b, d, s], 4], maybe([[s], 6]), null, null, [[b, t, s], 6], null], attrs: [0] }; // prettier-ignore
-      const [packed, y]: Operand[] = [[[(s + 31) * pick([d, Math.ceil(d / 2)]) + 16], 0], f(b, t, s)];
+      const [packed, y]: Operand[] = [[[(s + 63) * pick([d, Math.ceil(d / 2)]) + 16], 0], f(b, t, s)];
       const operands = [f(b, t, d), f(b, d, s), maybe(f(s)), maybe(y!), maybe(packed!), y!, maybe(y!)];
       return { operands, attrs: [chance(85) ? below(7) : number()] };
     }
     case 'matmul_pack': {
       const [dtype, steps] = chance(50) ? [2, Math.ceil(d / 2)] : [0, d];
-      return { operands: [[[d, s], dtype], [[(s + 31) * steps + 16], 0]], attrs: [] }; // prettier-ignore
+      return { operands: [[[d, s], dtype], [[(s + 63) * steps + 16], 0]], attrs: [] }; // prettier-ignore
     }
     case 'layer_norm':
       return {

@@ -68,7 +68,7 @@ int32_t multiply(og::Isa isa, Tensor& a, Tensor& b, Tensor& bias, Tensor& packed
 void check_product(Tensor& a, Tensor& b, Tensor& bias, Tensor& c) {
   const int64_t k = b.shape()[0], n = b.shape()[1];
   const Product p = oracle(a, b, bias);
-  Tensor none, room(OG_F32, {(n + 31) * ((k + 1) / 2) + 16});
+  Tensor none, room(OG_F32, {(n + 63) * ((k + 1) / 2) + 16});
   const int before = og::threads();
   const bool is_large = (int64_t)p.want.size() * k > (1 << 22);
   for_each_path([&](og::Isa isa) {
@@ -270,7 +270,7 @@ void exact_blocks(Random& random) {
 void refusals() {
   named("refusals");
   Tensor a(OG_BF16, {3, 5}), b(OG_BF16, {5, 6}), c(OG_BF16, {3, 6}), none;
-  Tensor room(OG_F32, {37 * 3 + 16}), whole(OG_F32, {37 * 5 + 16}), half(OG_F16, {5, 6});
+  Tensor room(OG_F32, {69 * 3 + 16}), whole(OG_F32, {69 * 5 + 16}), half(OG_F16, {5, 6});
   for_each_path([&](og::Isa isa) {
     CHECK(run(isa, "matmul_pack", {&b}, {&room}) == OG_OK, "%s", og::last_message());
     CHECK(run(isa, "matmul_pack", {&b}, {&whole}) == OG_INVALID, "room for float32");

@@ -177,8 +177,8 @@ void packed(Random& random) {
       named("packed %lldx%lldx%lld layout %d", (long long)m, (long long)n, (long long)k, way);
       const Layout layout = way == 0 ? kDense : way == 1 ? kTransposed : kReversed;
       Tensor a(OG_F32, {2, m, k}), b(OG_F32, {k, n}, layout), shared(OG_F32, {1, k, n}), bias(OG_F32, {n});
-      Tensor want(OG_F32, {2, m, n}), c(OG_F32, {2, m, n}), room(OG_F32, {(n + 31) * k + 16});
-      Tensor fewer(OG_F32, {(n + 31) * k + 15});
+      Tensor want(OG_F32, {2, m, n}), c(OG_F32, {2, m, n}), room(OG_F32, {(n + 63) * k + 16});
+      Tensor fewer(OG_F32, {(n + 63) * k + 15});
       a.normal(random);
       b.normal(random);
       bias.normal(random);

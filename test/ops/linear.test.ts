@@ -150,7 +150,7 @@ describe('weights packed for inference', () => {
 
   test('at the second use, with the bits of the weight, until it changes', () => {
     const [x, w] = [uniform(1, [20, 130]), uniform(2, [150, 130])];
-    const least = (150 + 31) * 130 * 4;
+    const least = (150 + 63) * 130 * 4;
     const want = call(x, w);
     const room = bytesOf(() => assert.deepEqual(call(x, w), want));
     assert.ok(room >= least && room < 1.25 * least, String(room)); // blocks have sizes of their own
@@ -183,7 +183,7 @@ describe('weights packed for inference', () => {
         const [x, w] = [uniform(1, [count, 131], dtype), uniform(2, [150, 131], dtype)];
         let want: Float64Array = new Float64Array();
         const room = bytesOf(() => (want = call(x, w)));
-        const least = (150 + 31) * 131 * bytes;
+        const least = (150 + 63) * 131 * bytes;
         assert.ok(room >= least && room < 1.25 * least, `${dtype} ${room}`);
         assert.equal(
           bytesOf(() => assert.deepEqual(call(x, w), want)),
@@ -200,7 +200,7 @@ describe('weights packed for inference', () => {
     const [x, w] = [uniform(1, [20, 131], 'bfloat16'), uniform(2, [150, 131], 'bfloat16')];
     const want = call(x, w);
     const room = bytesOf(() => assert.deepEqual(call(x, w), want));
-    const least = (150 + 31) * 66 * 4;
+    const least = (150 + 63) * 66 * 4;
     if (multipliesPairs) assert.ok(room >= least && room < 1.25 * least, String(room));
     else assert.equal(room, 0);
   });
