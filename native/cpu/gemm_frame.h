@@ -83,6 +83,8 @@ inline int64_t even_grain(int64_t count, int64_t bytes, int64_t unit, int64_t le
 }
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
+/** Beyond so many floats a direct C is summed in a round for each block of k (AVX-512; elsewhere not measured). */
+constexpr int64_t kRoundFloats = OG_LANES == 16 ? int64_t{1} << 19 : kPackLimit;
 /** Up to so many rows are bound by reading B. */
 constexpr int64_t kFewPanelRows = 8;
 /** A task count worth having even for small matrices, so that several threads find work. */
@@ -314,6 +316,8 @@ inline int32_t gemm_rounds(const GemmCall& call) {
     width = least(shared_total, kPackLimit / steps_of<Panels>(depth) / unit * unit);
     if (width < unit) width = least(unit, shared_total);
   }
+  // a block of k at a time where all of it would go to memory and come back: its room stays in the last cache
+  if (packs && is_direct(call.c) && steps_of<Panels>(depth) * width > kRoundFloats) depth = least(depth, round.kc);
   ScratchFrame scratch;
   float* shared = packs ? scratch.take<float>(ceil_div(width, unit) * unit * steps_of<Panels>(depth)) : nullptr;
   if (packs) OG_SCRATCH(shared, "packed matrix");
