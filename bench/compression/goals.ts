@@ -43,12 +43,14 @@ export function gapClosed({ forms, student }: ModelQuality): number {
 const ofQuality: readonly Goal<ModelQuality>[] = [
   atMost('w8a8 SmoothQuant: perplexity', 0.005, (of) => increaseOf(of, 'w8a8 SmoothQuant')),
   atMost('w8a8 SmoothQuant: size', 0.27, (of) => sizeOf(of, 'w8a8 SmoothQuant')),
-  atMost('w4a16 GPTQ: perplexity', 0.03, (of) => increaseOf(of, 'w4a16 GPTQ')),
-  atLeast('w4a16 GPTQ: less loss of quality than rounding to nearest', 0.3, (of) => {
-    const lost = (name: string): number => Math.log1p(increaseOf(of, name));
-    return 1 - lost('w4a16 GPTQ') / lost('w4a16 to nearest');
-  }),
-  atMost('w4a16 GPTQ: size', 0.17, (of) => sizeOf(of, 'w4a16 GPTQ')),
+  ...['', ', 4-bit table'].flatMap((table) => [
+    atMost<ModelQuality>(`w4a16 GPTQ${table}: perplexity`, 0.03, (of) => increaseOf(of, `w4a16 GPTQ${table}`)),
+    atLeast<ModelQuality>(`w4a16 GPTQ${table}: less loss of quality than rounding to nearest`, 0.3, (of) => {
+      const lost = (name: string): number => Math.log1p(increaseOf(of, `${name}${table}`));
+      return 1 - lost('w4a16 GPTQ') / lost('w4a16 to nearest');
+    }),
+    atMost<ModelQuality>(`w4a16 GPTQ${table}: size`, 0.17, (of) => sizeOf(of, `w4a16 GPTQ${table}`)),
+  ]),
   atMost('Wanda 50 %: perplexity over magnitude', 1, ({ half }) => mean(half.wanda) / mean(half.magnitude)),
   atMost('SparseGPT 50 %: perplexity over magnitude', 1, ({ half }) => mean(half.sparsegpt) / mean(half.magnitude)),
   atMost('SparseGPT 50 %: perplexity over Wanda', 1, ({ half }) => mean(half.sparsegpt) / mean(half.wanda)),
@@ -62,7 +64,7 @@ const ofQuality: readonly Goal<ModelQuality>[] = [
 ];
 
 const times = ({ forms }: Speed, name: string, of: 'prefill' | 'decode'): number =>
-  forms[name]![of] / forms['float32']![of];
+  (forms[name]?.[of] ?? NaN) / forms['float32']![of];
 /** How many times faster pruned layers are than dense ones, for inputs of so many rows. */
 export function layersFaster({ layers }: Speed, name: string, rows: number): number {
   const seconds = (of: string): number => layers[of]!.find((timing) => timing.rows === rows)!.seconds;
@@ -73,6 +75,7 @@ const ofSpeed: readonly Goal<Speed>[] = [
   atLeast('w8a8 SmoothQuant: prefill', 1.7, (of) => times(of, 'w8a8 SmoothQuant', 'prefill')),
   atLeast('w8a8 SmoothQuant: decode', 3, (of) => times(of, 'w8a8 SmoothQuant', 'decode')),
   atLeast('w4a16: decode', 4.5, (of) => times(of, 'w4a16', 'decode')),
+  atLeast('w4a16, 4-bit table: decode', 4.5, (of) => times(of, 'w4a16, 4-bit table', 'decode')),
   atLeast('2:4: decode', 1, (of) => times(of, '2:4', 'decode')),
   atLeast('2:4, int8: decode', 1, (of) => times(of, '2:4, int8', 'decode')),
   atLeast('90 %: layers, one row', 2, (of) => layersFaster(of, '90 %', 1)),

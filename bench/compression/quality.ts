@@ -108,10 +108,10 @@ export async function measureQuality(trained: Trained, plan: QualityPlan, memory
     });
   };
   await quantised('w8a8 SmoothQuant', { scheme: 'w8a8', method: 'smoothquant' });
-  await quantised('w4a16 to nearest', fourBits);
-  await quantised('w4a16 GPTQ', { ...fourBits, method: 'gptq' });
-  await quantised('w4a16 to nearest, int8 table', { scheme: 'w4a16', groupSize: 32 });
-  await quantised('w4a16 GPTQ, int8 table', { scheme: 'w4a16', groupSize: 32, method: 'gptq' });
+  await quantised('w4a16 to nearest', { scheme: 'w4a16', groupSize: 32 });
+  await quantised('w4a16 GPTQ', { scheme: 'w4a16', groupSize: 32, method: 'gptq' });
+  await quantised('w4a16 to nearest, 4-bit table', fourBits);
+  await quantised('w4a16 GPTQ, 4-bit table', { ...fourBits, method: 'gptq' });
   await quantised('w4a8 GPTQ', { scheme: 'w4a8', groupSize: 32, method: 'gptq' });
 
   const half: Record<PruneMethod, number[]> = { magnitude: [], wanda: [], sparsegpt: [] };

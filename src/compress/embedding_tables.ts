@@ -4,10 +4,11 @@
  * @module
  */
 import { AttributeError, ShapeError } from '../errors.js';
+import { GPT } from '../models/gpt.js';
 import { Embedding } from '../nn/embedding.js';
 import type { Module } from '../nn/module.js';
 import { embeddingFormats, QuantizedEmbedding, type EmbeddingFormat } from '../nn/quantized_embedding.js';
-import { place, sitesOf } from '../nn/surgery.js';
+import { place, sitesOf, type Site } from '../nn/surgery.js';
 import { unloadPages } from '../runtime/cache.js';
 import { checkOneOf } from '../util/assert.js';
 import { roundToNearest } from './quantize/weight_codes.js';
@@ -15,8 +16,8 @@ import { roundToNearest } from './quantize/weight_codes.js';
 /** What becomes of tables of vectors. */
 export interface EmbeddingOptions {
   /**
-   * Tables of vectors, frozen: int8 with a scale a row, int4 with a float16 scale for 32 numbers (chosen for the least squared error), or bfloat16.
-   * A tied output layer computes with the same codes. Default: as they are.
+   * Tables of vectors, frozen: int8 with a scale a row, int4 with a float16 scale for 32 numbers (chosen for the least squared error; the positions
+   * of a GPT, which weigh little, get int8 then), or bfloat16. A tied output layer computes with the same codes. Default: as they are.
    */
   readonly embeddings?: EmbeddingFormat;
 }
@@ -25,17 +26,23 @@ const int4 = { scheme: 'symmetric', bits: 4, groupSize: 32, scaleDType: 'float16
 
 const isEmbedding = (module: Module): module is Embedding => Object.getPrototypeOf(module) === Embedding.prototype;
 
-/** @throws AttributeError if there is no such format, or the model has no table to change */
+/** How each table is to be held. */
+function plannedTables(model: Module, embeddings: EmbeddingFormat): [Site<Embedding>, EmbeddingFormat][] {
+  const positions = model instanceof GPT ? model.positions : null;
+  return [...sitesOf(model, isEmbedding).values()].map((site) => {
+    const isSmall = embeddings === 'int4' && site.layer === positions;
+    return [site, isSmall ? 'int8' : embeddings];
+  });
+}
+
+/** @throws AttributeError if there is no such format, or the model has no table to change; ShapeError for vectors that no group divides */
 export function checkEmbeddings(op: string, model: Module, { embeddings }: EmbeddingOptions): void {
   if (embeddings === undefined) return;
   checkOneOf(op, 'embeddings', embeddings, embeddingFormats);
-  const sites = [...sitesOf(model, isEmbedding).values()];
-  const odd = embeddings === 'int4' ? sites.find(({ layer }) => layer.width % int4.groupSize !== 0) : undefined;
-  if (odd !== undefined) {
-    const [expected, actual] = [
-      `vectors of a multiple of ${int4.groupSize} for int4`,
-      `${odd.layer.width} in ${odd.path}`,
-    ];
+  const sites = plannedTables(model, embeddings);
+  for (const [{ path, layer }, format] of sites) {
+    if (format !== 'int4' || layer.width % int4.groupSize === 0) continue;
+    const [expected, actual] = [`vectors of a multiple of ${int4.groupSize} for int4`, `${layer.width} in ${path}`];
     throw new ShapeError({ op, argument: 'embeddings', expected, actual });
   }
   if (sites.length > 0) return;
@@ -46,12 +53,12 @@ export function checkEmbeddings(op: string, model: Module, { embeddings }: Embed
 /** Applies an option that was checked. */
 export function changeEmbeddings(op: string, model: Module, { embeddings }: EmbeddingOptions): void {
   if (embeddings === undefined) return;
-  for (const site of sitesOf(model, isEmbedding).values()) {
+  for (const [site, format] of plannedTables(model, embeddings)) {
     const { weight } = site.layer;
     const made =
-      embeddings === 'int4'
+      format === 'int4'
         ? QuantizedEmbedding.of(roundToNearest(weight, int4), weight.dtype)
-        : QuantizedEmbedding.from(site.layer, embeddings);
+        : QuantizedEmbedding.from(site.layer, format);
     made.train(site.layer.training);
     place(op, site, made);
     unloadPages(site.layer.weight);

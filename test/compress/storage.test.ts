@@ -159,6 +159,7 @@ for (const [embeddings, most, farthest] of [
 
 test('a table in int4: the scales of least error, and widths that no group divides', async () => {
   const made = await quantize(model, { scheme: 'w8a16', embeddings: 'int4' });
+  assert.equal((made.positions as unknown as og.nn.QuantizedEmbedding).codes.dtype, 'int8');
   const lost = (tokens: og.nn.QuantizedEmbedding): number =>
     largest(og.sum(og.square(og.sub(tokens.weight, model.tokens.weight))));
   const found = lost(made.tokens as unknown as og.nn.QuantizedEmbedding);
