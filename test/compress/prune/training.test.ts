@@ -228,7 +228,7 @@ test('auto takes what pays by the measured table, and leaves the rest dense', as
   await assert.rejects(sparsify(semi, { layout: '2:4', target: /attention/ }), /pruned as unstructured/);
   await assert.rejects(sparsify(semi, { rows: 0 }), /rows/);
   await assert.rejects(sparsify(semi, { values: 'int4' as 'int8' }), /int8/);
-  await assert.rejects(sparsify(semi, { embeddings: 'int4' as 'int8' }), /embeddings: expected.*bfloat16/);
+  await assert.rejects(sparsify(semi, { embeddings: 'int3' as 'int8' }), /embeddings: expected.*bfloat16/);
 });
 
 test('callbacks refuse what cannot be', () => {
