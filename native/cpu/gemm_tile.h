@@ -338,7 +338,7 @@ void tall_tile(int64_t steps, const float* a, const float* b, const TileOut& out
 
 /** The tile of m rows and n columns; of the wide one of AVX-512, as many vectors as they need. */
 template <class Words, bool Fetch = false>
-inline TileFn tile_of(int64_t m, int64_t n) {
+inline TileFn tile_of(int64_t m, [[maybe_unused]] int64_t n) {
 #if OG_LANES == 16
   if (!Fetch && n <= 16) return tile_of_rows<Words, 1, false>(m);
   if (!Fetch && n <= 32) return tile_of_rows<Words, 2, false>(m);
