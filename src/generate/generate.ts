@@ -125,9 +125,10 @@ export async function* generateTokens(
         pending = ids.slice(-Math.max(1, room >> 1));
       }
       const next = steps.next(pending);
-      const reading = item(next); // reads before the step ahead writes
+      const reading = item(next).finally(() => next.dispose()); // reads before the step ahead writes
+      reading.catch(() => undefined); // nobody waits for it if going ahead fails first
       if (made + 1 < limit && caches[0]!.length < room) steps.goAhead(next);
-      const id = await reading.finally(() => next.dispose());
+      const id = await reading;
       if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
       ids.push(id);

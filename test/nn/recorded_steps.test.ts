@@ -359,4 +359,34 @@ describe('generation with recorded steps', () => {
     }
     model.dispose();
   });
+
+  test('tells once what fails in a kernel, with a step ahead behind it', async () => {
+    class Failing extends og.GPT {
+      calls = -100;
+      override watch(): () => boolean {
+        return () => true;
+      }
+      override forward(...args: Parameters<og.GPT['forward']>): og.Tensor {
+        if (++this.calls === 1)
+          og.scope(() => void og.embedding(og.zeros([2, 64]), og.full([5000], 9, { dtype: 'int32' })));
+        if (this.calls === 2) og.scope(() => og.zeros([1]).itemSync()); // the failure is seen here, in the step ahead, first
+        return super.forward(...args);
+      }
+    }
+    const model = new Failing(small, { generator: og.generator(5) });
+    const unhandled: unknown[] = [];
+    for await (const _ of model.generate([1, 2, 3], { maxNewTokens: 8, temperature: 0 })); // packs weights
+    model.calls = 0;
+    const before = og.memory().tensors;
+    const note = (reason: unknown): void => void unhandled.push(reason);
+    process.on('unhandledRejection', note);
+    await assert.rejects(async () => {
+      for await (const _ of model.generate([1, 2, 3], { maxNewTokens: 8, temperature: 0 }));
+    }, /9/);
+    await new Promise((done) => setTimeout(done, 50));
+    process.off('unhandledRejection', note);
+    assert.deepEqual(unhandled, []);
+    assert.equal(og.memory().tensors, before);
+    model.dispose();
+  });
 });
