@@ -43,7 +43,7 @@ export function gapClosed({ forms, student }: ModelQuality): number {
 const ofQuality: readonly Goal<ModelQuality>[] = [
   atMost('w8a8 SmoothQuant: perplexity', 0.005, (of) => increaseOf(of, 'w8a8 SmoothQuant')),
   atMost('w8a8 SmoothQuant: size', 0.27, (of) => sizeOf(of, 'w8a8 SmoothQuant')),
-  ...['', ', 4-bit table'].flatMap((table) => [
+  ...['', ', two-stage table'].flatMap((table) => [
     atMost<ModelQuality>(`w4a16 GPTQ${table}: perplexity`, 0.03, (of) => increaseOf(of, `w4a16 GPTQ${table}`)),
     atLeast<ModelQuality>(`w4a16 GPTQ${table}: less loss of quality than rounding to nearest`, 0.3, (of) => {
       const lost = (name: string): number => Math.log1p(increaseOf(of, `${name}${table}`));
@@ -75,7 +75,7 @@ const ofSpeed: readonly Goal<Speed>[] = [
   atLeast('w8a8 SmoothQuant: prefill', 1.7, (of) => times(of, 'w8a8 SmoothQuant', 'prefill')),
   atLeast('w8a8 SmoothQuant: decode', 3, (of) => times(of, 'w8a8 SmoothQuant', 'decode')),
   atLeast('w4a16: decode', 4.5, (of) => times(of, 'w4a16', 'decode')),
-  atLeast('w4a16, 4-bit table: decode', 4.5, (of) => times(of, 'w4a16, 4-bit table', 'decode')),
+  atLeast('w4a16, two-stage table: decode', 4.5, (of) => times(of, 'w4a16, two-stage table', 'decode')),
   atLeast('2:4: decode', 1, (of) => times(of, '2:4', 'decode')),
   atLeast('2:4, int8: decode', 1, (of) => times(of, '2:4, int8', 'decode')),
   atLeast('90 %: layers, one row', 2, (of) => layersFaster(of, '90 %', 1)),

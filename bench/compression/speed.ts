@@ -38,7 +38,7 @@ async function makeForms(config: og.GPTConfig): Promise<Record<string, og.GPT>> 
   const quantised = (options: QuantizeModelOptions) => () => quantize(model, { embeddings: 'int8', ...options });
   await made('w8a8 SmoothQuant', quantised({ scheme: 'w8a8', method: 'smoothquant', calibration }));
   await made('w4a16', quantised({ scheme: 'w4a16', groupSize: 32 })); // codes of GPTQ take as long as any
-  await made('w4a16, 4-bit table', quantised(fourBits));
+  await made('w4a16, two-stage table', quantised(fourBits));
   await made('w4a8', quantised({ scheme: 'w4a8', groupSize: 32 }));
   const pruned = { '2:4': { pattern: '2:4' }, csr: { pattern: { sparsity: 0.9 } } } as const;
   for (const layout of ['2:4', 'csr'] as const) {

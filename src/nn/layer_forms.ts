@@ -164,7 +164,10 @@ registerLayerKind<QuantizedEmbedding>({
   restore(form, state) {
     const [codes, scale] = [statePart(state, 'codes'), statePart(state, 'scale')];
     const dtype = checkDType('load', form['dtype'] ?? scale.dtype); // files of earlier versions do not say
-    return new QuantizedEmbedding(keep(codes), keep(scale), dtype);
+    const { remainder: second } = state as Record<string, Tensor | undefined>;
+    const remainder =
+      second === undefined ? null : { codes: keep(second), scale: keep(statePart(state, 'remainderScale')) };
+    return new QuantizedEmbedding(keep(codes), keep(scale), dtype, remainder);
   },
 });
 

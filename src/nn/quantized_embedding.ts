@@ -6,7 +6,7 @@
 import { customFunction } from '../autograd/custom.js';
 import { enableGrad, gradientsOf, noGrad } from '../autograd/grad.js';
 import { StateError, ShapeError } from '../errors.js';
-import { add, div, mul } from '../ops/arithmetic.js';
+import { add, div, mul, sub } from '../ops/arithmetic.js';
 import { ne } from '../ops/comparison.js';
 import { clone, contiguous, to } from '../ops/copy.js';
 import { crossEntropy } from '../ops/cross_entropy.js';
@@ -34,12 +34,15 @@ const BLOCK_BYTES = 1 << 24;
 const LEAST_ROWS = 64;
 const IGNORED = -100;
 
+const isLike = (a: Tensor, b: Tensor): boolean => a.dtype === b.dtype && a.shape.join() === b.shape.join();
+
 /** How a table is held: see {@link QuantizedEmbedding}. */
-export type EmbeddingFormat = 'int8' | 'int4' | 'bfloat16';
-export const embeddingFormats: readonly EmbeddingFormat[] = ['int8', 'int4', 'bfloat16'];
+export type EmbeddingFormat = 'int8' | 'int4' | 'int4+int4' | 'bfloat16';
+export const embeddingFormats: readonly EmbeddingFormat[] = ['int8', 'int4', 'int4+int4', 'bfloat16'];
 
 /** Numbers of a vector that share a scale among 4-bit codes. */
-const GROUP = 32;
+export const EMBEDDING_GROUP = 32;
+const GROUP = EMBEDDING_GROUP;
 const int4: QuantizeOptions = { bits: 4, groupSize: GROUP, packed: true, scaleDType: 'float16' };
 
 /**
@@ -47,8 +50,13 @@ const int4: QuantizeOptions = { bits: 4, groupSize: GROUP, packed: true, scaleDT
  * bfloat16. It also is the output layer of a model whose tables are tied ({@link logits}, {@link crossEntropy}); gradients flow to what is
  * multiplied, not to the table.
  *
+ * `int4+int4` is quantisation in two stages (Juang & Gray, "Multiple stage vector quantization for speech coding", ICASSP 1982): what the first 4 bits
+ * leave of each number is held in 4 more. Vectors that are looked up are the sum, about as exact as int8; logits, for which a whole table is read for each
+ * token, take the first stage alone, as fast as int4. A language model minds coarse logits much less than coarse inputs.
+ *
  * Shapes: ids `[…]` (int32 or int64) → `[…, width]`, in `dtype`. int8: `codes` `[count, width]`, `scale` `[count]`. int4: `codes`
- * `[count, width / 2]`, uint8, two a byte, `scale` `[count, width / 32]`. bfloat16: `scale` is a scalar 1.
+ * `[count, width / 2]`, uint8, two a byte, `scale` `[count, width / 32]`; `remainder` and `remainderScale` alike, if there are any. bfloat16: `scale`
+ * is a scalar 1.
  */
 export class QuantizedEmbedding extends Module {
   readonly count: number;
@@ -57,13 +65,22 @@ export class QuantizedEmbedding extends Module {
   readonly dtype: DType;
   codes: Tensor;
   scale: Tensor;
+  /** Codes of the second stage of `int4+int4`, else null. */
+  remainder: Tensor | null;
+  remainderScale: Tensor | null;
 
   /**
    * Takes over the tensors. {@link QuantizedEmbedding.from} makes one of an Embedding.
    *
    * @param dtype - of the vectors; default: that of the scale
+   * @param remainder - of 4-bit codes: the second stage
    */
-  constructor(codes: Tensor, scale: Tensor, dtype: DType = scale.dtype) {
+  constructor(
+    codes: Tensor,
+    scale: Tensor,
+    dtype: DType = scale.dtype,
+    remainder: Pick<Quantized, 'codes' | 'scale'> | null = null,
+  ) {
     super();
     const [count, width] = codes.rank === 2 ? (codes.shape as [number, number]) : [0, 0];
     const scales = codes.dtype === 'int8' ? count : codes.dtype === 'uint8' ? (count * width * 2) / GROUP : 1;
@@ -72,16 +89,26 @@ export class QuantizedEmbedding extends Module {
       const actual = `${codes.dtype} ${formatShape(codes.shape)} with ${formatShape(scale.shape)}`;
       throw new ShapeError({ op: 'QuantizedEmbedding', argument: 'codes', expected, actual });
     }
+    if (
+      remainder !== null &&
+      (codes.dtype !== 'uint8' || !isLike(remainder.codes, codes) || remainder.scale.size !== scales)
+    ) {
+      const expected = `uint8 ${formatShape(codes.shape)} with ${scales} scales, as the codes it belongs to`;
+      const actual = `${remainder.codes.dtype} ${formatShape(remainder.codes.shape)} with ${remainder.scale.size}`;
+      throw new ShapeError({ op: 'QuantizedEmbedding', argument: 'remainder', expected, actual });
+    }
     [this.count, this.width] = [count, codes.dtype === 'uint8' ? 2 * width : width];
     this.dtype = dtype;
     this.codes = codes;
     this.scale = scale;
+    this.remainder = remainder?.codes ?? null;
+    this.remainderScale = remainder?.scale ?? null;
   }
 
   /**
    * A table rounded to nearest; it gives vectors of the same dtype as before.
    *
-   * @throws ShapeError for int4 if the width is no multiple of 32
+   * @throws ShapeError for 4-bit codes if the width is no multiple of 32
    */
   static from({ weight }: Embedding, format: EmbeddingFormat): QuantizedEmbedding {
     checkOneOf('QuantizedEmbedding', 'format', format, embeddingFormats);
@@ -94,20 +121,51 @@ export class QuantizedEmbedding extends Module {
           const { codes, scale } = quantize(plain, { axis: 0 });
           return new QuantizedEmbedding(keep(codes), keep(to(scale, weight.dtype)));
         }
-        return QuantizedEmbedding.of(quantize(plain, int4), weight.dtype);
+        return QuantizedEmbedding.inFourBits(weight, format, (part) => quantize(part, int4));
       }),
     );
   }
 
-  /** A table of 4-bit codes that were made elsewhere, in groups of 32 with float16 scales. It owns them. */
-  static of({ codes, scale }: Quantized, dtype: DType): QuantizedEmbedding {
-    return new QuantizedEmbedding(keep(codes), keep(scale), dtype);
+  /** A table of 4-bit codes in groups of 32 with float16 scales, by somebody's way of choosing them. */
+  static inFourBits(
+    weight: Tensor,
+    format: 'int4' | 'int4+int4',
+    round: (part: Tensor) => Quantized,
+  ): QuantizedEmbedding {
+    return scope(() =>
+      noGrad(() => {
+        const kept = ({ codes, scale, ...rest }: Quantized): Quantized => ({
+          ...rest,
+          codes: keep(codes),
+          scale: keep(scale),
+        });
+        const plain = detach(weight);
+        const first = kept(round(plain));
+        const rest = format === 'int4' ? null : kept(round(sub(to(plain, 'float32'), dequantize(first))));
+        return new QuantizedEmbedding(first.codes, first.scale, weight.dtype, rest);
+      }),
+    );
   }
 
-  /** The table that the codes stand for, `[count, width]`, made anew at each reading. */
+  /** The table that ids look up, `[count, width]`, made anew at each reading. */
   get weight(): Tensor {
+    const { remainder, dtype } = this;
+    return remainder === null ? this.outputWeight : noGrad(() => scope(() => to(this.sum(this.stages), dtype)));
+  }
+
+  /** The table that {@link logits} multiplies with: {@link weight}, but for `int4+int4` the first stage of it. */
+  get outputWeight(): Tensor {
     const { codes, dtype } = this;
     return noGrad(() => (isFloating(codes.dtype) ? to(detach(codes), dtype) : dequantize(this.quantized, dtype)));
+  }
+
+  private get stages(): Quantized[] {
+    const { quantized, remainder, remainderScale } = this;
+    return remainder === null ? [quantized] : [quantized, { ...quantized, codes: remainder, scale: remainderScale! }];
+  }
+
+  private sum(stages: readonly Quantized[]): Tensor {
+    return stages.map((stage) => dequantize(stage)).reduce((all, stage) => add(all, stage));
   }
 
   private get quantized(): Quantized {
@@ -122,15 +180,19 @@ export class QuantizedEmbedding extends Module {
   forward(ids: Tensor): Tensor {
     return scope(() => {
       const { codes, scale, dtype, count } = this;
-      const rows = embedding(codes, ids);
-      if (isFloating(codes.dtype)) return to(rows, dtype);
-      const scales = embedding(reshape(scale, [count, -1]), ids);
-      if (codes.dtype === 'int8') return mul(to(rows, dtype), scales);
-      return dequantize({ ...this.quantized, codes: rows, scale: scales }, dtype);
+      if (isFloating(codes.dtype)) return to(embedding(codes, ids), dtype);
+      if (codes.dtype === 'int8')
+        return mul(to(embedding(codes, ids), dtype), embedding(reshape(scale, [count, -1]), ids));
+      const rows = this.stages.map((stage) => ({
+        ...stage,
+        codes: embedding(stage.codes, ids),
+        scale: embedding(reshape(stage.scale, [count, -1]), ids),
+      }));
+      return to(this.sum(rows), dtype);
     });
   }
 
-  /** x·Tᵀ for the table T: `[…, width]` → `[…, count]`. */
+  /** x·Tᵀ for the table T, {@link outputWeight}: `[…, width]` → `[…, count]`. */
   logits(x: Tensor): Tensor {
     return isFloating(this.codes.dtype) ? linear(x, this.codes) : quantizedLinear(x, this.quantized);
   }

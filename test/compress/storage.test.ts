@@ -113,6 +113,7 @@ for (const [scheme, bound] of [
 for (const [embeddings, most, farthest] of [
   ['int8', 0.27, 1e-3],
   ['int4', 0.15, 0.05],
+  ['int4+int4', 0.29, 0.05],
   ['bfloat16', 0.51, 1e-3],
 ] as const) {
   test(`tables in ${embeddings}: looked up, tied to the output, trained through`, async () => {
@@ -135,7 +136,7 @@ for (const [embeddings, most, farthest] of [
     const loss = tokens.crossEntropy(hidden, some);
     loss.backward();
     const reference = og.clone(og.detach(hidden)).requiresGrad_();
-    const slow = og.crossEntropy(og.linear(reference, tokens.weight), some);
+    const slow = og.crossEntropy(og.linear(reference, tokens.outputWeight), some);
     slow.backward();
     assert.ok(Math.abs((loss.itemSync() as number) - (slow.itemSync() as number)) < 1e-4);
     assert.ok(largest(og.sub(hidden.grad!, reference.grad!)) < 1e-4 * largest(reference.grad!));
@@ -168,6 +169,24 @@ test('a table in int4: the scales of least error, and widths that no group divid
   const odd = new og.GPT({ vocabSize: 8, context: 4, layers: 1, heads: 1, width: 48 });
   await assert.rejects(quantize(odd, { scheme: 'w8a8', embeddings: 'int4' }), /multiple of 32.*48 in tokens/s);
   assert.throws(() => new nn.QuantizedEmbedding(og.zeros([4, 32], { dtype: 'uint8' }), og.zeros([4])), /for 32/);
+});
+
+test('a table in int4+int4: looked up about as exactly as int8, logits as those of int4', async () => {
+  const [coarse, bytes, both] = await Promise.all(
+    (['int4', 'int8', 'int4+int4'] as const).map(async (embeddings) => {
+      const { tokens } = await quantize(model, { scheme: 'w8a16', embeddings });
+      return tokens as unknown as og.nn.QuantizedEmbedding;
+    }),
+  );
+  const [plain, hidden] = [model.tokens.weight, og.randn([5, 128], { generator: og.generator(3) })];
+  const lost = (made: og.Tensor): number => largest(og.sum(og.square(og.sub(made, plain))));
+  assert.ok(lost(both!.weight) < 1.5 * lost(bytes!.weight), `${lost(both!.weight)} against ${lost(bytes!.weight)}`);
+  assert.ok(lost(coarse!.weight) > 50 * lost(both!.weight));
+  assert.equal(largest(og.sub(both!.outputWeight, coarse!.weight)), 0);
+  assert.equal(largest(og.sub(both!.logits(hidden), coarse!.logits(hidden))), 0);
+  const codes = og.zeros([4, 32], { dtype: 'uint8' });
+  const short = { codes: og.zeros([3, 32], { dtype: 'uint8' }), scale: og.zeros([3, 2]) };
+  assert.throws(() => new nn.QuantizedEmbedding(codes, og.zeros([4, 2]), 'float32', short), /remainder.*\[3, 32\]/s);
 });
 
 test('rows of more than one block give the loss of one', () => {
