@@ -10,6 +10,7 @@ import { isFinite } from '../ops/unary.js';
 import { reshape } from '../ops/views.js';
 import { where } from '../ops/where.js';
 import type { KvCache, KvCacheOptions } from '../nn/kv_cache.js';
+import { isComplete } from '../runtime/sequence.js';
 import { tensor } from '../tensor/create.js';
 import { noticeDraws, type Draws, type GeneratorState } from '../tensor/random.js';
 import { item } from '../tensor/read.js';
@@ -127,7 +128,7 @@ export async function* generateTokens(
       const next = steps.next(pending);
       const reading = item(next).finally(() => next.dispose()); // reads before the step ahead writes
       reading.catch(() => undefined); // nobody waits for it if going ahead fails first
-      if (made + 1 < limit && caches[0]!.length < room) steps.goAhead(next);
+      steps.goAhead(next, Math.min(limit - made - 1, room - caches[0]!.length));
       const id = await reading;
       if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
@@ -157,7 +158,8 @@ interface Ahead {
 class Steps {
   /** For one token at a time, made when it is first needed: the model is in evaluation mode then. */
   #single: TokenStep | null = null;
-  #ahead: Ahead | null = null;
+  /** Oldest first. */
+  readonly #ahead: Ahead[] = [];
 
   constructor(
     private readonly model: CausalModel,
@@ -180,37 +182,49 @@ class Steps {
 
   /**
    * Queues the pass behind the one that draws `next`, before anybody has read that: the queue never runs dry while JavaScript looks at a
-   * token. Only where steps are recorded or will be, so that it can be told later whether the pass is still the right one.
+   * token. Only where steps are recorded or will be, so that it can be told later whether the pass is still the right one. While the queue has not
+   * reached `next`, a long prompt's first token, those behind it are recorded as well: JavaScript has nothing else to do then, and has no time
+   * when they are due. At most `most` passes.
    */
-  goAhead(next: Tensor): void {
+  goAhead(next: Tensor, most: number): void {
     const single = this.#one;
+    const { lastUse } = next.storage;
+    const isDue = (): boolean =>
+      this.#ahead.length === 0 || (this.#ahead.length < single.mostAhead && !isComplete(lastUse));
+    for (let made = 0; made < most && isDue(); made++)
+      if (!this.#queueAhead(single, this.#ahead.at(-1)?.next ?? next)) return;
+  }
+
+  #queueAhead(single: TokenStep, id: Tensor): boolean {
     const [made, draws] = noticeDraws(() =>
       scope(() =>
         noGrad(() => {
-          const result = single.ahead(next);
+          const result = single.ahead(id);
           if (result === null) return null;
           return keep(this.#isGreedy ? result : this.#draw(result));
         }),
       ),
     );
-    if (made !== null) this.#ahead = { next: made, draws, drawn: [...draws.keys()].map(({ state }) => state) };
+    if (made === null) return false;
+    this.#ahead.push({ next: made, draws, drawn: [...draws.keys()].map(({ state }) => state) });
+    return true;
   }
 
   /** Whether a pass was queued that nobody has asked for yet: the caches hold its position. */
   get isAhead(): boolean {
-    return this.#ahead !== null;
+    return this.#ahead.length > 0;
   }
 
-  /** What {@link goAhead} queued, if it is wanted and the model is as it was then; null, as if nothing had been queued, else. */
+  /** The oldest of what {@link goAhead} queued, if it is wanted and the model is as it was then; null, as if nothing had been queued, else. */
   #takeAhead(isWanted: boolean): Tensor | null {
-    const ahead = this.#ahead;
-    if (ahead === null) return null;
-    this.#ahead = null;
-    if (this.#single!.confirm(isWanted)) return ahead.next;
-    ahead.next.dispose();
-    for (const [i, [stream, before]] of [...ahead.draws].entries()) {
-      const { seed, offset } = ahead.drawn[i]!;
-      if (stream.state.seed === seed && stream.state.offset === offset) stream.state = before; // else others have drawn since
+    if (this.#ahead.length === 0) return null;
+    if (this.#single!.confirm(isWanted)) return this.#ahead.shift()!.next;
+    for (const { next, draws, drawn } of this.#ahead.splice(0).reverse()) {
+      next.dispose();
+      for (const [i, [stream, before]] of [...draws].entries()) {
+        const { seed, offset } = drawn[i]!;
+        if (stream.state.seed === seed && stream.state.offset === offset) stream.state = before; // else others have drawn since
+      }
     }
     return null;
   }

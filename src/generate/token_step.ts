@@ -16,6 +16,8 @@ import { Tensor } from '../tensor/tensor.js';
 
 /** Steps that may be recorded in vain before it is given up: the first one packs weights, say. */
 const MOST_RECORDINGS = 8;
+/** Recordings that a program is made of. */
+const RECORDINGS = 3;
 
 /** What a {@link TokenStep} is made of. */
 export interface TokenStepOptions {
@@ -33,8 +35,8 @@ export class TokenStep {
   readonly #ids: Tensor;
   readonly #recordings: Recording[] = [];
   #program: Program | null = null;
-  /** Whether what the last step ahead read is as it was. */
-  #isAsKnown: () => boolean = () => false;
+  /** Of each step ahead that nobody has confirmed, oldest first: whether what it read is as it was. */
+  readonly #ahead: (() => boolean)[] = [];
   #tries: number;
 
   constructor(options: TokenStepOptions) {
@@ -50,6 +52,14 @@ export class TokenStep {
   }
 
   /**
+   * Steps that may be ahead at a time. Recordings have their results in memory of their own, so all that make a program may be; runs of the
+   * program share its memory.
+   */
+  get mostAhead(): number {
+    return this.#program === null ? RECORDINGS : 1;
+  }
+
+  /**
    * Runs the step for a token that nobody has read yet: `[1]`, an id, or −1, which counts as 0. Null unless it is recorded now or was before, so that
    * it can be told later whether the result is still right: whoever takes it asks {@link confirm} first.
    */
@@ -60,19 +70,30 @@ export class TokenStep {
     scope(() => copy_(this.#ids, reshape(maximum(id, 0), [1, 1])));
     storage.version = version; // by which the program knows it: a weight that was written to has another
     const position = this.#options.caches[0]!.length;
-    if (this.#program === null) return this.#record(position);
+    if (this.#program === null) {
+      const { result, isAsKnown } = this.#record(position);
+      this.#ahead.push(isAsKnown);
+      return result;
+    }
     const program = this.#program;
     if (!program.isCurrent()) return null;
-    this.#isAsKnown = () => program.isCurrent();
+    this.#ahead.push(() => program.isCurrent());
     return this.#repeat(program, position);
   }
 
-  /** Whether what {@link ahead} gave is still what `run` would give. If not, or `isWanted` is false, the step has not happened. */
+  /**
+   * Whether what the oldest of {@link ahead} gave is still what `run` would give. If not, or `isWanted` is false, neither it nor those behind it
+   * have happened.
+   */
   confirm(isWanted: boolean): boolean {
     const { caches, isUnchanged } = this.#options;
-    const holds = this.#isAsKnown() && isUnchanged!();
-    if (holds && isWanted) return true;
-    const before = caches[0]!.length - 1;
+    const holds = this.#ahead[0]!() && isUnchanged!();
+    if (holds && isWanted) {
+      this.#ahead.shift();
+      return true;
+    }
+    const before = caches[0]!.length - this.#ahead.length;
+    this.#ahead.length = 0;
     for (const cache of caches) cache.truncate(before);
     if (!holds) this.#giveUp();
     return false;
@@ -92,16 +113,16 @@ export class TokenStep {
       this.#giveUp();
     }
     if (this.#tries === 0) return run(this.#ids);
-    return this.#record(position);
+    return this.#record(position).result;
   }
 
-  #record(position: number): Tensor {
+  #record(position: number): { result: Tensor; isAsKnown: () => boolean } {
     this.#tries--;
     const { result, recording } = recordCalls(position, () => this.#options.run(this.#ids));
-    this.#isAsKnown = watchOthers(recording);
+    const isAsKnown = watchOthers(recording);
     this.#recordings.push(recording);
     this.#learn();
-    return result;
+    return { result, isAsKnown };
   }
 
   dispose(): void {
@@ -127,7 +148,7 @@ export class TokenStep {
   /** Makes a program of the last three recordings, or drops the first of them. */
   #learn(): void {
     const all = this.#recordings;
-    if (all.length < 3) {
+    if (all.length < RECORDINGS) {
       if (this.#tries === 0) this.#forget();
       return;
     }

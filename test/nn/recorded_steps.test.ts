@@ -248,7 +248,42 @@ describe('a step is called again', () => {
   });
 });
 
+/** Keeps the queue busy, as a long prompt does: meanwhile all steps that will make a program are recorded. */
+function keepQueueBusy(): void {
+  og.scope(() => {
+    const x = og.zeros([900, 900]);
+    for (let i = 0; i < 12; i++) og.matmul(x, x);
+  });
+}
+
 describe('generation with recorded steps', () => {
+  test('records while the queue is busy, as far ahead as it is of use', async () => {
+    class Counting extends og.GPT {
+      calls = 0;
+      override watch(): () => boolean {
+        return () => true;
+      }
+      override forward(...args: Parameters<og.GPT['forward']>): og.Tensor {
+        this.calls++;
+        return super.forward(...args);
+      }
+    }
+    const model = new Counting(small, { generator: og.generator(5) });
+    for (const [maxNewTokens, calls] of [
+      [1, 1],
+      [2, 2],
+      [3, 3],
+      [30, 4],
+    ] as const) {
+      await og.synchronize();
+      keepQueueBusy();
+      model.calls = 0;
+      for await (const _ of model.generate([1, 2, 3], { maxNewTokens, temperature: 0 })) break;
+      assert.equal(model.calls, calls, `${maxNewTokens} tokens`);
+    }
+    model.dispose();
+  });
+
   for (const temperature of [0, 0.8]) {
     test(`continues beyond the context as without them, at temperature ${temperature}`, async () => {
       const model = makeModel();
@@ -288,13 +323,14 @@ describe('generation with recorded steps', () => {
     'a hook': (model) => void model.blocks[1]!.registerForwardHook((_module, _inputs, y) => og.mul(y as og.Tensor, 3)),
   };
   for (const [name, meddle] of Object.entries(meddling)) {
-    for (const at of [1, 2, 3, 5, 12]) {
-      test(`sees ${name} that changes after token ${at}`, async () => {
+    for (const [at, isBusy] of [1, 2, 3, 5, 12].flatMap((one) => [[one, false] as const, [one, true] as const])) {
+      test(`sees ${name} that changes after token ${at}${isBusy ? ', recorded while the queue was busy' : ''}`, async () => {
         const write = async (isWatched: boolean): Promise<number[]> => {
           const model = makeModel();
           if (!isWatched) model.watch = () => null;
           const ids: number[] = [];
           const generator = og.generator(11);
+          if (isBusy) keepQueueBusy();
           for await (const { id } of model.generate([1, 2, 3], { maxNewTokens: 20, generator })) {
             ids.push(id);
             if (ids.length === at) meddle(model);
@@ -324,6 +360,11 @@ describe('generation with recorded steps', () => {
         let made = 0;
         for await (const _ of model.generate([1, 2], { maxNewTokens: 24, generator })) if (++made === 10) break;
       },
+      ...[1, 2, 3, 4].map((last) => async (generator: og.Generator) => {
+        let made = 0;
+        keepQueueBusy();
+        for await (const _ of model.generate([1, 2], { maxNewTokens: 24, generator })) if (++made === last) break;
+      }),
       async (generator) => {
         const controller = new AbortController();
         const options = { maxNewTokens: 24, generator, signal: controller.signal };
@@ -356,6 +397,9 @@ describe('generation with recorded steps', () => {
     for (const stop of [1, 2, 3, 4, 5, 17, 30]) {
       await write(stop);
       assert.equal(og.memory().tensors, before, `after ${stop}`);
+      keepQueueBusy();
+      await write(stop);
+      assert.equal(og.memory().tensors, before, `after ${stop}, recorded while the queue was busy`);
     }
     model.dispose();
   });
