@@ -125,11 +125,14 @@ export async function* generateTokens(
         for (const cache of caches) cache.truncate(0);
         pending = ids.slice(-Math.max(1, room >> 1));
       }
-      const next = steps.next(pending);
-      const reading = item(next).finally(() => next.dispose()); // reads before the step ahead writes
-      reading.catch(() => undefined); // nobody waits for it if going ahead fails first
-      steps.goAhead(next, Math.min(limit - made - 1, room - caches[0]!.length));
-      const id = await reading;
+      const drawn = steps.next(pending);
+      let id: number;
+      try {
+        steps.goAhead(drawn, Math.min(limit - made - 1, room - caches[0]!.length));
+        id = await drawn.id;
+      } finally {
+        drawn.next.dispose();
+      }
       if (id < 0) throw new StateError({ op: 'generate', expected: 'finite logits', actual: 'NaN or infinity' });
       if (options.stopIds?.includes(id)) break;
       ids.push(id);
@@ -145,10 +148,22 @@ export async function* generateTokens(
   }
 }
 
-/** A pass and a draw that were queued before anybody asked for them. */
-interface Ahead {
-  /** As {@link Steps.next} gives it. */
+/** What a pass and a draw gave. */
+interface Drawn {
+  /** `[1]`, the id or -1. */
   readonly next: Tensor;
+  /** The same for JavaScript: the copy is queued at once, so that it does not wait for passes that are queued behind. */
+  readonly id: Promise<number>;
+}
+
+function readLater(next: Tensor): Drawn {
+  const id = item(next);
+  id.catch(() => undefined); // perhaps nobody will wait for it
+  return { next, id };
+}
+
+/** A pass and a draw that were queued before anybody asked for them. */
+interface Ahead extends Drawn {
   /** Streams that it drew from, where they stood before and stand since. */
   readonly draws: Draws;
   readonly drawn: readonly GeneratorState[];
@@ -167,26 +182,26 @@ class Steps {
     private readonly options: GenerateOptions,
   ) {}
 
-  /** Queues a pass and a draw: `[1]`, the id or -1. Synchronous, so that no other code runs inside its scope. */
-  next(pending: readonly number[]): Tensor {
+  /** Queues a pass and a draw. Synchronous, so that no other code runs inside its scope. */
+  next(pending: readonly number[]): Drawn {
     const ahead = this.#takeAhead(pending.length === 1);
     if (ahead !== null) return ahead;
     if (this.model.training) this.model.eval();
     return scope(() =>
       noGrad(() => {
         const made = pending.length === 1 ? this.#one.next(pending[0]!) : this.#pass(toIds(pending));
-        return keep(this.#isGreedy ? made : this.#draw(made));
+        return readLater(keep(this.#isGreedy ? made : this.#draw(made)));
       }),
     );
   }
 
   /**
-   * Queues the pass behind the one that draws `next`, before anybody has read that: the queue never runs dry while JavaScript looks at a
+   * Queues the pass behind the one that draws a token, before anybody has read that: the queue never runs dry while JavaScript looks at a
    * token. Only where steps are recorded or will be, so that it can be told later whether the pass is still the right one. While the queue has not
-   * reached `next`, a long prompt's first token, those behind it are recorded as well: JavaScript has nothing else to do then, and has no time
+   * reached that token, the first one behind a long prompt, those behind it are recorded as well: JavaScript has nothing else to do then, and has no time
    * when they are due. At most `most` passes.
    */
-  goAhead(next: Tensor, most: number): void {
+  goAhead({ next }: Drawn, most: number): void {
     const single = this.#one;
     const { lastUse } = next.storage;
     const isDue = (): boolean =>
@@ -206,7 +221,7 @@ class Steps {
       ),
     );
     if (made === null) return false;
-    this.#ahead.push({ next: made, draws, drawn: [...draws.keys()].map(({ state }) => state) });
+    this.#ahead.push({ ...readLater(made), draws, drawn: [...draws.keys()].map(({ state }) => state) });
     return true;
   }
 
@@ -216,9 +231,9 @@ class Steps {
   }
 
   /** The oldest of what {@link goAhead} queued, if it is wanted and the model is as it was then; null, as if nothing had been queued, else. */
-  #takeAhead(isWanted: boolean): Tensor | null {
+  #takeAhead(isWanted: boolean): Drawn | null {
     if (this.#ahead.length === 0) return null;
-    if (this.#single!.confirm(isWanted)) return this.#ahead.shift()!.next;
+    if (this.#single!.confirm(isWanted)) return this.#ahead.shift()!;
     for (const { next, draws, drawn } of this.#ahead.splice(0).reverse()) {
       next.dispose();
       for (const [i, [stream, before]] of [...draws].entries()) {

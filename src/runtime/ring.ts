@@ -373,12 +373,16 @@ function onReached(): void {
 
 /** How long a waiter polls before it asks to be called: most gaps between small kernels are shorter. */
 const POLL_NANOSECONDS = 20_000n;
+/** Frames to go from which on polling is vain. */
+const POLL_FRAMES = 32;
 
 /** Resolves when a frame number is reached, without blocking the event loop; rejects with what went wrong. */
 export async function whenDone(sequence = head): Promise<void> {
   if (!isComplete(sequence)) {
-    const until = process.hrtime.bigint() + POLL_NANOSECONDS;
-    while (!isComplete(sequence) && process.hrtime.bigint() < until);
+    if (((sequence - Atomics.load(control, TAIL)) | 0) < POLL_FRAMES) {
+      const until = process.hrtime.bigint() + POLL_NANOSECONDS;
+      while (!isComplete(sequence) && process.hrtime.bigint() < until);
+    }
     if (!isComplete(sequence)) {
       await new Promise<void>((resolve) => {
         // Numbers grow, so waiters are already in order
