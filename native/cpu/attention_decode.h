@@ -16,9 +16,11 @@ namespace og {
 namespace {
 
 constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key head up to which this path is taken
-constexpr int64_t kDecodeKeys = 64;                       // keys of a tile: its k and v stay in L1 for the other rows
-constexpr int64_t kDecodeTasks = 32;                      // at least so many, of
-constexpr int64_t kLeastElements = 16 << 10, kMostElements = 256 << 10;  // so many elements of k and v
+constexpr int64_t kDecodeKeys = 64;   // keys of a tile at most: its k and v stay in L1 for the other rows
+constexpr int64_t kTileBytes = 8192;  // of k: reading k and v in turn by such pieces keeps two streams going
+constexpr int64_t kDecodeParts = 32;  // ranges of keys, over all heads, at least so many, of
+constexpr int64_t kLeastElements = 32 << 10, kMostElements = 256 << 10;  // so many elements of k and v
+constexpr int64_t kTaskElements = 64 << 10;                              // what a task reads, if threads have two each
 
 /** Results of ranges of keys, one per query row and range: Σ 2^(s-highest)·v, highest, Σ 2^(s-highest). */
 struct Partials {
@@ -101,8 +103,10 @@ OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width
       __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
 }
 
-/** scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
- * null, are fetched meanwhile. */
+/**
+ * scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
+ * null, are fetched meanwhile. Rows are read one after the other, in the order of memory, which the hardware foresees.
+ */
 template <int R, class T>
 OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, const T* next,
                     float* const* scores) {
@@ -115,17 +119,13 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
 #pragma GCC unroll 16
     for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
     if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
-    for (int64_t d = 0; d < width; d += kLanes) {
-      Vf left[R];
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
 #pragma GCC unroll 16
-      for (int i = 0; i < kKeysAtOnce; i++) {
+    for (int i = 0; i < kKeysAtOnce; i++)
+      for (int64_t d = 0; d < width; d += kLanes) {
         const Vf right = load(rows[i] + d);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
+        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(load(q[r] + d), right, acc[r * kKeysAtOnce + i]);
       }
-    }
     const Vf sums = sum_each(acc);
     for (int r = 0; r < R; r++)
       std::memcpy(scores[r] + j, reinterpret_cast<const float*>(&sums) + r * kKeysAtOnce, kKeysAtOnce * sizeof(float));
@@ -359,13 +359,18 @@ inline void finish_rows(const og_call* call, const Problem& p, const RowBlock& b
   }
 }
 
-/** Keys per task, of `keys` for so many heads. Long tasks stream better, many keep more threads busy. */
+/** Keys of a range, of `keys` for so many heads. Long ranges stream better, many keep more threads busy. */
 inline int64_t split_of(const Problem& p) {
   const int64_t per_key = p.width + p.value_width + 1, heads = p.batch * p.kv_heads;
-  int64_t elements = per_key * p.keys / kDecodeTasks * heads;
+  int64_t elements = per_key * p.keys / kDecodeParts * heads;
   if (elements < kLeastElements) elements = kLeastElements;
   if (elements > kMostElements) elements = kMostElements;
   return round_up(elements / per_key, kDecodeKeys);
+}
+
+inline int64_t keys_of_tile(int64_t row_bytes) {
+  const int64_t keys = kTileBytes / (row_bytes > 0 ? row_bytes : 1) / 16 * 16;
+  return keys < 16 ? 16 : keys > kDecodeKeys ? kDecodeKeys : keys;
 }
 
 inline int32_t forward_decode(const og_call* call, const Problem& p) {
@@ -378,31 +383,47 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   Partials partials;
   OG_TRY(partials.take(&scratch, p.batch * p.q_heads * p.queries, splits, p.value_width));
   std::atomic<bool> failed{false};
-  parallel_for(heads * splits, [&](int64_t task) {
-    const int64_t split = task % splits, b = task / splits / p.kv_heads, kv_head = task / splits % p.kv_heads;
-    const RowBlock block{b, kv_head, 0, p.queries * p.group};
-    const Problem own = p.of(b);
+  // A task takes ranges of neighbouring heads, whose keys are fetched before their turn comes. Which ones share a task
+  // is nothing that results depend on.
+  const int64_t tile_keys = keys_of_tile(width * dtype_size(call->inputs[kK].dtype));
+  const int64_t range_keys = split_keys < p.keys ? split_keys : p.keys;
+  const int64_t least = (heads * splits + 2 * threads() - 1) / (2 * threads());
+  const int64_t whole = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
+  parallel_ranges(heads * splits, whole < least ? whole : least, [&](int64_t first, int64_t last) {
     ScratchFrame local;
-    DecodeRow rows[kDecodeRows];
     float* buffer = local.take<float>(kDecodeKeys * (width + value_width));
-    if (!buffer || !start_rows(call, p, block, &local, rows)) {
-      failed = true;
-      return;
+    if (!buffer) failed = true;
+    for (int64_t part = first; part < last && !failed; part++) {
+      const int64_t split = part % splits, head = part / splits, b = head / p.kv_heads, kv_head = head % p.kv_heads;
+      const RowBlock block{b, kv_head, 0, p.queries * p.group};
+      const Problem own = p.of(b);
+      ScratchFrame of_part;
+      DecodeRow rows[kDecodeRows];
+      if (!start_rows(call, p, block, &of_part, rows)) {
+        failed = true;
+        return;
+      }
+      const Head k = head_of(call->inputs[kK], b, kv_head), v = head_of(call->inputs[kV], b, kv_head);
+      const bool in_place = reads_in_place(k, p.width) && reads_in_place(v, p.value_width);
+      const bool alike = in_place && k.dtype == v.dtype && k.row == v.row && p.width == p.value_width;
+      const int64_t from = split * split_keys, to = from + split_keys < p.keys ? from + split_keys : p.keys;
+      const void* following = nullptr;  // keys of the next part
+      if (alike && part + 1 < last) {
+        const int64_t next = (part + 1) / splits;
+        following =
+            head_of(call->inputs[kK], next / p.kv_heads, next % p.kv_heads).at((part + 1) % splits * split_keys);
+      }
+      decode_range<false>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) {
+        KeyTile tile{};
+        tile.n = end - j0 < tile_keys ? end - j0 : tile_keys;
+        tile.k = decode_tile(k, j0, tile.n, p.width, buffer);
+        tile.v = decode_tile(v, j0, tile.n, p.value_width, buffer + kDecodeKeys * width);
+        if (alike) tile.k.next = v.at(j0);
+        if (alike) tile.v.next = j0 + tile.n < end ? k.at(j0 + tile.n) : following;
+        return tile;
+      });
+      finish_rows(call, p, block, partials, split, rows);
     }
-    const Head k = head_of(call->inputs[kK], b, kv_head), v = head_of(call->inputs[kV], b, kv_head);
-    const bool in_place = reads_in_place(k, p.width) && reads_in_place(v, p.value_width);
-    const bool alike = in_place && k.dtype == v.dtype && k.row == v.row && p.width == p.value_width;
-    const int64_t from = split * split_keys, to = from + split_keys < p.keys ? from + split_keys : p.keys;
-    decode_range<false>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) {
-      KeyTile tile{};
-      tile.n = end - j0 < kDecodeKeys ? end - j0 : kDecodeKeys;
-      tile.k = decode_tile(k, j0, tile.n, p.width, buffer);
-      tile.v = decode_tile(v, j0, tile.n, p.value_width, buffer + kDecodeKeys * width);
-      if (alike) tile.k.next = v.at(j0);
-      if (alike && j0 + tile.n < end) tile.v.next = k.at(j0 + tile.n);
-      return tile;
-    });
-    finish_rows(call, p, block, partials, split, rows);
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention: no memory for a task");
   if (splits > 1) combine(call, p, partials);
