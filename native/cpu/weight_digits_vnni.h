@@ -40,67 +40,89 @@ struct DigitChunk {
   Vf unit;
 };
 
-/** Eight bytes, every eighth of a vector, from the one at `at`. */
-template <int at>
-OG_INLINE void store_every_eighth(Vi x, uint8_t* to) {
-  _mm_storel_epi64((__m128i*)to, _mm512_cvtepi64_epi8(_mm512_srli_epi64((__m512i)x, 8 * at)));
-}
-
 /** Σ of the four bytes in each lane. */
 OG_VNNI_TARGET static inline Vi byte_sums(Vi x) {
   return (Vi)_mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), (__m512i)x);
 }
 
-/** A row of x as chunks. False where a block has no unit. */
-template <int kBits>
-OG_VNNI_TARGET bool make_digits(const float* x, int64_t k, bool affine, DigitChunk<kBits>* to) {
-  constexpr int64_t kElements = 512 / kBits, kBlocks = kElements / 32;
-  for (int64_t first = 0; first < k; first += kElements, to++) {
-    std::memset((void*)to, 0, sizeof *to);
-    alignas(64) float units[16] = {};
-    uint8_t* bytes = reinterpret_cast<uint8_t*>(to->digits);
-    for (int64_t block = 0; block < kBlocks && first + 32 * block < k; block++) {
-      const float* from = x + first + 32 * block;
-      const Vf a = load(from), b = load(from + 16);
-      float largest = 0, scale, unit;
-      find_magnitude(from, 32, &largest);
-      if (!unit_of(largest, &scale, &unit)) return false;
-      for (int i = 0; i < 16 / kBlocks; i++) units[block * (16 / kBlocks) + i] = unit;
-      // a byte of the sum is a digit plus 128
-      const Vi low = (Vi)_mm512_cvtps_epi32((__m512)(a * scale)) + 0x00808080,
-               high = (Vi)_mm512_cvtps_epi32((__m512)(b * scale)) + 0x00808080;
-      const Vi y = low ^ 0x00808080, z = high ^ 0x00808080;
-      if (kBits == 4) {
-        uint8_t* at = bytes + 16 * block;
-        store_every_eighth<2>(y, at), store_every_eighth<2>(z, at + 8);
-        store_every_eighth<6>(y, at + 64), store_every_eighth<6>(z, at + 72);
-        store_every_eighth<1>(y, at + 128), store_every_eighth<1>(z, at + 136);
-        store_every_eighth<5>(y, at + 192), store_every_eighth<5>(z, at + 200);
-        store_every_eighth<0>(y, at + 256), store_every_eighth<0>(z, at + 264);
-        store_every_eighth<4>(y, at + 320), store_every_eighth<4>(z, at + 328);
-      } else {
-        for (int digit = 0; digit < 3; digit++) {
-          const int shift = 16 - 8 * digit;
-          uint8_t* at = bytes + 64 * digit + 32 * block;
-          _mm_storeu_si128((__m128i*)at, _mm512_cvtepi32_epi8(_mm512_srli_epi32((__m512i)y, shift)));
-          _mm_storeu_si128((__m128i*)(at + 16), _mm512_cvtepi32_epi8(_mm512_srli_epi32((__m512i)z, shift)));
-        }
-      }
-    }
-    to->unit = load(units);
-    Vi sums[3];
-    for (int digit = 0; digit < 3; digit++)
-      sums[digit] = kBits == 4 ? byte_sums(to->digits[2 * digit]) + byte_sums(to->digits[2 * digit + 1])
-                               : byte_sums(to->digits[digit]);
-    const Vi all = sums[0] * 65536 + sums[1] * 256 + sums[2];
-    if (affine)
-      to->shares[0] = (Vi)(-to_float(all));
-    else if (kBits == 4)
-      to->shares[0] = all * -8;
-    else
-      for (int digit = 0; digit < 3; digit++) to->shares[digit] = sums[digit] * -128;
+/** The largest lane of each of four vectors of non-negative integers. */
+OG_INLINE __m128i largest_of_four(const Vi (&v)[4]) {
+  __m128i q[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m512i x = (__m512i)v[i];
+    const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+    q[i] = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
   }
+  const __m128i a = _mm_max_epi32(_mm_unpacklo_epi32(q[0], q[1]), _mm_unpackhi_epi32(q[0], q[1]));  // 0 1 0 1
+  const __m128i b = _mm_max_epi32(_mm_unpacklo_epi32(q[2], q[3]), _mm_unpackhi_epi32(q[2], q[3]));  // 2 3 2 3
+  return _mm_max_epi32(_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b));
+}
+
+/** unit_of four blocks. False where one has none. */
+OG_INLINE bool units_of(__m128i images, __m128* to, __m128* unit) {
+  const __m128i exponent = _mm_srli_epi32(images, 23);
+  const __mmask8 some = _mm_test_epi32_mask(images, images);
+  if (_mm_mask_cmplt_epi32_mask(some, exponent, _mm_set1_epi32(31)) |
+      _mm_cmpge_epi32_mask(exponent, _mm_set1_epi32(255)))
+    return false;
+  __m128i up = _mm_sub_epi32(_mm_set1_epi32(276), exponent);
+  const __m128 scaled = _mm_mul_ps(_mm_castsi128_ps(images), _mm_castsi128_ps(_mm_slli_epi32(up, 23)));
+  const __mmask8 too_far = _mm_cmp_ps_mask(scaled, _mm_set1_ps(8355711.f), _CMP_GT_OQ);
+  up = _mm_mask_sub_epi32(up, too_far, up, _mm_set1_epi32(1));
+  *to = _mm_castsi128_ps(_mm_maskz_slli_epi32(some, up, 23));
+  *unit = _mm_castsi128_ps(_mm_maskz_slli_epi32(some, _mm_sub_epi32(_mm_set1_epi32(254), up), 23));
   return true;
+}
+
+/** In each 128 bits, the bytes of four integers by digits: even elements' high, middle, low, then the odd ones'. */
+OG_INLINE __m512i split_even_odd(Vi x) {
+  return _mm512_shuffle_epi8(
+      (__m512i)x, _mm512_broadcast_i32x4(_mm_setr_epi8(2, 10, 1, 9, 0, 8, -1, -1, 6, 14, 5, 13, 4, 12, -1, -1)));
+}
+/** The same in their order: four high ones, middle, low. */
+OG_INLINE __m512i split_in_order(Vi x) {
+  return _mm512_shuffle_epi8(
+      (__m512i)x, _mm512_broadcast_i32x4(_mm_setr_epi8(2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1)));
+}
+
+/** Transposes 4 × 4 blocks of 128 bits. */
+OG_INLINE void transpose_quarters(const __m512i (&from)[4], Vi* to, const int (&index)[4]) {
+  const __m512i a = _mm512_shuffle_i32x4(from[0], from[1], 0x44), b = _mm512_shuffle_i32x4(from[0], from[1], 0xee);
+  const __m512i c = _mm512_shuffle_i32x4(from[2], from[3], 0x44), d = _mm512_shuffle_i32x4(from[2], from[3], 0xee);
+  to[index[0]] = (Vi)_mm512_shuffle_i32x4(a, c, 0x88);
+  to[index[1]] = (Vi)_mm512_shuffle_i32x4(a, c, 0xdd);
+  if (index[2] >= 0) to[index[2]] = (Vi)_mm512_shuffle_i32x4(b, d, 0x88);
+  if (index[3] >= 0) to[index[3]] = (Vi)_mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+/** Bytes of a chunk's integers as DigitChunk has them: digits plus 128. */
+OG_INLINE void arrange_digits(const Vi (&x)[8], Vi (&digits)[6]) {
+  // 8 words each of the first four kinds, and of the last two, from a pair of vectors
+  alignas(64) static constexpr uint16_t kFirst[32] = {0, 8,  16, 24, 32, 40, 48, 56, 1, 9,  17, 25, 33, 41, 49, 57,
+                                                      2, 10, 18, 26, 34, 42, 50, 58, 4, 12, 20, 28, 36, 44, 52, 60};
+  alignas(64) static constexpr uint16_t kLast[32] = {5, 13, 21, 29, 37, 45, 53, 61, 6, 14, 22, 30, 38, 46, 54, 62};
+  const __m512i first = _mm512_load_si512(kFirst), last = _mm512_load_si512(kLast);
+  __m512i a[4], b[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m512i low = split_even_odd(x[2 * i]), high = split_even_odd(x[2 * i + 1]);
+    a[i] = _mm512_permutex2var_epi16(low, first, high);
+    b[i] = _mm512_permutex2var_epi16(low, last, high);
+  }
+  transpose_quarters(a, digits, {0, 2, 4, 1});
+  transpose_quarters(b, digits, {3, 5, -1, -1});
+}
+OG_INLINE void arrange_digits(const Vi (&x)[4], Vi (&digits)[6]) {
+  alignas(64) static constexpr int32_t kFirst[16] = {0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29};
+  alignas(64) static constexpr int32_t kLast[16] = {2, 6, 10, 14, 18, 22, 26, 30};
+  const __m512i first = _mm512_load_si512(kFirst), last = _mm512_load_si512(kLast);
+  const __m512i a = split_in_order(x[0]), b = split_in_order(x[1]), c = split_in_order(x[2]), d = split_in_order(x[3]);
+  const __m512i front = _mm512_permutex2var_epi32(a, first, b), back = _mm512_permutex2var_epi32(c, first, d);
+  digits[0] = (Vi)_mm512_shuffle_i32x4(front, back, 0x44);
+  digits[1] = (Vi)_mm512_shuffle_i32x4(front, back, 0xee);
+  digits[2] =
+      (Vi)_mm512_shuffle_i32x4(_mm512_permutex2var_epi32(a, last, b), _mm512_permutex2var_epi32(c, last, d), 0x44);
 }
 
 /** The sums of four vectors' lanes. */
@@ -166,6 +188,50 @@ struct DigitCodes {
     return kAffine ? fma(zeros, (Vf)c.shares[0], value) : value;
   }
 };
+
+/** A row of x as chunks. False where a block has no unit. */
+template <int kBits>
+OG_VNNI_TARGET bool make_digits(const float* x, int64_t k, bool affine, DigitChunk<kBits>* to) {
+  constexpr int kElements = 512 / kBits, kVectors = kElements / kLanes, kDigits = kBits == 4 ? 6 : 3;
+  for (int64_t first = 0; first < k; first += kElements, to++) {
+    Vf values[kVectors];
+    Vi largest[4] = {};
+    const int64_t left = k - first;
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; i++) {
+      values[i] = left >= kLanes * (i + 1) ? load(x + first + kLanes * i) : Vf{};  // k is a multiple of 32
+      largest[i / 2] = larger(largest[i / 2], bits(abs(values[i])));
+    }
+    __m128 up, unit;
+    if (!units_of(largest_of_four(largest), &up, &unit)) return false;
+    Vi integers[kVectors];
+#pragma GCC unroll 8
+    for (int i = 0; i < kVectors; i++) {
+      const Vf scale = (Vf)_mm512_permutexvar_ps(_mm512_set1_epi32(i / 2), _mm512_castps128_ps512(up));
+      integers[i] = (Vi)_mm512_cvtps_epi32((__m512)(values[i] * scale)) + 0x00808080;
+    }
+    Vi digits[6] = {}, sums[3];
+    arrange_digits(integers, digits);
+#pragma GCC unroll 6
+    for (int i = 0; i < kDigits; i++) digits[i] ^= (int32_t)0x80808080;
+#pragma GCC unroll 3
+    for (int digit = 0; digit < 3; digit++)
+      sums[digit] =
+          kBits == 4 ? byte_sums(digits[2 * digit]) + byte_sums(digits[2 * digit + 1]) : byte_sums(digits[digit]);
+#pragma GCC unroll 6
+    for (int i = 0; i < 6; i++) to->digits[i] = digits[i];
+    to->unit = DigitCodes<kBits>::spread(unit);
+    const Vi all = sums[0] * 65536 + sums[1] * 256 + sums[2];
+    to->shares[1] = to->shares[2] = Vi{};
+    if (affine)
+      to->shares[0] = (Vi)(-to_float(all));
+    else if (kBits == 4)
+      to->shares[0] = all * -8;
+    else
+      for (int digit = 0; digit < 3; digit++) to->shares[digit] = sums[digit] * -128;
+  }
+  return true;
+}
 
 }  // namespace
 }  // namespace og
