@@ -254,6 +254,7 @@ class Steps {
     return (this.#single ??= new TokenStep({
       run: (ids) => this.#pass(ids),
       caches: cache,
+      givesId: this.#isGreedy,
       isUnchanged: model.watch?.() ?? null,
     }));
   }

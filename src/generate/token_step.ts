@@ -24,6 +24,8 @@ export interface TokenStepOptions {
   /** The step: ids `[1, 1]` to a tensor, by calls that depend on nothing but the ids, the caches and the model. The caches grow by one position. */
   readonly run: (ids: Tensor) => Tensor;
   readonly caches: readonly KvCache[];
+  /** Whether what `run` gives is the next id, `[1]`, or −1, which counts as 0. */
+  readonly givesId?: boolean;
   /** Whether `run` would still make the same calls; null if nobody can tell: each step is called then. */
   readonly isUnchanged: (() => boolean) | null;
 }
@@ -37,6 +39,8 @@ export class TokenStep {
   #program: Program | null = null;
   /** Of each step ahead that nobody has confirmed, oldest first: whether what it read is as it was. */
   readonly #ahead: (() => boolean)[] = [];
+  /** The id that frames will read, if the last step wrote it there itself. */
+  #fed: Tensor | null = null;
   #tries: number;
 
   constructor(options: TokenStepOptions) {
@@ -65,10 +69,7 @@ export class TokenStep {
    */
   ahead(id: Tensor): Tensor | null {
     if (this.#program === null && this.#tries === 0) return null;
-    const { storage } = this.#ids;
-    const { version } = storage;
-    scope(() => copy_(this.#ids, reshape(maximum(id, 0), [1, 1])));
-    storage.version = version; // by which the program knows it: a weight that was written to has another
+    if (id !== this.#fed) this.#feed(id);
     const position = this.#options.caches[0]!.length;
     if (this.#program === null) {
       const { result, isAsKnown } = this.#record(position);
@@ -116,9 +117,23 @@ export class TokenStep {
     return this.#record(position).result;
   }
 
+  /** Queues a copy to where frames read the id. */
+  #feed(id: Tensor): void {
+    const { storage } = this.#ids;
+    const { version } = storage;
+    scope(() => copy_(this.#ids, reshape(maximum(id, 0), [1, 1])));
+    storage.version = version; // by which the program knows it: a weight that was written to has another
+  }
+
   #record(position: number): { result: Tensor; isAsKnown: () => boolean } {
     this.#tries--;
-    const { result, recording } = recordCalls(position, () => this.#options.run(this.#ids));
+    const { run, givesId } = this.#options;
+    const { result, recording } = recordCalls(position, () => {
+      const made = run(this.#ids);
+      if (givesId) this.#feed(made);
+      return made;
+    });
+    if (givesId) this.#fed = result;
     const isAsKnown = watchOthers(recording);
     this.#recordings.push(recording);
     this.#learn();
@@ -134,15 +149,18 @@ export class TokenStep {
   #write(id: number): void {
     const { storage } = this.#ids;
     waitFor(storage.lastUse);
+    this.#fed = null;
     new Int32Array(storage.buffer!, storage.start, 1)[0] = id;
   }
 
   #repeat(program: Program, position: number): Tensor {
-    const { caches } = this.#options;
+    const { caches, givesId } = this.#options;
     for (const cache of caches) cache.advance(1);
     program.run(position);
     const { storage, offset, shape, strides, dtype } = program.result as Tensor; // what run() gave when it was recorded
-    return new Tensor(storage, offset, shape, strides, dtype);
+    const result = new Tensor(storage, offset, shape, strides, dtype);
+    if (givesId) this.#fed = result;
+    return result;
   }
 
   /** Makes a program of the last three recordings, or drops the first of them. */

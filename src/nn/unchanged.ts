@@ -25,11 +25,20 @@ const known: readonly object[] = [
   QuantizedEmbedding, QuantizedLinear, SparseLinear,
 ].map(({ prototype }) => prototype); // prettier-ignore
 
-/** One property and what it held. */
-interface Part {
-  readonly owner: Record<string, unknown>;
-  readonly key: string;
-  readonly value: unknown;
+/**
+ * Modules with the same properties, and what these held, one module after the other: looking at all of them is mostly waiting for memory, as
+ * kernels have swept the caches since the last token.
+ */
+interface Group {
+  readonly keys: readonly string[];
+  readonly owners: Readonly<Record<string, unknown>>[];
+  readonly values: unknown[];
+}
+
+function isAsItWas({ keys, owners, values }: Group): boolean {
+  let at = 0;
+  for (const owner of owners) for (const key of keys) if (!Object.is(owner[key], values[at++])) return false;
+  return true;
 }
 
 /** Methods that callers take for what the class says. A hook puts its own over `forward`. */
@@ -47,27 +56,36 @@ export function watchModules(
   more: readonly { readonly prototype: object }[] = [],
 ): (() => boolean) | null {
   const prototypes = new Set([...known, ...more.map(({ prototype }) => prototype)]);
-  const parts: Part[] = [];
+  const groups = new Map<string, Group>();
+  const arrays: { readonly array: readonly unknown[]; readonly elements: readonly unknown[] }[] = [];
   const tensors: Tensor[] = [];
-  const add = (owner: object, key: string): void => {
-    const part: Part = { owner: owner as Record<string, unknown>, key, value: (owner as Record<string, unknown>)[key] };
-    parts.push(part);
-    if (part.value instanceof Tensor) tensors.push(part.value);
-    if (!Array.isArray(part.value)) return;
-    add(part.value, 'length');
-    for (const i of part.value.keys()) add(part.value, String(i));
+  const note = (value: unknown): void => {
+    if (value instanceof Tensor) tensors.push(value);
+    if (!Array.isArray(value)) return;
+    arrays.push({ array: value, elements: [...(value as unknown[])] });
+    for (const element of value) note(element);
   };
   for (const [, module] of root.namedModules()) {
     if (!prototypes.has(Object.getPrototypeOf(module) as object)) return null;
-    for (const key of Object.getOwnPropertyNames(module)) {
-      if (typeof (module as unknown as Record<string, unknown>)[key] === 'function') return null;
-      add(module, key);
+    const owner = module as unknown as Readonly<Record<string, unknown>>;
+    const own = Object.getOwnPropertyNames(module);
+    if (own.some((key) => typeof owner[key] === 'function')) return null;
+    const keys = [...own, ...methods];
+    const name = keys.join();
+    let group = groups.get(name);
+    if (group === undefined) groups.set(name, (group = { keys, owners: [], values: [] }));
+    group.owners.push(owner);
+    for (const key of keys) {
+      group.values.push(owner[key]);
+      note(owner[key]);
     }
-    for (const key of methods) add(module, key);
   }
-  return () => {
-    for (const { owner, key, value } of parts) if (!Object.is(owner[key], value)) return false;
-    for (const tensor of tensors) if (tensor.isDisposed) return false;
-    return true;
-  };
+  const all = [...groups.values()];
+  return () =>
+    all.every(isAsItWas) &&
+    arrays.every(
+      ({ array, elements }) =>
+        array.length === elements.length && elements.every((element, i) => Object.is(element, array[i])),
+    ) &&
+    !tensors.some(({ isDisposed }) => isDisposed);
 }
