@@ -28,7 +28,8 @@ export interface EmbeddingOptions {
   readonly embeddings?: EmbeddingFormat;
 }
 
-const int4 = {
+/** Codes of a table in 4 bits, and of each of its two stages. */
+export const tableGrid = {
   scheme: 'symmetric',
   bits: 4,
   groupSize: EMBEDDING_GROUP,
@@ -72,7 +73,7 @@ export function changeEmbeddings(op: string, model: Module, { embeddings }: Embe
   if (embeddings === undefined) return;
   for (const [site, format] of plannedTables(model, embeddings)) {
     const made = hasFourBits(format)
-      ? QuantizedEmbedding.inFourBits(site.layer.weight, format, (part) => roundToNearest(part, int4))
+      ? QuantizedEmbedding.inFourBits(site.layer.weight, format, (part) => roundToNearest(part, tableGrid))
       : QuantizedEmbedding.from(site.layer, format);
     made.train(site.layer.training);
     place(op, site, made);

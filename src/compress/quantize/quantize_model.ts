@@ -28,6 +28,7 @@ import { calibratedInputs, observesInputs, statisticsFor, type CalibratedInputs 
 import { gptq } from './gptq.js';
 import { changeWholeModel, checkWholeModel, type WholeModelOptions } from './model_options.js';
 import { ActivationObserver } from './observers.js';
+import { chooseOutputCodes, outputTableOf } from './output_table.js';
 import {
   checkGroups,
   layerQuantizationKeys,
@@ -86,20 +87,27 @@ interface WholePlan {
 
 const OP = 'quantize';
 
-/** What happens to which layer. @throws AttributeError or StateError before any work */
-function planOf(model: Module, options: QuantizeModelOptions): WholePlan {
+/** Options without those that are not of the scheme. */
+function schemeOf(options: QuantizeModelOptions): LayerQuantization {
   const {
-    target = 'all-linear',
-    overrides = [],
-    calibration: _1,
-    inPlace: _2,
-    onLayer: _3,
-    signal: _4,
-    embeddings: _5,
-    cacheDType: _6,
-    journal: _7,
+    target: _1,
+    overrides: _2,
+    calibration: _3,
+    inPlace: _4,
+    onLayer: _5,
+    signal: _6,
+    embeddings: _7,
+    cacheDType: _8,
+    journal: _9,
     ...own
   } = options;
+  return own;
+}
+
+/** What happens to which layer. @throws AttributeError or StateError before any work */
+function planOf(model: Module, options: QuantizeModelOptions): WholePlan {
+  const { target = 'all-linear', overrides = [] } = options;
+  const own = schemeOf(options);
   const general = resolveQuantization(OP, own);
   const sparseSites = floatSparseSites(model);
   const sites = sparseSites.length > 0 ? [...sitesOf(model, isLinear).values()] : linearSites(OP, model);
@@ -238,7 +246,8 @@ export function checkQuantization(model: Module, options: QuantizeModelOptions):
  * output layer stays as it is unless `target` names it; embeddings stay.
  *
  * Calibrated methods go through the model block by block; each block's layers see what the quantised blocks before them give. All
- * options are checked before any work. The zeros of pruned layers stay zeros.
+ * options are checked before any work. The zeros of pruned layers stay zeros. GPTQ also chooses what logits read of a tied token table in two stages
+ * (`embeddings: 'int4+int4'`).
  *
  * Sparse layers of float values (`sparsify`) get 8-bit codes for the values that they keep, to nearest, by `w8a8` and `w8a16`; they take
  * floats either way.
@@ -272,7 +281,16 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
       onLayer?.(report);
       await journal?.record(result, [site.path]);
     }
-    if (plan.size === 0) return result;
+    const { method, actOrder, damping } = resolveQuantization(OP, schemeOf(options));
+    const table = method === 'gptq' && calibration !== undefined ? outputTableOf(result) : null;
+    const finish = async (): Promise<M> => {
+      if (table === null || done.has(table)) return result;
+      signal?.throwIfAborted();
+      await chooseOutputCodes(OP, result, calibration!, { actOrder, damping });
+      await journal?.record(result, [table]);
+      return result;
+    };
+    if (plan.size === 0) return await finish();
     const layers = async (sites: readonly Site<Linear>[], inputs: CalibratedInputs | null): Promise<void> => {
       for (const site of sites) {
         signal?.throwIfAborted();
@@ -302,7 +320,7 @@ export async function quantize<M extends Module>(model: M, options: QuantizeMode
     const kinds = [...new Set([...plan.values()].flatMap(statisticsFor))];
     const observer = [...plan.values()].some(observesInputs) ? { observer: () => new ActivationObserver() } : {};
     await visitInputs(OP, result, [...plan.keys()], calibration!, { kinds, ...observer }, group);
-    return result;
+    return await finish();
   } catch (error) {
     if (!inPlace) result.dispose();
     throw error;
