@@ -17,7 +17,6 @@ namespace {
 
 constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key head up to which this path is taken
 constexpr int64_t kDecodeKeys = 64;   // keys of a tile at most: its k and v stay in L1 for the other rows
-constexpr int64_t kTileBytes = 8192;  // of k: reading k and v in turn by such pieces keeps two streams going
 constexpr int64_t kDecodeParts = 32;  // ranges of keys, over all heads, at least so many, of
 constexpr int64_t kLeastElements = 32 << 10, kMostElements = 256 << 10;  // so many elements of k and v
 constexpr int64_t kTaskElements = 64 << 10;                              // what a task reads, if threads have two each
@@ -368,8 +367,13 @@ inline int64_t split_of(const Problem& p) {
   return round_up(elements / per_key, kDecodeKeys);
 }
 
-inline int64_t keys_of_tile(int64_t row_bytes) {
-  const int64_t keys = kTileBytes / (row_bytes > 0 ? row_bytes : 1) / 16 * 16;
+/**
+ * Keys of a tile. k and v are read in turn by pieces of 4 KB, so that the hardware sees two streams; of short ranges by
+ * 8 KB, whose beginnings are fetched ahead then.
+ */
+inline int64_t keys_of_tile(int64_t range_keys, int64_t row_bytes) {
+  const int64_t bytes = range_keys <= 256 ? 8192 : 4096;
+  const int64_t keys = bytes / (row_bytes > 0 ? row_bytes : 1) / 16 * 16;
   return keys < 16 ? 16 : keys > kDecodeKeys ? kDecodeKeys : keys;
 }
 
@@ -385,8 +389,8 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   std::atomic<bool> failed{false};
   // A task takes ranges of neighbouring heads, whose keys are fetched before their turn comes. Which ones share a task
   // is nothing that results depend on.
-  const int64_t tile_keys = keys_of_tile(width * dtype_size(call->inputs[kK].dtype));
   const int64_t range_keys = split_keys < p.keys ? split_keys : p.keys;
+  const int64_t tile_keys = keys_of_tile(range_keys, width * dtype_size(call->inputs[kK].dtype));
   const int64_t least = (heads * splits + 2 * threads() - 1) / (2 * threads());
   const int64_t whole = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
   parallel_ranges(heads * splits, whole < least ? whole : least, [&](int64_t first, int64_t last) {
