@@ -104,7 +104,8 @@ OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width
 
 /**
  * scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
- * null, are fetched meanwhile. Rows are read one after the other, in the order of memory, which the hardware foresees.
+ * null, are fetched meanwhile. For one query, rows are read one after the other, in the order of memory, which the
+ * hardware foresees; several take as long to compute as to read.
  */
 template <int R, class T>
 OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, const T* next,
@@ -118,13 +119,23 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
 #pragma GCC unroll 16
     for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
     if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
+    if (R == 1) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kKeysAtOnce; i++)
+      for (int i = 0; i < kKeysAtOnce; i++)
+        for (int64_t d = 0; d < width; d += kLanes) acc[i] = fma(load(q[0] + d), load(rows[i] + d), acc[i]);
+    } else {
       for (int64_t d = 0; d < width; d += kLanes) {
-        const Vf right = load(rows[i] + d);
+        Vf left[R];
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(load(q[r] + d), right, acc[r * kKeysAtOnce + i]);
+        for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
+#pragma GCC unroll 16
+        for (int i = 0; i < kKeysAtOnce; i++) {
+          const Vf right = load(rows[i] + d);
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
+        }
       }
+    }
     const Vf sums = sum_each(acc);
     for (int r = 0; r < R; r++)
       std::memcpy(scores[r] + j, reinterpret_cast<const float*>(&sums) + r * kKeysAtOnce, kKeysAtOnce * sizeof(float));
@@ -368,10 +379,11 @@ inline int64_t split_of(const Problem& p) {
 }
 
 /**
- * Keys of a tile. k and v are read in turn by pieces of 4 KB, so that the hardware sees two streams; of short ranges by
- * 8 KB, whose beginnings are fetched ahead then.
+ * Keys of a tile, for so many query rows. For one, k and v are read in turn by pieces of 4 KB, so that the hardware
+ * sees two streams; of short ranges by 8 KB, whose beginnings are fetched ahead then.
  */
-inline int64_t keys_of_tile(int64_t range_keys, int64_t row_bytes) {
+inline int64_t keys_of_tile(int64_t rows, int64_t range_keys, int64_t row_bytes) {
+  if (rows > 1) return kDecodeKeys;
   const int64_t bytes = range_keys <= 256 ? 8192 : 4096;
   const int64_t keys = bytes / (row_bytes > 0 ? row_bytes : 1) / 16 * 16;
   return keys < 16 ? 16 : keys > kDecodeKeys ? kDecodeKeys : keys;
@@ -390,7 +402,7 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   // A task takes ranges of neighbouring heads, whose keys are fetched before their turn comes. Which ones share a task
   // is nothing that results depend on.
   const int64_t range_keys = split_keys < p.keys ? split_keys : p.keys;
-  const int64_t tile_keys = keys_of_tile(range_keys, width * dtype_size(call->inputs[kK].dtype));
+  const int64_t tile_keys = keys_of_tile(p.queries * p.group, range_keys, width * dtype_size(call->inputs[kK].dtype));
   const int64_t least = (heads * splits + 2 * threads() - 1) / (2 * threads());
   const int64_t whole = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
   parallel_ranges(heads * splits, whole < least ? whole : least, [&](int64_t first, int64_t last) {
