@@ -297,7 +297,9 @@ inline TileFn tile_of_rows(int64_t m) {
 template <class Words, int R>
 void tall_tile(int64_t steps, const float* a, const float* b, const TileOut& out, int64_t n) {
   constexpr int V = kNV / 2, kHalf = V * kLanes;
+  // into L2: an L1 of 32 KB loses lines that come 8 KB and more ahead, beside the 8 KB that both halves read
   constexpr int64_t kSteps = 32;
+  constexpr int kAhead = 8192;
   alignas(64) float sums[2][R][kHalf];
   const float* more = a + kMR * steps;
   for (int64_t first = 0; first < steps; first += kSteps) {
@@ -312,16 +314,15 @@ void tall_tile(int64_t steps, const float* a, const float* b, const TileOut& out
         const float* from = b + step * kNR + h * kHalf;
         Vf row[V];
 #pragma GCC unroll 16
-        for (int j = 0; j < V; j++) {
-          row[j] = load(from + j * kLanes);
-          __builtin_prefetch(reinterpret_cast<const char*>(from + j * kLanes) + kTileAhead, 0, kAheadInto);
-        }
+        for (int j = 0; j < V; j++) row[j] = load(from + j * kLanes);
 #pragma GCC unroll 16
         for (int i = 0; i < R; i++) {
           const Vf v = Words::broadcast((i < kMR ? a + i : more + (i - kMR)) + step * kMR);
 #pragma GCC unroll 16
           for (int j = 0; j < V; j++) x[i][j] = Words::dot(v, row[j], x[i][j]);
         }
+#pragma GCC unroll 16
+        for (int j = 0; j < V; j++) __builtin_prefetch(reinterpret_cast<const char*>(from + j * kLanes) + kAhead, 0, 2);
       }
       if (last == steps) {
         finish_tile(x, {out.c + h * kHalf, out.ldc, out.init ? out.init + h * kHalf : nullptr, out.ldi}, n - h * kHalf);
