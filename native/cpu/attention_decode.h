@@ -379,13 +379,13 @@ inline int64_t split_of(const Problem& p) {
 }
 
 /**
- * Keys of a tile, for so many query rows. For one, k and v are read in turn by pieces of 4 KB, so that the hardware
- * sees two streams; of short ranges by 8 KB, whose beginnings are fetched ahead then.
+ * Keys of a tile. For one query row k and v are read in turn by pieces of 4 KB, so that the hardware sees two streams;
+ * in short ranges by 8 KB, whose beginnings are fetched ahead then.
  */
-inline int64_t keys_of_tile(int64_t rows, int64_t range_keys, int64_t row_bytes) {
-  if (rows > 1) return kDecodeKeys;
-  const int64_t bytes = range_keys <= 256 ? 8192 : 4096;
-  const int64_t keys = bytes / (row_bytes > 0 ? row_bytes : 1) / 16 * 16;
+inline int64_t keys_of_tile(const Problem& p, int64_t split_keys, int32_t dtype) {
+  if (p.queries * p.group > 1 || p.width == 0) return kDecodeKeys;
+  const bool is_short = (split_keys < p.keys ? split_keys : p.keys) <= 256;
+  const int64_t keys = (is_short ? 8192 : 4096) / (round_up(p.width, kLanes) * dtype_size(dtype)) / 16 * 16;
   return keys < 16 ? 16 : keys > kDecodeKeys ? kDecodeKeys : keys;
 }
 
@@ -402,7 +402,7 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   // A task takes ranges of neighbouring heads, whose keys are fetched before their turn comes. Which ones share a task
   // is nothing that results depend on.
   const int64_t range_keys = split_keys < p.keys ? split_keys : p.keys;
-  const int64_t tile_keys = keys_of_tile(p.queries * p.group, range_keys, width * dtype_size(call->inputs[kK].dtype));
+  const int64_t tile_keys = keys_of_tile(p, split_keys, call->inputs[kK].dtype);
   const int64_t least = (heads * splits + 2 * threads() - 1) / (2 * threads());
   const int64_t whole = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
   parallel_ranges(heads * splits, whole < least ? whole : least, [&](int64_t first, int64_t last) {

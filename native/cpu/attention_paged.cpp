@@ -264,7 +264,7 @@ int32_t forward(const og_call* call, const Problem& whole, const Cache& cache) {
 /** Reads tiles of one head through the table. A tile does not cross a page's end. */
 struct Reader {
   const Cache* cache;
-  int64_t b, head, width, value_width;
+  int64_t b, head, width, value_width, tile_keys;
   float* buffer;  // [kDecodeKeys][both widths], for rows that cannot be read in place
   alignas(64) float k_scale[kDecodeKeys], v_scale[kDecodeKeys];
 
@@ -277,7 +277,7 @@ struct Reader {
     const int64_t page = cache->page_of(b, j0), row = cache->row(j0), left = cache->page - row;
     const Head k = head_of(*cache->k, page, head), v = head_of(*cache->v, page, head);
     KeyTile tile{};
-    tile.n = end - j0 < kDecodeKeys ? end - j0 : kDecodeKeys;
+    tile.n = end - j0 < tile_keys ? end - j0 : tile_keys;
     if (tile.n > left) tile.n = left;
     tile.k = decode_tile(k, row, tile.n, width, buffer);
     tile.v = decode_tile(v, row, tile.n, value_width, buffer + kDecodeKeys * round_up(width, kLanes));
@@ -296,6 +296,7 @@ struct Reader {
 int32_t forward_few(const og_call* call, const Problem& p, const Cache& cache) {
   const int64_t heads = p.batch * p.kv_heads;
   const int64_t split_keys = split_of(p);
+  const int64_t tile_keys = keys_of_tile(p, split_keys, cache.k->dtype);
   int64_t splits = (cache.longest + split_keys - 1) / split_keys;
   if (splits < 1) splits = 1;
   ScratchFrame scratch;
@@ -314,6 +315,7 @@ int32_t forward_few(const og_call* call, const Problem& p, const Cache& cache) {
     reader.head = block.kv_head;
     reader.width = p.width;
     reader.value_width = p.value_width;
+    reader.tile_keys = tile_keys;
     reader.buffer = local.take<float>(kDecodeKeys * (round_up(p.width, kLanes) + round_up(p.value_width, kLanes)));
     if (!reader.buffer || !start_rows(call, own, block, &local, rows)) {
       failed = true;
