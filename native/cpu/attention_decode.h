@@ -121,8 +121,14 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
     if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
     if (R == 1) {
 #pragma GCC unroll 16
-      for (int i = 0; i < kKeysAtOnce; i++)
-        for (int64_t d = 0; d < width; d += kLanes) acc[i] = fma(load(q[0] + d), load(rows[i] + d), acc[i]);
+      for (int i = 0; i < kKeysAtOnce; i++) {
+        int64_t d = 0;
+        for (; d + 4 * kLanes <= width; d += 4 * kLanes)
+#pragma GCC unroll 4
+          for (int part = 0; part < 4; part++)
+            acc[i] = fma(load(q[0] + d + part * kLanes), load(rows[i] + d + part * kLanes), acc[i]);
+        for (; d < width; d += kLanes) acc[i] = fma(load(q[0] + d), load(rows[i] + d), acc[i]);
+      }
     } else {
       for (int64_t d = 0; d < width; d += kLanes) {
         Vf left[R];
