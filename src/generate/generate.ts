@@ -128,7 +128,7 @@ export async function* generateTokens(
       const drawn = steps.next(pending);
       let id: number;
       try {
-        steps.goAhead(drawn, Math.min(limit - made - 1, room - caches[0]!.length));
+        steps.goAhead(drawn, limit - made - 1, room - caches[0]!.length);
         id = await drawn.id;
       } finally {
         drawn.next.dispose();
@@ -199,13 +199,17 @@ class Steps {
    * Queues the pass behind the one that draws a token, before anybody has read that: the queue never runs dry while JavaScript looks at a
    * token. Only where steps are recorded or will be, so that it can be told later whether the pass is still the right one. While the queue has not
    * reached that token, the first one behind a long prompt, those behind it are recorded as well: JavaScript has nothing else to do then, and has no time
-   * when they are due. At most `most` passes.
+   * when they are due.
+   *
+   * @param wanted - tokens that may still be asked for, those that are queued included
+   * @param places - that the caches have left
    */
-  goAhead({ next }: Drawn, most: number): void {
+  goAhead({ next }: Drawn, wanted: number, places: number): void {
     const single = this.#one;
     const { lastUse } = next.storage;
     const isDue = (): boolean =>
       this.#ahead.length === 0 || (this.#ahead.length < single.mostAhead && !isComplete(lastUse));
+    const most = Math.min(wanted - this.#ahead.length, places);
     for (let made = 0; made < most && isDue(); made++)
       if (!this.#queueAhead(single, this.#ahead.at(-1)?.next ?? next)) return;
   }

@@ -43,6 +43,28 @@ describe('generation with recorded steps', () => {
     model.dispose();
   });
 
+  test('queues no more passes than tokens are wanted, though none makes a program', async () => {
+    class Slow extends og.GPT {
+      calls = 0;
+      override watch(): () => boolean {
+        return () => true;
+      }
+      override forward(...args: Parameters<og.GPT['forward']>): og.Tensor {
+        this.calls++;
+        keepQueueBusy(); // longer than JavaScript takes to go ahead
+        return og.add(super.forward(...args), og.mul(og.full([1], Math.random()), 0)); // differs without order
+      }
+    }
+    const model = new Slow(small, { generator: og.generator(5) });
+    for (const maxNewTokens of [1, 2, 3, 4, 5, 6]) {
+      model.calls = 0;
+      let made = 0;
+      for await (const _ of model.generate([1, 2, 3], { maxNewTokens, temperature: 0 })) made++;
+      assert.deepEqual([made, model.calls], [maxNewTokens, maxNewTokens]);
+    }
+    model.dispose();
+  });
+
   for (const temperature of [0, 0.8]) {
     test(`continues beyond the context as without them, at temperature ${temperature}`, async () => {
       const model = makeModel();
