@@ -19,7 +19,7 @@ constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key 
 constexpr int64_t kDecodeKeys = 64;   // keys of a tile at most: its k and v stay in L1 for the other rows
 constexpr int64_t kDecodeParts = 32;  // ranges of keys, over all heads, at least so many, of
 constexpr int64_t kLeastElements = 32 << 10, kMostElements = 256 << 10;  // so many elements of k and v
-constexpr int64_t kTaskElements = 64 << 10;                              // what a task reads, if threads have two each
+constexpr int64_t kTaskElements = 64 << 10;  // what a task reads at least, unless threads would have less than two
 
 /** Results of ranges of keys, one per query row and range: Σ 2^(s-highest)·v, highest, Σ 2^(s-highest). */
 struct Partials {
@@ -409,9 +409,10 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
   // is nothing that results depend on.
   const int64_t range_keys = split_keys < p.keys ? split_keys : p.keys;
   const int64_t tile_keys = keys_of_tile(p, split_keys, call->inputs[kK].dtype);
-  const int64_t least = (heads * splits + 2 * threads() - 1) / (2 * threads());
-  const int64_t whole = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
-  parallel_ranges(heads * splits, whole < least ? whole : least, [&](int64_t first, int64_t last) {
+  const int64_t long_enough = grain_for(range_keys * (p.width + p.value_width), kTaskElements);
+  const int64_t two_a_thread = (heads * splits + 2 * threads() - 1) / (2 * threads());
+  const int64_t parts_of_task = long_enough < two_a_thread ? long_enough : two_a_thread;
+  parallel_ranges(heads * splits, parts_of_task, [&](int64_t first, int64_t last) {
     ScratchFrame local;
     float* buffer = local.take<float>(kDecodeKeys * (width + value_width));
     if (!buffer) failed = true;
