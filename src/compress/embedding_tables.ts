@@ -28,7 +28,7 @@ export interface EmbeddingOptions {
   readonly embeddings?: EmbeddingFormat;
 }
 
-/** Codes of a table in 4 bits, and of each of its two stages. */
+/** Codes of a table in 4 bits, and of each of two stages. */
 export const tableGrid = {
   scheme: 'symmetric',
   bits: 4,

@@ -42,8 +42,7 @@ export const embeddingFormats: readonly EmbeddingFormat[] = ['int8', 'int4', 'in
 
 /** Numbers of a vector that share a scale among 4-bit codes. */
 export const EMBEDDING_GROUP = 32;
-const GROUP = EMBEDDING_GROUP;
-const int4: QuantizeOptions = { bits: 4, groupSize: GROUP, packed: true, scaleDType: 'float16' };
+const int4: QuantizeOptions = { bits: 4, groupSize: EMBEDDING_GROUP, packed: true, scaleDType: 'float16' };
 
 /**
  * A frozen table of vectors, looked up by id, in fewer bits: int8 codes with a scale a row, 4-bit codes with a float16 scale for 32 numbers, or
@@ -83,9 +82,9 @@ export class QuantizedEmbedding extends Module {
   ) {
     super();
     const [count, width] = codes.rank === 2 ? (codes.shape as [number, number]) : [0, 0];
-    const scales = codes.dtype === 'int8' ? count : codes.dtype === 'uint8' ? (count * width * 2) / GROUP : 1;
+    const scales = codes.dtype === 'int8' ? count : codes.dtype === 'uint8' ? (count * width * 2) / EMBEDDING_GROUP : 1;
     if (codes.rank !== 2 || scale.size !== scales) {
-      const expected = `codes [count, width] with a scale a row, [count, width / 2] with one for ${GROUP}, or floats with a scalar`;
+      const expected = `codes [count, width] with a scale a row, [count, width / 2] with one for ${EMBEDDING_GROUP}, or floats with a scalar`;
       const actual = `${codes.dtype} ${formatShape(codes.shape)} with ${formatShape(scale.shape)}`;
       throw new ShapeError({ op: 'QuantizedEmbedding', argument: 'codes', expected, actual });
     }
@@ -126,11 +125,17 @@ export class QuantizedEmbedding extends Module {
     );
   }
 
-  /** A table of 4-bit codes in groups of 32 with float16 scales, by somebody's way of choosing them. */
+  /**
+   * A table of 4-bit codes in groups of 32 with float16 scales.
+   *
+   * @param round - chooses the codes of a table, or of what the first stage leaves
+   * @param given - the first stage, if it was chosen otherwise
+   */
   static inFourBits(
     weight: Tensor,
     format: 'int4' | 'int4+int4',
     round: (part: Tensor) => Quantized,
+    given: Quantized | null = null,
   ): QuantizedEmbedding {
     return scope(() =>
       noGrad(() => {
@@ -140,7 +145,7 @@ export class QuantizedEmbedding extends Module {
           scale: keep(scale),
         });
         const plain = detach(weight);
-        const first = kept(round(plain));
+        const first = kept(given ?? round(plain));
         const rest = format === 'int4' ? null : kept(round(sub(to(plain, 'float32'), dequantize(first))));
         return new QuantizedEmbedding(first.codes, first.scale, weight.dtype, rest);
       }),
@@ -173,7 +178,7 @@ export class QuantizedEmbedding extends Module {
     const common = { codes, scale, zeroPoint: null, scheme: 'symmetric' } as const;
     return codes.dtype === 'int8'
       ? { ...common, bits: 8, axis: 0, groupSize: null }
-      : { ...common, bits: 4, axis: null, groupSize: GROUP, packed: true };
+      : { ...common, bits: 4, axis: null, groupSize: EMBEDDING_GROUP, packed: true };
   }
 
   /** Integer ids `[…]` → vectors `[…, width]`. */

@@ -9,8 +9,6 @@ import { GPT } from '../../models/gpt.js';
 import type { Module } from '../../nn/module.js';
 import { QuantizedEmbedding } from '../../nn/quantized_embedding.js';
 import { place, sitesOf, type Site } from '../../nn/surgery.js';
-import { sub } from '../../ops/arithmetic.js';
-import { dequantize } from '../../ops/quantization.js';
 import { synchronize } from '../../runtime/backend.js';
 import { keep, scope } from '../../tensor/scope.js';
 import type { Calibration } from '../calibration.js';
@@ -62,13 +60,7 @@ export async function chooseOutputCodes(
     }
     const options = { ...tableGrid, actOrder, damping: Math.max(damping, LEAST_DAMPING) };
     const first = await gptq(op, path, weight, statistics.get('gram'), statistics.rows, options);
-    const made = scope(() =>
-      noGrad(() => {
-        const { codes, scale } = roundToNearest(sub(weight, dequantize(first)), tableGrid);
-        const rest = { codes: keep(codes), scale: keep(scale) };
-        return new QuantizedEmbedding(keep(first.codes), keep(first.scale), layer.dtype, rest);
-      }),
-    );
+    const made = QuantizedEmbedding.inFourBits(weight, 'int4+int4', (rest) => roundToNearest(rest, tableGrid), first);
     made.train(layer.training);
     place(op, site, made);
     layer.dispose();
