@@ -15,7 +15,12 @@ const forms = [
     quality: 'w4a16 to nearest, two-stage table',
     speed: 'w4a16, two-stage table',
   },
-  { title: 'w4a16, GPTQ, two-stage table', quality: 'w4a16 GPTQ, two-stage table', speed: 'w4a16, two-stage table' },
+  {
+    title: 'w4a16, GPTQ, two-stage table',
+    quality: 'w4a16 GPTQ, two-stage table',
+    speed: 'w4a16, two-stage table',
+    isHeadline: true,
+  },
   { title: 'w4a8 in groups of 32, GPTQ', quality: 'w4a8 GPTQ', speed: 'w4a8', isHeadline: true },
   { title: 'float32, trained on', quality: 'float32, trained on', speed: null },
   { title: '2:4, fine-tuned', quality: '2:4, fine-tuned', speed: '2:4' },
