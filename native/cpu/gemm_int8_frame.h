@@ -396,8 +396,9 @@ struct Int8Gemm : Int8Terms {
 
   /** Four columns of a few-rows task, and where their results go. */
   struct FourColumns {
-    const uint8_t *b[kStreams], *next[kStreams];  // their weights; those that come after them
-    int64_t columns[kStreams];                    // from the task's first
+    const uint8_t* b[kStreams];  // their weights
+    int64_t ahead;               // bytes from them to those that come after them
+    int64_t columns[kStreams];   // from the task's first
     int count;
     int32_t *block, *sums;  // [row][column]; [column], or null
     int64_t ld;
@@ -406,7 +407,7 @@ struct Int8Gemm : Int8Terms {
   template <int R, bool Flip, bool Sums, bool Fetch>
   void dot_rows(int64_t i, const uint8_t* a, int64_t lda, const FourColumns& at) const {
     typename Loops::Four out[R], of_columns{};
-    Loops::template dots<R, Flip, Sums, Fetch>(call->k, a + i * lda, lda, at.b, at.next, out, of_columns);
+    Loops::template dots<R, Flip, Sums, Fetch>(call->k, a + i * lda, lda, at.b, at.ahead, out, of_columns);
     for (int s = 0; s < at.count; s++) {
       for (int r = 0; r < R; r++) at.block[(i + r) * at.ld + at.columns[s]] = (int32_t)out[r][s];
       if (Sums) at.sums[at.columns[s]] = (int32_t)of_columns[s];
@@ -434,20 +435,20 @@ struct Int8Gemm : Int8Terms {
     if (!block || (own_sums && !sums)) return fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++)
       for (int64_t j = n; j < ld; j++) block[i * ld + j] = 0;
+    FourColumns four;
+    four.block = block;
+    four.sums = sums;
+    four.ld = ld;
     for (int64_t j = 0; j < quarter; j++) {
-      FourColumns four{};
-      four.block = block;
-      four.sums = sums;
-      four.ld = ld;
       four.count = 0;
+      four.ahead = j + 1 < quarter ? p.b.row : 0;
       for (int s = 0; s < kStreams; s++) {
         const int64_t column = s * quarter + j;
-        if (column >= n) continue;
-        four.columns[four.count] = column;
-        four.b[four.count++] = p.b.data + (begin + column) * p.b.row;
+        const bool real = column < n;  // else stream 0 once more, whose sums are not stored
+        four.columns[s] = column;
+        four.b[s] = p.b.data + (begin + (real ? column : j)) * p.b.row;
+        four.count += real;
       }
-      for (int s = four.count; s < kStreams; s++) four.b[s] = four.b[0];
-      for (int s = 0; s < kStreams; s++) four.next[s] = j + 1 < quarter ? four.b[s] + p.b.row : four.b[s];
       int64_t i = 0;
       for (; i + kDotRows <= p.m; i += kDotRows) dot_some<kDotRows, Flip>(i, a, lda, four);
       if (kDotRows > 2)

@@ -94,17 +94,16 @@ struct OG_LOOPS {
 
   /**
    * R rows of A' (dense, padded with zeros to whole vectors, `lda` bytes apart) against four rows of weights whose k is
-   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set. Flip: the weights are uint8 codes. `next`: weights to
-   * fetch meanwhile where Fetch is set.
+   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set. Flip: the weights are uint8 codes. `ahead`: bytes
+   * from these weights to those that are fetched meanwhile where Fetch is set.
    */
   template <int R, bool Flip, bool Sums, bool Fetch>
   OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b,
-                             const uint8_t* const* next, Four (&out)[R], Four& sums) {
+                             int64_t ahead, Four (&out)[R], Four& sums) {
     constexpr int kBytes = kLanes * Kind::kGroup;  // of a weight vector
     constexpr int kBytesA = kLanes * 4;            // of an A' vector
     const Vi ones = set1(Kind::kOnes);
     Vi x[R][kStreams] = {}, y[kStreams] = {};
-    (void)next;
     int64_t p = 0;
     for (; p + kBytes <= k; p += kBytes, a += kBytesA) {
       Vi v[R];
@@ -113,7 +112,7 @@ struct OG_LOOPS {
 #pragma GCC unroll 4
       for (int s = 0; s < kStreams; s++) {
         const Vi w = Kind::load_b<Flip>(b[s] + p);
-        if (Fetch) __builtin_prefetch(next[s] + p);
+        if (Fetch) __builtin_prefetch(b[s] + ahead + p);
         if (R > 1 && !Fetch) __builtin_prefetch(b[s] + p + kAhead / 4, 0, 2);  // one row alone: hardware does it
         if (Sums) y[s] = Kind::dot(y[s], ones, w);
 #pragma GCC unroll 4
