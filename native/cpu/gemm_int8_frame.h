@@ -386,13 +386,16 @@ struct Int8Gemm : Int8Terms {
       else
         p.a_signed ? stage(with_sign, p.a.k) : stage(from, p.a.k);
     } else {
-      const uint8_t flip = flips_a<Kind>(p.a_signed) ? 0x80 : 0;
+      const uint8_t flip = (Kind::kTurns ? !p.a_signed : flips_a<Kind>(p.a_signed)) ? 0x80 : 0;
       for (int64_t k = 0; k < p.k; k++) to[k] = from[k * p.a.k] ^ flip;
     }
   }
 
   static constexpr int kStreams = Loops::kStreams;
   static constexpr int kDotRows = OG_LANES == 16 ? 4 : 2;
+
+  /** What turned dot products of each row have too much: 128·Σ A'. */
+  uint32_t more_of_row[kInt8FewRows];
 
   /** Four columns of a few-rows task, and where their results go. */
   struct FourColumns {
@@ -455,12 +458,14 @@ struct Int8Gemm : Int8Terms {
         for (; i + 2 <= p.m; i += 2) dot_some<2, Flip>(i, a, lda, four);
       for (; i < p.m; i++) dot_some<1, Flip>(i, a, lda, four);
     }
+    if (Kind::kTurns && own_sums)
+      for (int64_t j = 0; j < n; j++) sums[j] = (int32_t)((uint32_t)sums[j] - 128u * (uint32_t)p.k);
     ColumnTerms at;
     if (!prepare_columns(begin, end, own_sums ? sums : p.panel_sums ? p.panel_sums + begin : nullptr, scratch, at))
       return fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++) {
       int32_t* row = block + i * ld;
-      for (int64_t j = 0; j < n; j++) row[j] = (int32_t)((uint32_t)row[j] + (uint32_t)at.add[j]);
+      for (int64_t j = 0; j < n; j++) row[j] = (int32_t)((uint32_t)row[j] + (uint32_t)at.add[j] - more_of_row[i]);
     }
     finish_block(finish, at, block, ld, 0, p.m, begin, n);
   }
@@ -471,7 +476,11 @@ struct Int8Gemm : Int8Terms {
     const int64_t unit = kLanes * Kind::kGroup, lda = ceil_div(p.k, unit) * kLanes * 4;
     uint8_t* a = scratch.take<uint8_t>(p.m * lda);
     if (!a) return fail_with(kNoMemory);
-    for (int64_t i = 0; i < p.m; i++) stage_row(i, a + i * lda, lda);
+    for (int64_t i = 0; i < p.m; i++) {
+      stage_row(i, a + i * lda, lda);
+      more_of_row[i] = 0;
+      if (Kind::kTurns) more_of_row[i] = 128u * (uint32_t)sum_bytes(reinterpret_cast<const int8_t*>(a + i * lda), 1, p.k);
+    }
     parallel_ranges(p.n, even_grain(p.n, p.k, kStreams, 16), [&](int64_t begin, int64_t end) {
       if (cancelled()) return;
       if (p.b_signed)
@@ -490,7 +499,8 @@ struct Int8Gemm : Int8Terms {
     ScratchFrame scratch;
     const bool few = !Kind::kSplit && reads_unpacked(call->m, call->n, call->b.k, call->panels);
     centred = few && Kind::kWide;  // no sums of weights to take while they are read
-    if (!prepare(shift_of_a<Kind>(call->a_signed), scratch)) return kNoMemory;
+    const int32_t shift = few && Kind::kTurns ? (call->a_signed ? 0 : -128) : shift_of_a<Kind>(call->a_signed);
+    if (!prepare(shift, scratch)) return kNoMemory;
     if constexpr (!Kind::kSplit)
       if (few) few_rows();
     if (!few && call->n >= call->m)

@@ -8,7 +8,9 @@
  *   A `[step][kRows]` words of 32 bits: four bytes, or two int16 that were widened while packing
  *   B `[step][kColumns]` of kGroup bytes, kColumns = 2·kLanes; pairs are widened when they are loaded
  *
- * With kPairs a step is two words of four bytes, side by side in both.
+ * With kPairs a step is two words of four bytes, side by side in both. With kTurns few rows take the unsigned side from
+ * the weights, as they come: signed A', which is A with no zero point or uint8 codes around 128, times B' + 128. What
+ * that adds is known from A' alone, so that no sums of weights are needed.
  *
  * Vnni      (AVX-512 VNNI)    vpdpbusd, unsigned A' × signed B', wraps and never saturates
  * Vnni256   (AVX2)            the same on 256 bits, encoded for AVX-512VL; AvxVnni: for AVX-VNNI
@@ -41,7 +43,7 @@ OG_INLINE Vi add_words(Vi a, Vi b) { return (Vi)((Vu)a + (Vu)b); }
 /** What all kinds of four bytes a word share. */
 struct FourBytes {
   static constexpr int kGroup = 4;
-  static constexpr bool kPairs = false, kSplit = false;
+  static constexpr bool kPairs = false, kSplit = false, kTurns = false;
   static constexpr int32_t kOnes = 0x01010101;
   /** kLanes words of B. */
   template <bool Flip>
@@ -55,7 +57,7 @@ struct FourBytes {
 struct Vnni : FourBytes {
   static constexpr int kRows = 14;
   static constexpr uint32_t kLayout = 1;
-  static constexpr bool kUnsignedA = true, kWide = false;
+  static constexpr bool kUnsignedA = true, kWide = false, kTurns = true;
 #define OG_VNNI_TARGET __attribute__((target("avx512vnni")))
   static inline __attribute__((always_inline, target("avx512vnni"))) Vi dot(Vi sum, Vi a, Vi b) {
     return (Vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)a, (__m512i)b);
@@ -69,7 +71,7 @@ struct Vnni : FourBytes {
   struct NAME : FourBytes {                                                                   \
     static constexpr int kRows = 6;                                                           \
     static constexpr uint32_t kLayout = 8;                                                    \
-    static constexpr bool kUnsignedA = true, kWide = false;                                   \
+    static constexpr bool kUnsignedA = true, kWide = false, kTurns = true;                    \
     static inline __attribute__((always_inline, target(TARGET))) Vi dot(Vi sum, Vi a, Vi b) { \
       return (Vi)DOT((__m256i)sum, (__m256i)a, (__m256i)b);                                   \
     }                                                                                         \
@@ -140,7 +142,7 @@ struct NeonMatrix : FourBytes {
 
 struct Wide {
   static constexpr int kGroup = 2;
-  static constexpr bool kPairs = false, kSplit = false;
+  static constexpr bool kPairs = false, kSplit = false, kTurns = false;
   static constexpr int32_t kOnes = 0x00010001;
   static constexpr int kRows = OG_LANES == 16 ? 12 : OG_LANES == 8 ? 6 : 4;
   static constexpr uint32_t kLayout = OG_LANES == 16 ? 2 : OG_LANES == 8 ? 3 : 5;

@@ -94,14 +94,19 @@ struct OG_LOOPS {
 
   /**
    * R rows of A' (dense, padded with zeros to whole vectors, `lda` bytes apart) against four rows of weights whose k is
-   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set. Flip: the weights are uint8 codes. `ahead`: bytes
-   * from these weights to those that are fetched meanwhile where Fetch is set.
+   * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set; of kinds that turn Σ A'·(B' + 128), Σ (B' + 128).
+   * Flip: the weights are uint8 codes. `ahead`: bytes from these weights to those that are fetched meanwhile where Fetch
+   * is set.
    */
   template <int R, bool Flip, bool Sums, bool Fetch>
   OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b,
                              int64_t ahead, Four (&out)[R], Four& sums) {
     constexpr int kBytes = kLanes * Kind::kGroup;  // of a weight vector
     constexpr int kBytesA = kLanes * 4;            // of an A' vector
+    constexpr bool kFlips = Flip != Kind::kTurns;
+    const auto dot = [](Vi sum, Vi a, Vi b) OG_TARGET {
+      return Kind::kTurns ? Kind::dot(sum, b, a) : Kind::dot(sum, a, b);
+    };
     const Vi ones = set1(Kind::kOnes);
     Vi x[R][kStreams] = {}, y[kStreams] = {};
     int64_t p = 0;
@@ -111,22 +116,22 @@ struct OG_LOOPS {
       for (int i = 0; i < R; i++) v[i] = load_words(a + i * lda);
 #pragma GCC unroll 4
       for (int s = 0; s < kStreams; s++) {
-        const Vi w = Kind::load_b<Flip>(b[s] + p);
+        const Vi w = Kind::load_b<kFlips>(b[s] + p);
         if (Fetch) __builtin_prefetch(b[s] + ahead + p);
         if (R > 1 && !Fetch) __builtin_prefetch(b[s] + p + kAhead / 4, 0, 2);  // one row alone: hardware does it
-        if (Sums) y[s] = Kind::dot(y[s], ones, w);
+        if (Sums) y[s] = dot(y[s], ones, w);
 #pragma GCC unroll 4
-        for (int i = 0; i < R; i++) x[i][s] = Kind::dot(x[i][s], v[i], w);
+        for (int i = 0; i < R; i++) x[i][s] = dot(x[i][s], v[i], w);
       }
     }
     if (p < k) {
       for (int s = 0; s < kStreams; s++) {
         alignas(64) uint8_t tail[kBytes];
-        std::memset(tail, Flip ? 0x80 : 0, sizeof tail);
+        std::memset(tail, kFlips ? 0x80 : 0, sizeof tail);
         std::memcpy(tail, b[s] + p, (size_t)(k - p));
-        const Vi w = Kind::load_b<Flip>(tail);
-        if (Sums) y[s] = Kind::dot(y[s], ones, w);
-        for (int i = 0; i < R; i++) x[i][s] = Kind::dot(x[i][s], load_words(a + i * lda), w);
+        const Vi w = Kind::load_b<kFlips>(tail);
+        if (Sums) y[s] = dot(y[s], ones, w);
+        for (int i = 0; i < R; i++) x[i][s] = dot(x[i][s], load_words(a + i * lda), w);
       }
     }
 #pragma GCC unroll 4
