@@ -104,8 +104,7 @@ OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width
 
 /**
  * scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
- * null, are fetched meanwhile. For one query, rows are read one after the other, in the order of memory, which the
- * hardware foresees; several take as long to compute as to read.
+ * null, are fetched meanwhile. Rows are read one after the other, in the order of memory, which the hardware foresees.
  */
 template <int R, class T>
 OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, const T* next,
@@ -118,28 +117,22 @@ OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n
     for (int i = 0; i < kLanes; i++) acc[i] = Vf{};
 #pragma GCC unroll 16
     for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
-    if (next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
-    if (R == 1) {
+    if (R == 1 && next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
 #pragma GCC unroll 16
-      for (int i = 0; i < kKeysAtOnce; i++) {
-        int64_t d = 0;
+    for (int i = 0; i < kKeysAtOnce; i++) {
+      int64_t d = 0;
+      if (R == 1) {
         for (; d + 4 * kLanes <= width; d += 4 * kLanes)
 #pragma GCC unroll 4
           for (int part = 0; part < 4; part++)
             acc[i] = fma(load(q[0] + d + part * kLanes), load(rows[i] + d + part * kLanes), acc[i]);
-        for (; d < width; d += kLanes) acc[i] = fma(load(q[0] + d), load(rows[i] + d), acc[i]);
       }
-    } else {
-      for (int64_t d = 0; d < width; d += kLanes) {
-        Vf left[R];
+      for (; d < width; d += kLanes) {
+        const T* at = rows[i] + d;
+        if (R > 1 && next) __builtin_prefetch(next + (at - k), 0, 2);  // all at once would hold up the loads between
+        const Vf right = load(at);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) left[r] = load(q[r] + d);
-#pragma GCC unroll 16
-        for (int i = 0; i < kKeysAtOnce; i++) {
-          const Vf right = load(rows[i] + d);
-#pragma GCC unroll 4
-          for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(left[r], right, acc[r * kKeysAtOnce + i]);
-        }
+        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(load(q[r] + d), right, acc[r * kKeysAtOnce + i]);
       }
     }
     const Vf sums = sum_each(acc);
@@ -212,6 +205,9 @@ __attribute__((noinline)) void tile_values(int rows, const float* const* weight,
   const T* next = fetch && v.next ? static_cast<const T*>(v.next) + from * v.stride : nullptr;
   int64_t d = 0;
   if (rows == 4) {
+#if OG_LANES == 16 || defined(__aarch64__)  // 16 sums of 32 registers
+    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<4, 4>(weight, data, v.stride, n, next, o, d);
+#endif
     for (; d + 2 * kLanes <= width; d += 2 * kLanes) axpys<4, 2>(weight, data, v.stride, n, next, o, d);
     for (; d < width; d += kLanes) axpys<4, 1>(weight, data, v.stride, n, next, o, d);
   } else if (rows == 2) {
@@ -235,10 +231,8 @@ inline void weigh(DecodeRow& row, float* scores, int64_t count, int64_t value_wi
   for (int64_t j = count; j < filled; j++) scores[j] = -__builtin_inff();
   Vf top = set1(row.highest);
   for (int64_t j = 0; j < filled; j += kLanes) top = max_second(load(scores + j), top);
-  float highest = row.highest;
-  for (int i = 0; i < kLanes; i++) highest = top[i] > highest ? top[i] : highest;
-  const float base = highest == -__builtin_inff() ? 0.f : highest;
-  const float factor = exp2_nonpositive(set1(row.highest - base))[0];
+  const float highest = max_lane(top), base = highest == -__builtin_inff() ? 0.f : highest;
+  const float factor = highest == row.highest ? 1.f : exp2_nonpositive(set1(row.highest - base))[0];
   Vf total{};
   for (int64_t j = 0; j < filled; j += kLanes) {
     const Vf weight = exp2_nonpositive(load(scores + j) - base);
@@ -385,13 +379,13 @@ inline int64_t split_of(const Problem& p) {
 }
 
 /**
- * Keys of a tile. For one query row k and v are read in turn by pieces of 4 KB, so that the hardware sees two streams;
- * in short ranges by 8 KB, whose beginnings are fetched ahead then.
+ * Keys of a tile. k and v are read in turn by pieces of 8 KB, each fetched while the one before is computed on; long
+ * ranges of one query row by 4 KB, so that the hardware sees two streams.
  */
 inline int64_t keys_of_tile(const Problem& p, int64_t split_keys, int32_t dtype) {
-  if (p.queries * p.group > 1 || p.width == 0) return kDecodeKeys;
-  const bool is_short = (split_keys < p.keys ? split_keys : p.keys) <= 256;
-  const int64_t keys = (is_short ? 8192 : 4096) / (round_up(p.width, kLanes) * dtype_size(dtype)) / 16 * 16;
+  if (p.width == 0) return kDecodeKeys;
+  const bool is_long = (split_keys < p.keys ? split_keys : p.keys) > 256 && p.queries * p.group == 1;
+  const int64_t keys = (is_long ? 4096 : 8192) / (round_up(p.width, kLanes) * dtype_size(dtype)) / 16 * 16;
   return keys < 16 ? 16 : keys > kDecodeKeys ? kDecodeKeys : keys;
 }
 
