@@ -165,10 +165,7 @@ inline int32_t few_rows_dot(const GemmCall& call) {
   OG_SCRATCH(sums, "sums");
   const int64_t bytes = call.n * call.k * (int64_t)sizeof(T);
   const FewRows<T> body{&call, a, sums, bytes > kPastCaches};
-  // about 1 MiB of weights a task: streams stay far apart, and several threads find work
-  int64_t grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 20);
-  if (grain < 16) grain = 16;
-  if (bytes < (4 << 20)) grain = grain_for(call.k * (int64_t)sizeof(T), 1 << 17);
+  const int64_t grain = even_grain(call.n, call.k * (int64_t)sizeof(T), kStreams, 16);
   parallel_ranges(call.n, grain, [&](int64_t begin, int64_t end) {
     body(begin, end);
     call.finish(sums + begin, call.n, 0, begin, call.m, end - begin);
