@@ -100,11 +100,12 @@ double squares_row(const float* x, double mean, int64_t n) {
 }
 
 /**
- * mean, rounded to float, and Σ (x − mean)². One pass over the deviations from a pivot, the mean of the first vector;
- * where that is more than a standard deviation away, or something is not finite, two passes.
+ * mean, rounded to float, and Σ (x − mean)² in one pass over the deviations from a pivot, the mean of the first four
+ * vectors. False where that is more than half a standard deviation away, or something is not finite.
  */
-void find_moments(const float* x, int64_t n, double* mean, double* squares) {
-  const float pivot = n < kLanes ? sum(load_partial(x, n)) / (float)n : sum(load(x)) / (float)kLanes;
+bool moments_at_once(const float* x, int64_t n, double* mean, double* squares) {
+  const Vf head = (load(x) + load(x + kLanes)) + (load(x + 2 * kLanes) + load(x + 3 * kLanes));
+  const float pivot = sum(head) / (float)(4 * kLanes);
   const Vf center = set1(pivot);
   double total = 0, total_squares = 0;
   for (int64_t at = 0; at < n; at += kSumBlock) {
@@ -128,7 +129,12 @@ void find_moments(const float* x, int64_t n, double* mean, double* squares) {
   *mean = (double)(float)((double)pivot + total / (double)n);
   const double shift = *mean - (double)pivot, between = (double)n * shift * shift;
   *squares = total_squares - 2 * shift * total + between;
-  if (between <= *squares) return;
+  return 4 * between <= *squares;
+}
+
+/** mean, rounded to float, and Σ (x − mean)². Short rows take less time in two passes. */
+void find_moments(const float* x, int64_t n, double* mean, double* squares) {
+  if (n >= 8 * kLanes && moments_at_once(x, n, mean, squares)) return;
   *mean = (double)(float)(sum_row(x, n) / (double)n);
   *squares = squares_row(x, *mean, n);
 }

@@ -192,7 +192,7 @@ void offset() {
   });
 }
 
-/** The pivot of the one pass is the mean of the first vector: rows where that is far from the mean, or not finite. */
+/** The pivot of the one pass is the mean of the first vectors: rows where that is far from the mean, or not finite. */
 void pivot() {
   Random random(8);
   for_each_isa([&](og::Isa isa) {
@@ -216,9 +216,9 @@ void pivot() {
           "means of rows that are not finite: %g %g %g", found[0], found[1], found[2]);
     for (double v : y.values()) CHECK(v != v, "%g in a row that is not finite", v);
 
-    Tensor same(OG_F32, {1, 77});
+    Tensor same(OG_F32, {1, 333});
     same.fill([](int64_t) { return 0.1; });
-    Tensor center(OG_F32, {1}), inverse(OG_F32, {1}), normal(OG_F32, {1, 77});
+    Tensor center(OG_F32, {1}), inverse(OG_F32, {1}), normal(OG_F32, {1, 333});
     forward(isa, true, same, none, none, normal, center, inverse, 1e-5);
     for (double v : normal.values()) CHECK(v == 0, "%g of a constant row", v);
   });
