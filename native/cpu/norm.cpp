@@ -2,7 +2,7 @@
  * layer_norm (Ba, Kiros and Hinton 2016, arXiv:1607.06450) and rms_norm (Zhang and Sennrich 2019, arXiv:1910.07467)
  * along the last axis, length D, with their gradients. Layout: rows.h; weight and bias have shape [D] or are absent;
  * mean and rstd have the shape of the leading axes (float32, float64 for float64) and may be absent in the forward
- * call. layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D in a second pass. rms_norm: y
+ * call. layer_norm: y = (x − mean)·rstd·weight + bias, rstd = 1/√(var + eps), var over D about the mean. rms_norm: y
  * = x·rstd·weight, rstd = 1/√(mean(x²) + eps). Gradients, x̂ = (x − mean)·rstd, h = grad·weight: dx = rstd·(h − mean(h)
  * − x̂·mean(h·x̂)), for rms_norm without the mean(h); dweight = Σ grad·x̂ and dbias = Σ grad over all rows; each output
  * may be absent. add_layer_norm and add_rms_norm normalise x + residual, which is their first output; the gradient that
@@ -23,21 +23,26 @@ constexpr int64_t kRowsInFloat = 128;
 /** 1/√v, in double: it is needed once a row. */
 inline double inverse_root(double v) { return 1. / std::sqrt(v); }
 
-/** A row of the gradient: what is known of it, and where its sums go. */
+/** Rows whose sums for dweight and dbias are taken together. */
+constexpr int kTogether = 2;
+
+/** A row of the gradient: what is known of it, where its sums go, and what of later rows to fetch meanwhile. */
 template <class C>
 struct Slope {
-  const C *x, *grad;
+  const C *x, *grad, *extra;
+  const C *next_x, *next_grad, *next_extra;
   double mean, rstd;
   double* sums;
 };
 
 #ifdef OG_IS_REFERENCE
 
+/** mean, rounded to C, and Σ (x − mean)². */
 template <class C>
-double squares_row(const C* x, double mean, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; i++) sum += ((double)x[i] - mean) * ((double)x[i] - mean);
-  return sum;
+void find_moments(const C* x, int64_t n, double* mean, double* squares) {
+  *mean = (double)(C)(sum_row(x, n) / (double)n);
+  *squares = 0;
+  for (int64_t i = 0; i < n; i++) *squares += ((double)x[i] - *mean) * ((double)x[i] - *mean);
 }
 /**
  * y = (x − mean)·rstd·weight + bias; weight and bias may be NULL. The vector version fetches `ahead`, and writes past
@@ -68,13 +73,13 @@ void gradient_sums(const Slope<C>* rows, const C* weight, C* dweight, C* dbias, 
     rows[k].sums[1] = sums[1];
   }
 }
-/** dx = rstd·(h − first − x̂·second) + extra; weight and extra may be NULL */
+/** dx = rstd·(h − first − x̂·second) + extra; weight and extra may be NULL. */
 template <class C>
-void gradient_row(const C* x, const C* grad, const C* weight, const C* extra, double mean, double rstd, double first,
-                  double second, C* dx, int64_t n, bool) {
+void gradient_row(const Slope<C>& row, const C* weight, double first, double second, C* dx, int64_t n, bool) {
   for (int64_t i = 0; i < n; i++) {
-    const double normal = ((double)x[i] - mean) * rstd, h = (double)grad[i] * (weight ? (double)weight[i] : 1.);
-    dx[i] = (C)(rstd * (h - first - normal * second) + (extra ? (double)extra[i] : 0.));
+    const double normal = ((double)row.x[i] - row.mean) * row.rstd;
+    const double h = (double)row.grad[i] * (weight ? (double)weight[i] : 1.);
+    dx[i] = (C)(row.rstd * (h - first - normal * second) + (row.extra ? (double)row.extra[i] : 0.));
   }
 }
 template <class C>
@@ -94,13 +99,61 @@ double squares_row(const float* x, double mean, int64_t n) {
   });
 }
 
-/** Calls body(i, load, store) for the vectors of a row; the last call moves only what is left of it. */
-template <class F>
-OG_INLINE void each_vector(int64_t n, const F& body) {
+/**
+ * mean, rounded to float, and Σ (x − mean)² in one pass over the deviations from a pivot, the mean of the first four
+ * vectors. False where that is more than half a standard deviation away, or something is not finite.
+ */
+bool moments_at_once(const float* x, int64_t n, double* mean, double* squares) {
+  const Vf head = (load(x) + load(x + kLanes)) + (load(x + 2 * kLanes) + load(x + 3 * kLanes));
+  const float pivot = sum(head) / (float)(4 * kLanes);
+  const Vf center = set1(pivot);
+  double total = 0, total_squares = 0;
+  for (int64_t at = 0; at < n; at += kSumBlock) {
+    const int64_t end = n - at < kSumBlock ? n : at + kSumBlock;
+    Vf s[4] = {}, q[4] = {};
+    int64_t i = at;
+    for (; i + 4 * kLanes <= end; i += 4 * kLanes)
+      for (int k = 0; k < 4; k++) {
+        const Vf d = load(x + i + k * kLanes) - center;
+        s[k] = s[k] + d;
+        q[k] = fma(d, d, q[k]);
+      }
+    for (; i < end; i += kLanes) {
+      const Vf d = (end - i < kLanes ? load_partial(x + i, end - i, pivot) : load(x + i)) - center;
+      s[0] = s[0] + d;
+      q[0] = fma(d, d, q[0]);
+    }
+    total += sum((s[0] + s[1]) + (s[2] + s[3]));
+    total_squares += sum((q[0] + q[1]) + (q[2] + q[3]));
+  }
+  *mean = (double)(float)((double)pivot + total / (double)n);
+  const double shift = *mean - (double)pivot, between = (double)n * shift * shift;
+  *squares = total_squares - 2 * shift * total + between;
+  return 4 * between <= *squares;
+}
+
+/** mean, rounded to float, and Σ (x − mean)². Short rows take less time in two passes. */
+void find_moments(const float* x, int64_t n, double* mean, double* squares) {
+  if (n >= 8 * kLanes && moments_at_once(x, n, mean, squares)) return;
+  *mean = (double)(float)(sum_row(x, n) / (double)n);
+  *squares = squares_row(x, *mean, n);
+}
+
+/**
+ * Calls body(i, load, store) for the vectors of a row; the last call moves only what is left of it. fetch(i) is called
+ * once a line.
+ */
+template <class F, class Fetch>
+OG_INLINE void each_vector(int64_t n, const F& body, const Fetch& fetch) {
+  constexpr int64_t line = kStreamLine / 4;
+  const auto whole = [](const float* p) { return load(p); };
+  const auto put = [](float* p, Vf v) { store(p, v); };
   int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes)
-    body(
-        i, [](const float* p) { return load(p); }, [](float* p, Vf v) { store(p, v); });
+  for (; i + line <= n; i += line) {
+    fetch(i);
+    for (int64_t k = i; k < i + line; k += kLanes) body(k, whole, put);
+  }
+  for (; i + kLanes <= n; i += kLanes) body(i, whole, put);
   if (i < n) {
     const int64_t rest = n - i;
     body(
@@ -110,53 +163,54 @@ OG_INLINE void each_vector(int64_t n, const F& body) {
 }
 
 /** y[i …] = f(i, get), past the caches if asked to. */
-template <class F>
-OG_INLINE void write_vectors(float* y, int64_t n, bool past, const F& f) {
+template <class F, class Fetch>
+OG_INLINE void write_vectors(float* y, int64_t n, bool past, const F& f, const Fetch& fetch) {
   if (past)
-    stream_vectors(y, n, f);
+    stream_vectors(y, n, f, fetch);
   else
-    each_vector(n, [&](int64_t i, auto get, auto put) { put(y + i, f(i, get)); });
+    each_vector(
+        n, [&](int64_t i, auto get, auto put) __attribute__((always_inline)) { put(y + i, f(i, get)); }, fetch);
 }
 
 void normalize_row(const float* x, double mean, double rstd, const float* weight, const float* bias, float* y,
                    int64_t n, const float* ahead, bool past) {
   const Vf center = set1((float)mean), scale = set1((float)rstd);
   if (!ahead) ahead = x;
+  const auto write = [&](const auto& f) __attribute__((always_inline)) {
+    write_vectors(
+        y, n, past, f, [&](int64_t i) __attribute__((always_inline)) { prefetch_second(ahead + i); });
+  };
   if (weight && bias)
-    write_vectors(y, n, past, [&](int64_t i, auto get) {
-      prefetch(ahead + i);
-      return fma((get(x + i) - center) * scale, get(weight + i), get(bias + i));
-    });
+    write([&](int64_t i, auto get) { return fma((get(x + i) - center) * scale, get(weight + i), get(bias + i)); });
   else if (weight)
-    write_vectors(y, n, past, [&](int64_t i, auto get) {
-      prefetch(ahead + i);
-      return (get(x + i) - center) * scale * get(weight + i);
-    });
+    write([&](int64_t i, auto get) { return (get(x + i) - center) * scale * get(weight + i); });
   else if (bias)
-    write_vectors(y, n, past, [&](int64_t i, auto get) { return fma(get(x + i) - center, scale, get(bias + i)); });
+    write([&](int64_t i, auto get) { return fma(get(x + i) - center, scale, get(bias + i)); });
   else
-    write_vectors(y, n, past, [&](int64_t i, auto get) { return (get(x + i) - center) * scale; });
+    write([&](int64_t i, auto get) { return (get(x + i) - center) * scale; });
 }
 
 /** R rows at a time, so that what is summed over rows is read and written once for all of them. */
 template <int R, bool kWeight, bool kDWeight, bool kDBias>
 void sums_of(const Slope<float>* rows, const float* weight, float* dweight, float* dbias, int64_t n) {
+  const float *x[R], *grad[R], *next[R];
   Vf center[R], scale[R];
   double sums[R][2] = {};
   for (int k = 0; k < R; k++) {
+    x[k] = rows[k].x, grad[k] = rows[k].grad, next[k] = rows[k].next_x;
     center[k] = set1((float)rows[k].mean);
     scale[k] = set1((float)rows[k].rstd);
   }
   for (int64_t at = 0; at < n; at += kSumBlock) {
     Vf s0[R] = {}, s1[R] = {};
-    each_vector(n - at < kSumBlock ? n - at : kSumBlock, [&](int64_t j, auto get, auto put) {
+    const auto step = [&](int64_t j, auto get, auto put) __attribute__((always_inline)) {
       const int64_t i = at + j;
       const Vf w = kWeight ? get(weight + i) : Vf{};
       Vf dw = kDWeight ? get(dweight + i) : Vf{}, db = kDBias ? get(dbias + i) : Vf{};
 #pragma GCC unroll 2
       for (int k = 0; k < R; k++) {
         // g is 0 in lanes beyond the row
-        const Vf normal = (get(rows[k].x + i) - center[k]) * scale[k], g = get(rows[k].grad + i);
+        const Vf normal = (get(x[k] + i) - center[k]) * scale[k], g = get(grad[k] + i);
         const Vf h = kWeight ? g * w : g;
         if (kDWeight) dw = fma(g, normal, dw);
         if (kDBias) db = g + db;
@@ -165,7 +219,12 @@ void sums_of(const Slope<float>* rows, const float* weight, float* dweight, floa
       }
       if (kDWeight) put(dweight + i, dw);
       if (kDBias) put(dbias + i, db);
-    });
+    };
+    each_vector(
+        n - at < kSumBlock ? n - at : kSumBlock, step, [&](int64_t j) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+          for (int k = 0; k < R; k++) prefetch_second(next[k] + at + j);
+        });
     for (int k = 0; k < R; k++) {
       sums[k][0] += sum(s0[k]);
       sums[k][1] += sum(s1[k]);
@@ -197,30 +256,36 @@ void gradient_sums(const Slope<float>* rows, const float* weight, float* dweight
 }
 
 void add_row(const float* a, const float* b, float* to, int64_t n) {
-  each_vector(n, [&](int64_t i, auto get, auto put) { put(to + i, get(a + i) + get(b + i)); });
+  each_vector(
+      n, [&](int64_t i, auto get, auto put) { put(to + i, get(a + i) + get(b + i)); }, [](int64_t) {});
 }
 
-void gradient_row(const float* x, const float* grad, const float* weight, const float* extra, double mean, double rstd,
-                  double first, double second, float* dx, int64_t n, bool past) {
-  const Vf center = set1((float)mean), scale = set1((float)rstd), a = set1((float)first), b = set1((float)second);
-  const auto run = [&](auto with_weight, auto with_extra) {
-    write_vectors(dx, n, past, [&](int64_t i, auto get) {
-      const Vf normal = (get(x + i) - center) * scale;
-      const Vf h = decltype(with_weight)::value ? get(grad + i) * get(weight + i) : get(grad + i);
-      const Vf slope = scale * ((h - a) - normal * b);
-      return decltype(with_extra)::value ? slope + get(extra + i) : slope;
-    });
-  };
-  const auto pick = [&](auto with_weight) {
-    if (extra)
-      run(with_weight, std::true_type{});
-    else
-      run(with_weight, std::false_type{});
-  };
+template <bool kWeight, bool kExtra>
+void slopes_of(const Slope<float>& row, const float* weight, float first, float second, float* dx, int64_t n,
+               bool past) {
+  const float *x = row.x, *grad = row.grad, *extra = row.extra, *next = row.next_grad, *next_extra = row.next_extra;
+  const Vf center = set1((float)row.mean), scale = set1((float)row.rstd), a = set1(first), b = set1(second);
+  write_vectors(
+      dx, n, past,
+      [&](int64_t i, auto get) __attribute__((always_inline)) {
+        const Vf normal = (get(x + i) - center) * scale;
+        const Vf h = kWeight ? get(grad + i) * get(weight + i) : get(grad + i);
+        const Vf slope = scale * ((h - a) - normal * b);
+        return kExtra ? slope + get(extra + i) : slope;
+      },
+      [&](int64_t i) __attribute__((always_inline)) {
+        prefetch_second(next + i);
+        if (kExtra) prefetch_second(next_extra + i);
+      });
+}
+
+void gradient_row(const Slope<float>& row, const float* weight, double first, double second, float* dx, int64_t n,
+                  bool past) {
+  const auto run = [&](auto slopes) { slopes(row, weight, (float)first, (float)second, dx, n, past); };
   if (weight)
-    pick(std::true_type{});
+    run(row.extra ? slopes_of<true, true> : slopes_of<true, false>);
   else
-    pick(std::false_type{});
+    run(row.extra ? slopes_of<false, true> : slopes_of<false, false>);
 }
 
 #endif
@@ -276,12 +341,14 @@ int32_t forward(const char* name, bool centered, const og_view& x, const Residua
         row = sums.past ? sum
                         : sums.read(r, 0, n, buffer);  // as it was rounded, since that is what the gradient will see
       }
-      // rounded here, so that the backward pass, which reads it in C, sees the same number
-      const double mean = centered ? (double)(C)(sum_row(row, n) / (double)n) : 0.;
-      const double squares = centered ? squares_row(row, mean, n) : dot_row(row, row, n);
+      double mean = 0, squares;
+      if (centered)
+        find_moments(row, n, &mean, &squares);  // rounded, so that the backward pass, which reads C, sees the same mean
+      else
+        squares = dot_row(row, row, n);
       const double rstd = inverse_root(squares / (double)n + eps);
       C* target = to.past ? to.past_row(r) : to.target(r, 0, buffer);
-      normalize_row(row, mean, rstd, w, b, target, n, from.ahead(r, end), to.past);
+      normalize_row(row, mean, rstd, w, b, target, n, from.ahead(r, rows), to.past);
       if (!to.past) to.commit(r, 0, n, target);
       if (mean_out && is_present(*mean_out)) RowScalars<C>(*mean_out).set(r, (C)mean);
       if (is_present(rstd_out)) rstds.set(r, (C)rstd);
@@ -314,6 +381,7 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
   const Rows<C> values(x), grads(grad), to(wants_dx ? dx : grad, wants_dx), extras(has_extra ? *sum_grad : grad);
   const RowScalars<C> means(mean_in ? *mean_in : rstd_in), rstds(rstd_in);
   const bool reads_directly = values.direct && grads.direct && extras.direct;
+  const bool fetches = reads_directly && n <= kPastRow;  // what is fetched must not push out what is computed on
   const int64_t row_scratch = reads_directly && to.direct ? 0 : 3 * size;
   OG_TRY(parallel_rows<C>(rows, grain, row_scratch + sums_size, name, [&](int64_t begin, int64_t end, C* scratch) {
     C* staged = scratch;
@@ -325,26 +393,28 @@ int32_t backward(const char* name, const og_view& x, const og_view& weight, cons
       const int64_t last = end - first < kRowsInFloat ? end : first + kRowsInFloat;
       if (sums_size > 0) std::memset(scratch + row_scratch, 0, (size_t)sums_size * sizeof(C));
       for (int64_t r = first; r < last;) {
-        const int count = reads_directly && r + 2 <= last ? 2 : 1;  // staged rows share one buffer
-        double sums[2][2];
-        Slope<C> slopes[2];
+        const int count = reads_directly && r + kTogether <= last ? kTogether : 1;  // staged rows share one buffer
+        double sums[kTogether][2];
+        Slope<C> slopes[kTogether];
         for (int k = 0; k < count; k++) {
           slopes[k].x = values.read(r + k, 0, n, staged);
           slopes[k].grad = grads.read(r + k, 0, n, row_scratch ? staged + size : staged);
+          slopes[k].extra = has_extra ? extras.read(r + k, 0, n, row_scratch ? staged + 2 * size : staged) : nullptr;
+          slopes[k].next_x = fetches ? values.ahead(r + k, rows, kTogether) : slopes[k].x;
+          slopes[k].next_grad = fetches ? grads.ahead(r + k, rows, kTogether) : slopes[k].grad;
+          slopes[k].next_extra = fetches ? extras.ahead(r + k, rows, kTogether) : slopes[k].extra;
           slopes[k].mean = mean_in ? (double)means.get(r + k) : 0.;
           slopes[k].rstd = (double)rstds.get(r + k);
           slopes[k].sums = sums[k];
         }
-        if (count == 2)
-          gradient_sums<2>(slopes, w, dw, db, n);
+        if (count == kTogether)
+          gradient_sums<kTogether>(slopes, w, dw, db, n);
         else
           gradient_sums<1>(slopes, w, dw, db, n);
         for (int k = 0; k < count && wants_dx; k++) {
           const Slope<C>& s = slopes[k];
-          const C* extra = has_extra ? extras.read(r + k, 0, n, row_scratch ? staged + 2 * size : staged) : nullptr;
           C* target = to.past ? to.past_row(r + k) : to.target(r + k, 0, staged);
-          gradient_row(s.x, s.grad, w, extra, s.mean, s.rstd, mean_in ? sums[k][0] / (double)n : 0.,
-                       sums[k][1] / (double)n, target, n, to.past);
+          gradient_row(s, w, mean_in ? sums[k][0] / (double)n : 0., sums[k][1] / (double)n, target, n, to.past);
           if (!to.past) to.commit(r + k, 0, n, target);
         }
         r += count;

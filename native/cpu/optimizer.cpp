@@ -57,13 +57,20 @@ void step_run(C* const* state, const C* grad, int64_t n, const F& f) {
     for (int k = 0; k < N; k++) state[k][i] = (C)x[k];
   }
 #else
-  int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
+  constexpr int64_t line = 16, ahead = 64;  // numbers; hardware fetches ahead up to the end of a page only
+  const auto step = [&](int64_t i) __attribute__((always_inline)) {
     Vf x[N];
     for (int k = 0; k < N; k++) x[k] = load(state[k] + i);
     f(x, load(grad + i));
     for (int k = 0; k < N; k++) store(state[k] + i, x[k]);
+  };
+  int64_t i = 0;
+  for (; i + line <= n; i += line) {
+    for (int k = 0; k < N; k++) prefetch(state[k] + i + ahead);
+    prefetch(grad + i + ahead);
+    for (int64_t j = i; j < i + line; j += kLanes) step(j);
   }
+  for (; i + kLanes <= n; i += kLanes) step(i);
   if (i < n) {
     Vf x[N];
     for (int k = 0; k < N; k++) x[k] = load_partial(state[k] + i, n - i);

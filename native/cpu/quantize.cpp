@@ -244,6 +244,12 @@ struct Quantizer {
       data_of<int32_t>(zero)[channel] = value;
   }
 
+  /** The grid of a channel whose scale was found. Codes that go up at random need their clamp. */
+  Grid<C> found_grid(const Grids<C>& all, int64_t channel) const {
+    const Grid<C> grid = all.at(channel);
+    return scheme.kind == 0 && scale.dtype == OG_F32 && !stream.on ? holding(grid) : grid;
+  }
+
   void find(const C* values, int64_t n, C* low, C* high) const {
     if (scheme.kind == 1)
       find_range(values, n, low, high);
@@ -292,7 +298,8 @@ struct Quantizer {
     const Grids<C> all = grids();
     for (int64_t i = 0; i < count; i++) {
       const int64_t at = i * extent.inner;
-      encode(values + at, extent.inner, Same<C>{all.at(first + i)}, words ? words + at : nullptr, to + at, errors);
+      encode(values + at, extent.inner, Same<C>{found_grid(all, first + i)}, words ? words + at : nullptr, to + at,
+             errors);
     }
     if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + begin / 2);
     errors.flush();
@@ -305,7 +312,7 @@ struct Quantizer {
     C low = 0, high = 0;
     find(values, extent.inner, &low, &high);
     found(channel, low, high);
-    const Same<C> g{grids().at(channel)};
+    const Same<C> g{found_grid(grids(), channel)};
     alignas(64) uint8_t bytes[kBlock];
     alignas(64) uint32_t room[kBlock + 80];
     for (int64_t i = 0; i < extent.inner; i += kBlock) {

@@ -11,7 +11,9 @@
 #define OMNIGRAD_CPU_QUANTIZE_RUN_H
 
 #include <cmath>
+#include <limits>
 
+#include "quantize_bytes.h"
 #include "stage.h"
 
 namespace og {
@@ -22,6 +24,19 @@ template <class C>
 struct Grid {
   C scale, low, high, zero;
 };
+
+/**
+ * The grid for numbers whose largest magnitude, divided by `high`, is its scale: none needs to be clamped, unless the
+ * scale lacks digits. `reference` clamps all the same.
+ */
+template <class C>
+inline Grid<C> holding(Grid<C> grid) {
+#ifndef OG_IS_REFERENCE
+  constexpr C infinity = std::numeric_limits<C>::infinity();
+  if (grid.scale > C(0x1p-90) && grid.scale < C(0x1p90)) grid.low = -infinity, grid.high = infinity;
+#endif
+  return grid;
+}
 
 /** Sums over what was quantised. */
 struct Errors {
@@ -193,91 +208,6 @@ void find_ranges(const C* x, int64_t n, C* low, C* high) {
 
 #else
 
-/** Nearest integer, ties to even, for any float. */
-OG_INLINE Vf round_even(Vf a) {
-#if defined(__AVX512F__)
-  return (Vf)_mm512_roundscale_ps((__m512)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__AVX2__)
-  return (Vf)_mm256_round_ps((__m256)a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#elif defined(__aarch64__)
-  return (Vf)vrndnq_f32((float32x4_t)a);
-#else
-  const Vf magic = set1(8388608.f), magnitude = abs(a);
-  return select(magnitude < magic, copysign((magnitude + magic) - magic, a), a);
-#endif
-}
-
-/** The low bytes of the lanes. */
-OG_INLINE void store_bytes(uint8_t* to, Vi v) {
-#if defined(__AVX512F__)
-  _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8((__m512i)v));
-#elif defined(__AVX2__)
-  const __m256i low = _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0,
-                                       4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1);
-  const __m256i picked = _mm256_shuffle_epi8((__m256i)v, low);
-  _mm_storel_epi64((__m128i*)to, _mm_or_si128(_mm256_castsi256_si128(picked), _mm256_extracti128_si256(picked, 1)));
-#elif defined(__x86_64__)
-  __m128i bytes = _mm_and_si128((__m128i)v, _mm_set1_epi32(255));
-  bytes = _mm_packs_epi32(bytes, bytes);
-  const int32_t word = _mm_cvtsi128_si32(_mm_packus_epi16(bytes, bytes));
-  std::memcpy(to, &word, 4);
-#else
-  const uint16x4_t half = vmovn_u32((uint32x4_t)v);
-  const uint32_t word = vget_lane_u32(vreinterpret_u32_u8(vmovn_u16(vcombine_u16(half, half))), 0);
-  std::memcpy(to, &word, 4);
-#endif
-}
-OG_INLINE void store_bytes(uint8_t* to, Vi v, int n) {
-  if (n == kLanes) {
-    store_bytes(to, v);
-    return;
-  }
-  uint8_t bytes[kLanes];
-  store_bytes(bytes, v);
-  std::memcpy(to, bytes, (size_t)n);
-}
-OG_INLINE Vi load_bytes(const uint8_t* from, bool is_signed) {
-#if defined(__AVX512F__)
-  const __m128i v = _mm_loadu_si128((const __m128i*)from);
-  return is_signed ? (Vi)_mm512_cvtepi8_epi32(v) : (Vi)_mm512_cvtepu8_epi32(v);
-#elif defined(__AVX2__)
-  const __m128i v = _mm_loadl_epi64((const __m128i*)from);
-  return is_signed ? (Vi)_mm256_cvtepi8_epi32(v) : (Vi)_mm256_cvtepu8_epi32(v);
-#else
-  int32_t word;
-  std::memcpy(&word, from, 4);
-#if defined(__x86_64__)
-  const __m128i zero = _mm_setzero_si128();
-  const __m128i low = _mm_unpacklo_epi16(_mm_unpacklo_epi8(_mm_cvtsi32_si128(word), zero), zero);
-  const Vi v = (Vi)low;
-#else
-  const Vi v = (Vi)vmovl_u16(vget_low_u16(vmovl_u8(vreinterpret_u8_u32(vdup_n_u32((uint32_t)word)))));
-#endif
-  return is_signed ? (v << 24) >> 24 : v;
-#endif
-}
-OG_INLINE Vi load_bytes(const uint8_t* from, bool is_signed, int n) {
-  if (n == kLanes) return load_bytes(from, is_signed);
-  uint8_t bytes[kLanes] = {};
-  std::memcpy(bytes, from, (size_t)n);
-  return load_bytes(bytes, is_signed);
-}
-
-OG_INLINE Vf load_n(const float* p, int n) { return n == kLanes ? load(p) : load_partial(p, n); }
-OG_INLINE void store_n(float* p, Vf v, int n) {
-  if (n == kLanes)
-    store(p, v);
-  else
-    store_partial(p, v, n);
-}
-
-/** Lane numbers, for masks of the last vector. */
-OG_INLINE Vi first_lanes(int n) {
-  Vi lane;
-  for (int i = 0; i < kLanes; i++) lane[i] = i;
-  return lane < n;
-}
-
 struct GridVector {
   Vf scale, low, high, zero;
 };
@@ -365,9 +295,65 @@ OG_INLINE void integer_loop(const float* x, int64_t n, const G& grids, const uin
   if (i < n) step(i, (int)(n - i));
 }
 
+/**
+ * x / divisor for what is rounded to a whole number of at most 8 bits next, without dividing: x·(high + low), once
+ * rounded, where high + low is 1 / divisor to 2^-48. Only beside the middle between two whole numbers could these be
+ * others than a division's: they are not, by trial of all 2^23 mantissas of a divisor with the five floats nearest to
+ * each middle up to 255.5 times it; powers of two change nothing.
+ */
+struct Divisor {
+  Vf high, low;
+
+  /** Whether the inverse and the products are far from where powers of two do change something. */
+  static bool serves(float divisor) { return divisor > 0x1p-90f && divisor < 0x1p90f; }
+  explicit Divisor(float divisor) {
+    const double inverse = 1. / (double)divisor;
+    high = set1((float)inverse);
+    low = set1((float)(inverse - (double)(float)inverse));
+  }
+  OG_INLINE Vf operator()(Vf x) const { return fma(x, high, x * low); }
+};
+
+/** Whether the instruction set has what a Divisor rests on. */
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool kFuses = true;
+#else
+constexpr bool kFuses = false;
+#endif
+
+/** What integer_loop does on one grid, four vectors at a time; x is held within the grid before it is divided. */
+template <bool kHeld>
+inline int64_t nearest_loop(const float* x, int64_t n, const Grid<float>& grid, uint8_t* codes) {
+  const Vf low = set1(grid.low * grid.scale), high = set1(grid.high * grid.scale);
+  const Divisor scale(grid.scale);
+  const uint8_t zero = (uint8_t)(int32_t)grid.zero;
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    Vi code[4];
+    for (int k = 0; k < 4; k++) {
+      const Vf v = load(x + i + k * kLanes);
+      code[k] = round_to_int(scale(kHeld ? v : within(v, low, high)));
+    }
+    store_bytes(codes + i, code, zero);
+  }
+  return i;
+}
+
+/** The nearest codes of as many of n numbers, from the first on, as this is for. */
+inline int64_t nearest_codes(const float* x, int64_t n, const Same<float>& g, uint8_t* codes) {
+  if (!kFuses || n < 4 * kLanes || !Divisor::serves(g.grid.scale)) return 0;
+  const bool held = g.grid.high == std::numeric_limits<float>::infinity();
+  return held ? nearest_loop<true>(x, n, g.grid, codes) : nearest_loop<false>(x, n, g.grid, codes);
+}
+inline int64_t nearest_codes(const float*, int64_t, const Each<float>&, uint8_t*) { return 0; }
+
 /** codes[i] of x[i]; `words` null: nearest. */
 template <class C, class G>
 void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors) {
+  if (!words && !errors) {
+    const int64_t done = nearest_codes(x, n, grids, codes);
+    x += done, codes += done, n -= done;
+  }
   if (words && errors)
     integer_loop<true, true>(x, n, grids, words, codes, errors);
   else if (words)
@@ -549,7 +535,8 @@ inline float code_row(const float* x, int64_t n, int8_t* codes) {
   float scale = largest / 127.f;
   if (scale == 0) scale = 1;
   ErrorSums none(nullptr);
-  integer_codes(x, n, Same<float>{{scale, -127.f, 127.f, 0.f}}, nullptr, reinterpret_cast<uint8_t*>(codes), none);
+  integer_codes(x, n, Same<float>{holding<float>({scale, -127.f, 127.f, 0.f})}, nullptr,
+                reinterpret_cast<uint8_t*>(codes), none);
   return scale;
 }
 

@@ -42,6 +42,14 @@ struct RowOffsets {
   int64_t operator()(int64_t row) const { return uniform ? row * step : offset_of(*view, row, axes); }
 };
 
+#ifndef OG_IS_REFERENCE
+/**
+ * Into the second level: into L1, a row that is not needed yet takes the place and the misses of the one at hand. A
+ * lambda that does nothing but fetch must be always_inline: GCC drops calls of functions that have no other effect.
+ */
+OG_INLINE void prefetch_second(const void* p) { __builtin_prefetch(p, 0, 2); }
+#endif
+
 /** Longest row that is written past the caches at once: a longer one would wait for the stores alone. */
 constexpr int64_t kPastRow = 4096;
 
@@ -67,12 +75,12 @@ struct Rows {
     return buffer;
   }
   /**
-   * The row after `row`, to be fetched while this one is computed on: the kernels read memory only in their first pass
-   * over a row, and hardware does not look further. `row` itself, which is cached, if there is no such row before
-   * `end`.
+   * The row `by` rows after `row`, to be fetched while this one is computed on: the kernels read memory only in their
+   * first pass over a row, and hardware does not look further. `row` itself, which is cached, if there is no such row
+   * before `end`.
    */
-  const C* ahead(int64_t row, int64_t end) const {
-    return direct ? data_of<const C>(*view) + offset(row + 1 < end ? row + 1 : row) : nullptr;
+  const C* ahead(int64_t row, int64_t end, int64_t by = 1) const {
+    return direct ? data_of<const C>(*view) + offset(row + by < end ? row + by : row) : nullptr;
   }
   /** Where a result goes: the row itself, or the buffer that `commit` will write out. */
   C* target(int64_t row, int64_t begin, C* buffer) const {

@@ -80,12 +80,15 @@ inline void stream_copy(const void* from, void* to, int64_t bytes) {
   if (i < bytes) std::memcpy(target + i, source + i, (size_t)(bytes - i));
 }
 
-/** to[i …] = f(i, get) past the caches, vector by vector; get(p) reads as many numbers at p as are wanted. */
-template <class F>
-OG_INLINE void stream_vectors(float* to, int64_t n, const F& f) {
+/**
+ * to[i …] = f(i, get) past the caches, vector by vector; get(p) reads as many numbers at p as are wanted. fetch(i) is
+ * called once a whole line. All of it inline: what f holds would be read again after each store, were f seen elsewhere.
+ */
+template <class F, class Fetch>
+OG_INLINE void stream_vectors(float* to, int64_t n, const F& f, const Fetch& fetch) {
   constexpr int64_t line = kStreamLine / 4;
   const auto whole = [](const float* p) { return load(p); };
-  const auto some = [&](int64_t i, int64_t end) {
+  const auto some = [&](int64_t i, int64_t end) __attribute__((always_inline)) {
     for (; i + kLanes <= end; i += kLanes) store(to + i, f(i, whole));
     if (i == end) return;
     const int64_t count = end - i;
@@ -94,9 +97,15 @@ OG_INLINE void stream_vectors(float* to, int64_t n, const F& f) {
   int64_t i = (-(int64_t)(uintptr_t)to & (kStreamLine - 1)) / 4;
   if (i > n) i = n;
   some(0, i);
-  for (; i + line <= n; i += line)
+  for (; i + line <= n; i += line) {
+    fetch(i);
     for (int64_t k = i; k < i + line; k += kLanes) stream(to + k, f(k, whole));
+  }
   some(i, n);
+}
+template <class F>
+OG_INLINE void stream_vectors(float* to, int64_t n, const F& f) {
+  stream_vectors(to, n, f, [](int64_t) {});
 }
 
 #else

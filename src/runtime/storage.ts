@@ -66,6 +66,15 @@ export class Storage {
 }
 
 const ALIGNMENT = 64;
+/**
+ * Large blocks begin at different places of a page, each so far behind the one before. The system gives all of them the same, and then what
+ * a kernel reads and writes at one time falls on the same places of the first-level cache: AdamW, with four operands, loses up to a half.
+ */
+const STAGGER = 1536;
+const STAGGERED_BYTES = 1 << 18;
+const PAGE = 4096;
+let staggered = 0;
+
 interface Ticket {
   readonly handle: number;
   readonly bytes: number;
@@ -99,10 +108,11 @@ function newBuffer(bytes: number): ArrayBufferLike {
 }
 
 function makeStorage(bytes: number): Storage {
-  const buffer = newBuffer(bytes + ALIGNMENT);
+  const shift = bytes < STAGGERED_BYTES ? 0 : (staggered++ * STAGGER) % PAGE;
+  const buffer = newBuffer(bytes + shift + ALIGNMENT);
   markAsUntransferable(buffer as ArrayBuffer);
   const handle = registerBuffer(buffer);
-  const start = (ALIGNMENT - addon.alignment(handle)) % ALIGNMENT;
+  const start = shift + ((ALIGNMENT - addon.alignment(handle)) % ALIGNMENT);
   counters.misses++;
   noteFreshBytes(bytes);
   return new Storage(handle, buffer, start, bytes, true);

@@ -192,6 +192,38 @@ void offset() {
   });
 }
 
+/** The pivot of the one pass is the mean of the first vectors: rows where that is far from the mean, or not finite. */
+void pivot() {
+  Random random(8);
+  for_each_isa([&](og::Isa isa) {
+    constexpr int64_t n = 50000;
+    Tensor x(OG_F32, {3, n}), none, y(OG_F32, {3, n}), mean(OG_F32, {3}), rstd(OG_F32, {3});
+    std::vector<double> values((size_t)(3 * n));
+    for (double& v : values) v = random.uniform(-1, 1);
+    for (int64_t i = 0; i < 16; i++) values[(size_t)i] = 1000, values[(size_t)(n + i)] = -1e-3 * (double)i + 3;
+    x.fill([&](int64_t i) { return values[(size_t)i]; });
+    const Numbers want = oracle(true, x.values(), {}, {}, values, 3, n, 1e-5);
+    forward(isa, true, x, none, none, y, mean, rstd, 1e-5);
+    check_close(mean, want.mean, 2e-6, 1e-6, "mean far from the pivot");
+    check_close(rstd, want.rstd, 2e-6, 0, "rstd far from the pivot");
+    check_close(y, want.y, 4e-6, 4e-6, "y far from the pivot");
+
+    values[3] = (double)INFINITY, values[(size_t)(n + 20)] = -(double)INFINITY, values[(size_t)(2 * n)] = NAN;
+    x.fill([&](int64_t i) { return values[(size_t)i]; });
+    forward(isa, true, x, none, none, y, mean, rstd, 1e-5);
+    const std::vector<double> found = mean.values();
+    CHECK(found[0] == (double)INFINITY && found[1] == -(double)INFINITY && found[2] != found[2],
+          "means of rows that are not finite: %g %g %g", found[0], found[1], found[2]);
+    for (double v : y.values()) CHECK(v != v, "%g in a row that is not finite", v);
+
+    Tensor same(OG_F32, {1, 333});
+    same.fill([](int64_t) { return 0.1; });
+    Tensor center(OG_F32, {1}), inverse(OG_F32, {1}), normal(OG_F32, {1, 333});
+    forward(isa, true, same, none, none, normal, center, inverse, 1e-5);
+    for (double v : normal.values()) CHECK(v == 0, "%g of a constant row", v);
+  });
+}
+
 void threads_and_aliasing(bool centered) {
   Random random(7);
   for_each_isa([&](og::Isa isa) {
@@ -243,6 +275,8 @@ int main() {
   }
   context() = "offset";
   offset();
+  context() = "pivot";
+  pivot();
   context() = "refusals";
   refusals();
   return finish("norm");

@@ -119,7 +119,11 @@ void check_case(og::Isa isa, Random& random, const Case& c, std::vector<int64_t>
     CHECK_OK(run(isa, "dequantize", {&codes, &scale, &zero_out}, {&y}, {(double)c.kind, (double)c.bits}));
     check_close(y, e.values, roundoff(out), out == OG_F16 ? 0x1p-25 : 0, "dequantised");
   }
-  // with the scales given, the same codes
+  // without errors, which is another loop, and with the scales given, the same codes
+  Tensor alone = codes_for(x, c);
+  CHECK_OK(run(isa, "quantize", {&x, &none, &none}, {&alone, &scale, &zero_out, &none},
+               {(double)c.kind, (double)c.bits, 0, 0, 0, 0, 0}));
+  CHECK(alone.bytes() == codes.bytes(), "other codes without errors");
   Tensor again = codes_for(x, c);
   CHECK_OK(run(isa, "quantize", {&x, &scale, &zero_out}, {&again, &none, &none, &none},
                {(double)c.kind, (double)c.bits, 0, 0, 0, 0, 0}));
@@ -142,6 +146,43 @@ void check_extremes(og::Isa isa) {
   far.assign({1e30, -1e30, inf, -inf, NAN, 0.25, 0.75, -0.25});
   CHECK_OK(run(isa, "quantize", {&far, &given, &none}, {&bytes, &none, &none, &none}, {0, 8, 0, 0, 0, 0, 0}));
   check_close(bytes, {127, -127, 127, -127, 0, 0, 2, 0}, 0, 0, "codes beyond the range");
+}
+
+/** Codes beside the middles between them, where the last place of the quotient decides, and numbers out of range. */
+void check_middles(og::Isa isa) {
+  Random random(11);
+  std::vector<float> scales = {1.f, 0.1f, 0x1p-127f, 0x1p-95f, 3e-30f, 7e25f, 0x1p95f};
+  for (uint32_t upper = 128; upper < 256; upper += 3)  // mantissas beside multiples of 2^16
+    for (int32_t lower = -10; lower <= 10; lower++)
+      scales.push_back(std::ldexp((float)((int32_t)(upper << 16) + lower), -28 + (int)(upper % 5)));
+  for (int i = 0; i < 500; i++) scales.push_back((float)random.uniform(1e-3, 2e-3));
+  constexpr int64_t kHalves = 512, kBeside = 9, kOthers = 64, n = kHalves * kBeside + kOthers;
+  const int64_t rows = (int64_t)scales.size();
+  const float inf = INFINITY;
+  const float others[] = {NAN, inf, -inf, 1e38f, -1e38f, 1e-42f, -1e-42f, 0.f, -0.f};
+  Tensor x(OG_F32, {1, rows, n}), scale(OG_F32, {rows}), codes(OG_I8, {1, rows, n}), affine(OG_U8, {1, rows, n});
+  Tensor none, zero(OG_U8, {rows});
+  scale.fill([&](int64_t i) { return (double)scales[(size_t)i]; });
+  zero.fill([](int64_t i) { return (double)(i * 37 % 256); });
+  x.fill([&](int64_t i) {
+    const int64_t at = i % n - kOthers;
+    if (at < 0) return (double)others[i % n % 9];
+    float v = ((float)(at / kBeside) - 255.5f) * scales[(size_t)(i / n)];
+    for (int64_t step = at % kBeside; step > kBeside / 2; step--) v = std::nextafter(v, inf);
+    for (int64_t step = at % kBeside; step < kBeside / 2; step++) v = std::nextafter(v, -inf);
+    return (double)v;
+  });
+  CHECK_OK(run(isa, "quantize", {&x, &scale, &none}, {&codes, &none, &none, &none}, {0, 8, 0, 0, 0, 0, 0}));
+  CHECK_OK(run(isa, "quantize", {&x, &scale, &zero}, {&affine, &none, &none, &none}, {1, 8, 0, 0, 0, 0, 0}));
+  for (int64_t i = 0; i < x.count(); i++) {
+    const float s = scales[(size_t)(i / n)], v = (float)x.get(i) / s;
+    const double code = v != v ? 0 : std::nearbyint((double)v), z = zero.get(i / n);
+    const double want = std::fmin(std::fmax(code, -127), 127), high = std::fmin(std::fmax(code + z, 0), 255);
+    if (codes.get(i) == want && affine.get(i) == high) continue;
+    CHECK(false, "%g / %g: %g and %g, expected %g and %g", x.get(i), (double)s, codes.get(i), affine.get(i), want,
+          high);
+    return;
+  }
 }
 
 void check_stochastic(og::Isa isa, std::vector<char>* first) {
@@ -248,6 +289,7 @@ int main() {
     }
     context() = og::isa_name(isa);
     check_extremes(isa);
+    check_middles(isa);
     check_stochastic(isa, &first);
     check_fake(isa, random, OG_F32);
     if (isa == og::kReference) check_fake(isa, random, OG_F64);

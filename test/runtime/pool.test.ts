@@ -33,6 +33,16 @@ test('batches of ever other lengths do not leave blocks of every size behind', a
   if (process.platform === 'linux') assert.ok(resident() - before < 260, `${resident() - before} MiB more`);
 });
 
+test('new large blocks begin at different places of a page, all on a line', () => {
+  og.emptyCache();
+  const made = Array.from({ length: 4 }, () => og.ones([3 * MIB]).storage); // as the four operands of AdamW
+  const starts = made.map(({ start }) => (start - (made[0]!.start % 64) + 4096) % 4096);
+  assert.equal(new Set(starts).size, 4, `starts ${starts.join(', ')}`);
+  for (const a of starts) {
+    for (const b of starts) assert.ok(a === b || Math.abs(a - b) >= 512, `${a} and ${b}`);
+  }
+});
+
 test('a block of another size will do when memory is short', () => {
   for (let i = 0; i < 40; i++) batch(80 - i); // fills the pool up to its bound
   const { poolHitRate: rate } = og.memory();
