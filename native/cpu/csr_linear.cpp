@@ -83,6 +83,9 @@ struct Chain {
 #endif
 };
 
+/** Bytes of W up to which a panel meets all of it before the next: what stays in L2 is the panel then, not a tile. */
+constexpr int64_t kCachedWeights = int64_t{1} << 20;
+
 template <class T>
 struct CsrLinear {
   Csr w;
@@ -99,8 +102,9 @@ struct CsrLinear {
     parallel_ranges(w.rows, csr_grain(w, 1, 1 << 16), [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n++) {
         int32_t at = w.crow[n];
-        for (int64_t s = 0; s < stretches; s++)
+        for (int64_t s = 0; s + 1 < stretches; s++)
           to[n * stretches + s] = at = first_at_least(w.col, at, w.crow[n + 1], (s + 1) * depth);
+        to[n * stretches + stretches - 1] = w.crow[n + 1];
       }
     });
   }
@@ -110,21 +114,16 @@ struct CsrLinear {
                 float* buffer) const {
     constexpr int64_t width = V * kLanes;
     const float* from = panels.at(panel);
-    std::memset(tile, 0, sizeof(float) * (size_t)((n1 - n0) * width));
+    const auto row = [&](int64_t n, int64_t begin, int64_t end, bool first) __attribute__((always_inline)) {
+      accumulate_row<V>(end - begin, floats_of(values, begin, end - begin, buffer), w.col + begin, from,
+                        tile + (n - n0) * width, first);
+    };
     if (V < kPanelVectors || stretches == 1) {
-      for (int64_t n = n0; n < n1; n++) {
-        const int64_t begin = w.begin(n), count = w.length(n);
-        accumulate_row<V>(count, floats_of(values, begin, count, buffer), w.col + begin, from, tile + (n - n0) * width);
-      }
+      for (int64_t n = n0; n < n1; n++) row(n, w.begin(n), w.begin(n + 1), true);
     } else {
-      for (int64_t s = 0; s < stretches; s++) {
-        for (int64_t n = n0; n < n1; n++) {
-          const int32_t* end = ends + n * stretches + s;
-          const int64_t begin = s == 0 ? w.crow[n] : end[-1], count = *end - begin;
-          accumulate_row<V>(count, floats_of(values, begin, count, buffer), w.col + begin, from,
-                            tile + (n - n0) * width);
-        }
-      }
+      for (int64_t n = n0; n < n1; n++) row(n, w.begin(n), ends[n * stretches], true);
+      for (int64_t s = 1; s < stretches; s++)
+        for (int64_t n = n0; n < n1; n++) row(n, ends[n * stretches + s - 1], ends[n * stretches + s], false);
     }
     store_tile(tile, width, n1 - n0, panels.rows(panel), scale ? scale + n0 : nullptr, bias ? bias + n0 : nullptr,
                y + (m0 + panel * kPanelWidth) * y_row + n0, y_row, past);
@@ -136,7 +135,7 @@ struct CsrLinear {
     const Panels storage{rows, w.columns, scratch.take<float>(Panels::floats(rows, w.columns) + 1)};
     OG_SCRATCH(storage.data, "panels of x");
     const int64_t depth = stretch_depth(w, kPanelDepth);
-    stretches = rows > kPanelWidth / 2 ? (w.columns + depth - 1) / depth : 1;
+    stretches = rows > kPanelWidth / 2 && w.columns > depth ? (w.columns + depth - 1) / depth : 1;
     if (stretches > 1) {
       int32_t* found = scratch.take<int32_t>(w.rows * stretches);
       OG_SCRATCH(found, "stretches");
@@ -144,12 +143,14 @@ struct CsrLinear {
       ends = found;
     }
     const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows;
+    const bool by_panels = w.count * (int64_t)(sizeof(T) + 4) <= kCachedWeights;
     for (int64_t m0 = 0; m0 < m; m0 += kPanelRows) {
       Panels panels = storage;
       panels.m = m - m0 < kPanelRows ? m - m0 : kPanelRows;
       panels.fill(advance(x, m0, 0));
       parallel_for(tiles * panels.count(), [&](int64_t chunk) {
-        const int64_t panel = chunk % panels.count(), n0 = chunk / panels.count() * kTileRows;
+        const int64_t panel = by_panels ? chunk / tiles : chunk % panels.count();
+        const int64_t n0 = (by_panels ? chunk % tiles : chunk / panels.count()) * kTileRows;
         const int64_t n1 = n0 + kTileRows < w.rows ? n0 + kTileRows : w.rows;
         const StreamEnd streams{past};
         ScratchFrame own;

@@ -3,16 +3,16 @@
  * pass over a block that is still in L1.
  *
  * sum − za·(ΣB' − K·zb) − zb·ΣA' in int32 (modulo 2^32, exact because the true value fits), then in float32
- * act((sum · a_scale) · b_scale + bias) + residual, each operation rounded once; int8 codes are
- * clamp(round(y / out_scale) + out_zero), ties to even, NaN becomes out_zero.
+ * act((sum · a_scale) · b_scale + bias) + residual, each operation rounded once; codes of eight bits as
+ * gemm_int8_codes.h has them.
  */
 #ifndef OMNIGRAD_CPU_GEMM_INT8_FINISH_H
 #define OMNIGRAD_CPU_GEMM_INT8_FINISH_H
 
 #include "gemm_frame.h"
+#include "gemm_int8_codes.h"
 #include "gemm_int8_kinds.h"
 #include "math.h"
-#include "quantize_run.h"
 
 namespace og {
 namespace {
@@ -39,8 +39,7 @@ struct Finish {
   RowTerms rows;
   MatrixView c, residual;  // residual.data null: none
   int activation;
-  float out_scale;
-  int32_t out_zero;
+  CodeGrid codes;  // of int8 and uint8 output
 
   bool floats() const { return c.dtype != OG_I32; }
   bool corrects() const { return rows.zero || rows.sum; }
@@ -138,27 +137,6 @@ inline void finish_any(const Finish& f, const ColumnTerms& at, const int32_t* su
   }
 }
 
-/** n floats as codes, `stride` apart. */
-template <class T>
-void requantize(const float* from, int64_t n, float scale, int32_t zero, T* to, int64_t stride) {
-  const float low = (float)((int32_t)std::numeric_limits<T>::min() - zero);
-  const float high = (float)((int32_t)std::numeric_limits<T>::max() - zero);
-  int64_t i = 0;
-  if (stride == 1) {
-    for (; i + kLanes <= n; i += kLanes) {
-      const Vf x = load(from + i) / scale;
-      const Vf clipped = min_second(set1(high), max_second(set1(low), select(x == x, x, Vf{})));
-      store_bytes(reinterpret_cast<uint8_t*>(to + i), to_int(round_small(clipped)) + zero);
-    }
-  }
-  for (; i < n; i++) {
-    const float x = from[i] / scale;
-    const float clipped = x < low ? low : x > high ? high : x == x ? x : 0.f;
-    const float magic = 12582912.f;  // 1.5 · 2^23: rounds to the nearest integer, ties to even
-    to[i * stride] = (T)((int32_t)((clipped + magic) - magic) + zero);
-  }
-}
-
 /** Activation and residual of rows × two vectors of scaled floats, in place. */
 template <int Act>
 void activate_in_place(int64_t rows, float* to, int64_t ld, const float* residual, int64_t ld_residual) {
@@ -214,23 +192,17 @@ inline void finish_coded(const Finish& f, int64_t row, int64_t rows, int64_t col
     default:
       break;
   }
+  const CodeGrid grid = f.codes;
   uint8_t* to = static_cast<uint8_t*>(f.c.data) + row * f.c.row + column;
-  for (int64_t r = 0; r < rows; r++, to += f.c.row, y += ld) {
-    if (f.c.dtype == OG_I8)
-      requantize(y, 2 * kLanes, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), 1);
-    else
-      requantize(y, 2 * kLanes, f.out_scale, f.out_zero, to, 1);
-  }
+  for (int64_t r = 0; r < rows; r++, to += f.c.row, y += ld) store_codes(load(y), load(y + kLanes), grid, to);
 }
 
 /** n floats of one row as the output's dtype, from column `column` on. */
 inline void store_floats(const Finish& f, const float* from, int64_t row, int64_t column, int64_t n) {
   const MatrixView& c = f.c;
   char* to = static_cast<char*>(c.data) + (row * c.row + column * c.column) * dtype_size(c.dtype);
-  if (c.dtype == OG_I8)
-    requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<int8_t*>(to), c.column);
-  else if (c.dtype == OG_U8)
-    requantize(from, n, f.out_scale, f.out_zero, reinterpret_cast<uint8_t*>(to), c.column);
+  if (c.dtype == OG_I8 || c.dtype == OG_U8)
+    store_codes(from, n, f.codes, reinterpret_cast<uint8_t*>(to), c.column);
   else
     OG_ISA::store_elements(from, n, to, c.dtype, c.column);
 }

@@ -69,7 +69,11 @@ struct Int8Terms {
   /** Terms of the rows, in memory of `scratch`; A' = A + shift. False when it is short. */
   bool prepare(int32_t shift, ScratchFrame& scratch) {
     const Int8Call& p = *call;
-    finish = {{nullptr, nullptr, nullptr}, p.c, p.residual, p.activation, p.out_scale, p.out_zero};
+    finish = {{nullptr, nullptr, nullptr},
+              p.c,
+              p.residual,
+              p.activation,
+              code_grid(p.out_scale, p.out_zero, p.c.dtype == OG_I8)};
     failed = kNoFailure;
     uniform_zero = centred ? 0 : p.a_zero.integer(0) + shift;
     if (!centred && p.a_zero.data && p.a_zero.stride != 0 && p.m > 1) {

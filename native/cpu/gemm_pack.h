@@ -296,6 +296,9 @@ void pack(const Operand& from, int64_t rows, int64_t kc, float* to) {
       for (int64_t k = 0; k < kc; k++) {
         const char* line = source + k * from.k * size;
         const float* floats = reinterpret_cast<const float*>(line);
+        // the next panels are made of what follows here: pieces are too short for hardware to see a stream from memory
+        const int64_t bytes = from.row == 1 ? here * size : 0;
+        for (int64_t j = 0; j < bytes; j += 64) __builtin_prefetch(line + bytes + j, 0, 2);
         if (!is_f32 || from.row != 1) {
           OG_ISA::load_elements(line, from.dtype, from.row, here, staged);
           floats = staged;

@@ -127,6 +127,7 @@ OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* col
         for (int j = 0; j < V; j++) x[j] += y[c][j];
     }
   }
+#pragma GCC unroll 2
   for (; e < count; e++) {
     const float* row = panel + (int64_t)columns[e] * width;
     const Vf v = set1(values[e]);
@@ -135,14 +136,14 @@ OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* col
   }
 }
 
-/** The same for one row of the tile, whose sums are in memory. */
+/** The same for one row of the tile, whose sums are in memory, unless these non-zeros are the first. */
 template <int V>
 OG_INLINE void accumulate_row(int64_t count, const float* values, const int32_t* columns, const float* panel,
-                              float* sums) {
-  if (count == 0) return;
+                              float* sums, bool first) {
+  if (count == 0 && !first) return;
   Vf x[V];
 #pragma GCC unroll 8
-  for (int j = 0; j < V; j++) x[j] = load(sums + j * kLanes);
+  for (int j = 0; j < V; j++) x[j] = first ? Vf{} : load(sums + j * kLanes);
   accumulate<V>(count, values, columns, panel, x);
 #pragma GCC unroll 8
   for (int j = 0; j < V; j++) store(sums + j * kLanes, x[j]);
@@ -158,34 +159,54 @@ inline bool stores_past(const og_view& y) {
   return kLanes * 4 == kStreamLine && (bits & (kStreamLine - 1)) == 0 && count_of(y) * 4 >= bytes;
 }
 
+/** What becomes of a tile; scale and bias may be null. */
+struct TileEnd {
+  const float *scale, *bias;
+  int64_t row;  // of y, apart
+  bool past;    // the caches
+};
+
+/** `count` columns of `lines` rows of y, from column i on; `from`: those rows in the tile's first such column. */
+OG_INLINE void store_tile_block(const float* from, int64_t width, int count, int lines, int64_t i, const TileEnd& end,
+                                float* to) {
+  const Vf factor = end.scale ? load_first(end.scale + i, count) : set1(1.f);
+  const Vf offset = end.bias ? load_first(end.bias + i, count) : Vf{};
+  const float* rows[kLanes];
+#pragma GCC unroll 16
+  for (int r = 0; r < kLanes; r++)
+    if (r < count) rows[r] = from + r * width;
+  Vf columns[kBlockK];
+  transpose_block(rows, count, lines, columns);
+#pragma GCC unroll 16
+  for (int c = 0; c < kBlockK; c++) {
+    if (c >= lines) continue;
+    const Vf v = end.scale ? fma(columns[c], factor, offset) : columns[c] + offset;
+    if (count < kLanes)
+      store_first(to + c * end.row, v, count);
+    else if (end.past)
+      stream(to + c * end.row, v);
+    else
+      store(to + c * end.row, v);
+  }
+}
+
 /**
  * y[0 … m)[0 … n) = tile[n][width]ᵀ · scale[n] + bias[n]; scale and bias may be null. `y` has dense columns, `row`
  * apart. Line after line of some rows at a time, so that they are written in runs.
  */
 inline void store_tile(const float* tile, int64_t width, int64_t n, int64_t m, const float* scale, const float* bias,
                        float* y, int64_t row, bool past) {
+  const TileEnd end{scale, bias, row, past};
   for (int64_t j = 0; j < m; j += kBlockK) {
     const int lines = m - j < kBlockK ? (int)(m - j) : kBlockK;
     for (int64_t i = 0; i < n; i += kLanes) {
       const int count = lanes_left(n - i, 0);
-      const Vf factor = scale ? load_first(scale + i, count) : set1(1.f);
-      const Vf offset = bias ? load_first(bias + i, count) : Vf{};
-      const float* rows[kLanes];
-      for (int r = 0; r < count; r++) rows[r] = tile + (i + r) * width + j;
-      Vf columns[kBlockK];
-      transpose_block(rows, count, lines, columns);
-#pragma GCC unroll 16
-      for (int c = 0; c < kBlockK; c++) {
-        if (c >= lines) continue;
-        const Vf v = scale ? fma(columns[c], factor, offset) : columns[c] + offset;
-        float* to = y + (j + c) * row + i;
-        if (count < kLanes)
-          store_first(to, v, count);
-        else if (past)
-          stream(to, v);
-        else
-          store(to, v);
-      }
+      const float* from = tile + i * width + j;
+      float* to = y + j * row + i;
+      if (count == kLanes && lines == kBlockK)  // known to the loops
+        store_tile_block(from, width, kLanes, kBlockK, i, end, to);
+      else
+        store_tile_block(from, width, count, lines, i, end, to);
     }
   }
 }

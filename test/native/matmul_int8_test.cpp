@@ -1,5 +1,6 @@
 // matmul_int8 and matmul_int8_pack on every instruction set and with every dot product it has: sums against int64,
 // epilogues against double, shapes around the tile sizes, layouts, batches, extremes, packed weights, refusals.
+#include <cfloat>
 #include <limits>
 
 #include "matmul_int8_fixture.h"
@@ -188,6 +189,44 @@ void requantisation() {
       for (int64_t i = 0; i < m * 13; i++) CHECK(c.get(i) == want[i % 13], "code %g of %g", c.get(i), bias[i % 13]);
     });
   }
+}
+
+/** Codes are those of float quotients: around ties, at the ends of the codes and of floats. */
+void quotients(Random& random) {
+  const int64_t m = 29, n = 96;
+  for (float scale : {0.1f, 1.f, 3.f, 0.37f, 0x1.fffffep-3f, 1e-38f, 0x1p-126f, 1e-31f, 1e-30f, 1e30f, 2e30f, 3e38f})
+    for (int32_t output : {OG_I8, OG_U8})
+      for (double zero : {0., 5., 127.}) {
+        named("quotients by %g, zero %g, %s", (double)scale, zero, dtype_name(output));
+        std::vector<float> y((size_t)n);
+        for (size_t j = 0; j < y.size(); j++) {
+          const float tie = (float)random.below(600) - 300.f + (j % 3 ? 0.5f : 0.f);
+          float x = tie * scale;
+          for (int32_t step = random.below(4); step > 0; step--) x = std::nextafter(x, j % 2 ? INFINITY : -INFINITY);
+          y[j] = x;
+        }
+        const float ends[] = {NAN, INFINITY, -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN, -0.f, 0x1p-149f, 1e6f, -1e10f};
+        for (size_t j = 0; j < 10; j++) y[j * 9] = ends[j] == 1e6f || ends[j] == -1e10f ? ends[j] * scale : ends[j];
+        Operands o;
+        o.a = Tensor(OG_I8, {m, 4});
+        o.b = Tensor(OG_I8, {4, n}, kTransposed);
+        o.bias = Tensor(OG_F32, {n}).fill([&](int64_t j) { return (double)y[(size_t)j]; });
+        o.out_scale = (double)scale;
+        o.out_zero = zero;
+        const float low = (output == OG_I8 ? -128.f : 0.f) - (float)zero, high = low + 255.f;
+        Tensor c(output, {m, n});
+        for_each_path([&](og::Isa isa) {
+          if (isa == og::kReference) return;  // its quotients are doubles
+          CHECK_OK(o.run(isa, c));
+          for (int64_t i = 0; i < m * n; i++) {
+            const float ratio = y[(size_t)(i % n)] / scale;
+            const float code = std::nearbyint(std::fmin(std::fmax(ratio != ratio ? 0.f : ratio, low), high));
+            const double want = (double)code + zero;
+            CHECK(c.get(i) == want, "code %g of %.9g, expected %g", c.get(i), (double)y[(size_t)(i % n)], want);
+            if (c.get(i) != want) break;
+          }
+        });
+      }
 }
 
 void batches(Random& random) {
@@ -387,6 +426,7 @@ int main() {
   extremes();
   epilogues(random);
   requantisation();
+  quotients(random);
   batches(random);
   large(random);
   empty(random);

@@ -214,6 +214,7 @@ void check_hostile(og::Isa isa, Random& random) {
   refused({0, 3, 3}, {0, 2147483647., 3}, "column 2147483647 of row 0");
   refused({0, 3, 3}, {0, 3, 2}, "do not ascend: 2 follows 3");
   refused({0, 2, 3}, {4, 4, 1}, "do not ascend: 4 follows 4");
+  refused({0, 2, 4}, {2, 5, 3, 3}, "do not ascend: 3 follows 3");
   refused({0, 3, 2}, {0, 1}, "crow does not rise");
   refused({0, 4, 3}, {0, 1, 2}, "crow does not rise");
   refused({0, -1, 3}, {0, 1, 2}, "crow does not rise");
@@ -303,6 +304,8 @@ int main() {
       }
       check_csr(isa, random, 70, 140, 700, 0.2, dtype, true, kDense);  // several stretches and tiles
       check_csr(isa, random, 5, 9, 40, 0, dtype, true, kDense);        // nothing kept
+      check_csr(isa, random, 70, 9, 400, 0, dtype, true, kDense);
+      check_csr(isa, random, 70, 9, 0, 0, dtype, true, kDense);
       check_semi_structured(isa, random, 70, 140, 460, dtype, true, kDense);
       for (int64_t m : {1, 2, 3, 6})  // few rows: streams that lie apart, and rows of the weight left over
         check_semi_structured(isa, random, m, 4 * m + 39, 460, dtype, true, m == 3 ? kUnaligned : kDense);
@@ -313,7 +316,8 @@ int main() {
         check_blocks(isa, random, 16, empty == 0 ? 0 : 3, empty == 1 ? 0 : 1, empty == 2 ? 0 : 1, dtype, true);
       }
     }
-    check_csr(isa, random, 1030, 9, 20, 0.5, OG_F32, true, kDense);  // several rounds of rows of x
+    check_csr(isa, random, 1030, 9, 20, 0.5, OG_F32, true, kDense);   // several rounds of rows of x
+    check_csr(isa, random, 80, 560, 500, 0.5, OG_F32, true, kDense);  // more weights than L2 holds
     check_blocks(isa, random, 16, 520, 1, 2, OG_F32, false);
     for (int32_t dtype = 0; dtype < OG_DTYPE_COUNT; dtype++)
       if (dtype != OG_BOOL && dtype != OG_U8)
