@@ -83,8 +83,8 @@ struct Chain {
 #endif
 };
 
-/** Bytes of W up to which a panel meets all of it before the next: what stays in L2 is the panel then, not a tile. */
-constexpr int64_t kCachedWeights = int64_t{1} << 20;
+/** Bytes of a panel and of W up to which a panel meets all of W before the next: the panel then stays in L2. */
+constexpr int64_t kCachedPanel = 256 << 10, kCachedWeights = int64_t{1} << 20;
 
 template <class T>
 struct CsrLinear {
@@ -143,7 +143,8 @@ struct CsrLinear {
       ends = found;
     }
     const int64_t tiles = (w.rows + kTileRows - 1) / kTileRows;
-    const bool by_panels = w.count * (int64_t)(sizeof(T) + 4) <= kCachedWeights;
+    const bool by_panels =
+        w.count * (int64_t)(sizeof(T) + 4) <= kCachedWeights && w.columns * kPanelWidth * 4 <= kCachedPanel;
     for (int64_t m0 = 0; m0 < m; m0 += kPanelRows) {
       Panels panels = storage;
       panels.m = m - m0 < kPanelRows ? m - m0 : kPanelRows;

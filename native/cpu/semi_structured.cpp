@@ -146,12 +146,13 @@ struct SemiStructured {
     constexpr int64_t stretch = kPanelDepth / 16 * 8;  // kept elements: a multiple of 8
     alignas(64) float buffer[stretch];
     alignas(64) int32_t columns[stretch];
-    for (int64_t e = 0; e == 0 || e < kept(); e += stretch) {
+    std::memset(tile, 0, sizeof(float) * (size_t)((n1 - n0) * width));
+    for (int64_t e = 0; e < kept(); e += stretch) {
       const int64_t count = kept() - e < stretch ? kept() - e : stretch;
       for (int64_t row = n0; row < n1; row++) {
         decode(indices + row * bytes(), e, count, columns);
         accumulate_row<V>(count, floats_of(values + row * kept() + e, count, buffer), columns, panels.at(panel),
-                          tile + (row - n0) * width, e == 0);
+                          tile + (row - n0) * width, false);
       }
     }
     store_tile(tile, width, n1 - n0, panels.rows(panel), scale ? scale + n0 : nullptr, bias ? bias + n0 : nullptr,

@@ -127,7 +127,7 @@ OG_INLINE void accumulate(int64_t count, const float* values, const int32_t* col
         for (int j = 0; j < V; j++) x[j] += y[c][j];
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (; e < count; e++) {
     const float* row = panel + (int64_t)columns[e] * width;
     const Vf v = set1(values[e]);
