@@ -68,7 +68,12 @@ export function defineBinary(rule: BinaryRule): (a: Operand, b: Operand) => Tens
       shape: sameShape(a!.shape, b!.shape) ? a!.shape : broadcastShapes(name, a!.shape, b!.shape),
       dtype: rule.result === undefined ? a!.dtype : rule.result(a!.dtype),
     }),
-    operands: ([a, b], _attrs, [out]) => [broadcastView(a!, out!.shape), broadcastView(b!, out!.shape)],
+    operands: (inputs, _attrs, [out]) => {
+      const [a, b] = inputs;
+      const { shape } = out!;
+      if (sameShape(a!.shape, shape) && sameShape(b!.shape, shape)) return inputs;
+      return [broadcastView(a!, shape), broadcastView(b!, shape)];
+    },
     ...(rule.saves === undefined ? {} : { saves: rule.saves }),
     ...(gradient === undefined
       ? {}
@@ -80,8 +85,8 @@ export function defineBinary(rule: BinaryRule): (a: Operand, b: Operand) => Tens
         }),
   });
   return (a, b) => {
-    const [x, y] = promoteOperands(name, a, b);
-    return op.call([x, y], { shapes: [x.shape, y.shape] });
+    const operands = promoteOperands(name, a, b);
+    return op.call(operands, { shapes: [operands[0].shape, operands[1].shape] });
   };
 }
 

@@ -55,6 +55,7 @@ let drained = 0;
 let write = 0;
 let wordsInFlight = 0;
 let freshInFlight = 0;
+let isEmpty = false; // was found so, and without an error, and nothing was submitted since
 
 /** Number of frames submitted so far: wait for it to wait for everything. */
 export function submitted(): number {
@@ -171,8 +172,9 @@ export function enqueue(
   work: number,
 ): void {
   if (watcher !== null && kernel !== discardKernel) watcher(kernel, inputs, outputs, attrs);
-  const tail = Atomics.load(control, TAIL);
-  if ((work <= INLINE_WORK || environment.sync) && tail === head && Atomics.load(control, ERROR) === 0) {
+  const isInline = work <= INLINE_WORK || environment.sync;
+  if (isInline && !isEmpty) isEmpty = Atomics.load(control, TAIL) === head && Atomics.load(control, ERROR) === 0;
+  if (isInline && isEmpty) {
     writeFrame(ring, STAGING, kernel, inputs, outputs, attrs);
     const status = addon.runInline(STAGING);
     for (const view of outputs) if (view !== null) noteOutput(kernel, view.storage);
@@ -223,7 +225,7 @@ export function enqueue(
 }
 
 function publish(next: number): void {
-  head = next;
+  [head, isEmpty] = [next, false];
   Atomics.store(control, HEAD, head);
   if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
   if (doomed.length > 0) discardDoomed();
