@@ -18,6 +18,9 @@ namespace {
 
 typedef double Number;  // one definition for both compute types
 inline double exponential_nonpositive(double x) { return std::exp(x); }
+constexpr double kExpScale = 1;
+inline double exp_scaled(double x) { return std::exp(x); }
+inline double limited(double x, double limit) { return x < -limit ? -limit : x > limit ? limit : x; }
 inline double magnitude(double x) { return std::fabs(x); }
 inline double pick(bool condition, double yes, double no) { return condition ? yes : no; }
 struct NormalValue {
@@ -31,6 +34,8 @@ inline NormalValue normal_of(double x) {
 
 typedef Vf Number;
 OG_INLINE Vf exponential_nonpositive(Vf x) { return exp_nonpositive(x); }
+/** NaN stays NaN. */
+OG_INLINE Vf limited(Vf x, Vf limit) { return max_second(-limit, min_second(limit, x)); }
 OG_INLINE Vf magnitude(Vf x) { return abs(x); }
 OG_INLINE Vf pick(Vi condition, Vf yes, Vf no) { return select(condition, yes, no); }
 OG_INLINE Normal normal_of(Vf x) { return normal(x); }
@@ -40,28 +45,29 @@ OG_INLINE Normal normal_of(Vf x) { return normal(x); }
 #ifdef OG_IS_REFERENCE
 #define OG_BODY inline
 #define OG_NUMBER(x) (x)
+OG_BODY Number number(double x) { return x; }
 #else
 #define OG_BODY OG_INLINE
 #define OG_NUMBER(x) set1(x##f)
+OG_BODY Number number(double x) { return set1((float)x); }
 #endif
 
-/** 1/(1+e^-x) through e^-|x|, whose exponential is the cheaper one; 0 far out on the left. */
-OG_BODY Number logistic(Number x) {
-  const Number t = exponential_nonpositive(-magnitude(x)), high = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t);
-  return pick(x < OG_NUMBER(0.0), t * high, high);
+/** x·σ(v) = x/(1 + e^-v) for minus_v = -v·kExpScale. Far out on the left the denominator is infinite. */
+OG_BODY Number share_of_logistic(Number x, Number minus_v) { return x / (OG_NUMBER(1.0) + exp_scaled(minus_v)); }
+
+/** -2u of the tanh form, times kExpScale. */
+OG_BODY Number gelu_exponent(Number x, Number square) {
+  return x * (number(-1.5957691216057308 * kExpScale) - number(0.07135481627260025 * kExpScale) * square);
 }
 
 struct GeluExact {
   OG_BODY Number operator()(Number x) const { return x * normal_of(x).cdf; }
 };
 struct GeluTanh {
-  OG_BODY Number operator()(Number x) const {
-    const Number twice_u = x * (OG_NUMBER(1.5957691216057308) + OG_NUMBER(0.07135481627260025) * (x * x));
-    return x * logistic(twice_u);
-  }
+  OG_BODY Number operator()(Number x) const { return share_of_logistic(x, gelu_exponent(x, x * x)); }
 };
 struct Silu {
-  OG_BODY Number operator()(Number x) const { return x * logistic(x); }
+  OG_BODY Number operator()(Number x) const { return share_of_logistic(x, x * number(-kExpScale)); }
 };
 
 }  // namespace

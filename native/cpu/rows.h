@@ -61,10 +61,11 @@ struct Rows {
   int64_t stride;
   bool direct, past = false;
 
-  explicit Rows(const og_view& v, bool is_result = false) : view(&v), offset(v, v.rank > 0 ? v.rank - 1 : 0) {
+  explicit Rows(const og_view& v, bool is_result = false, int64_t longest_past = kPastRow)
+      : view(&v), offset(v, v.rank > 0 ? v.rank - 1 : 0) {
     stride = v.rank > 0 ? v.strides[v.rank - 1] : 1;
     direct = is_native<C>(v.dtype) && (stride == 1 || v.rank == 0 || v.shape[v.rank - 1] <= 1);
-    past = is_result && direct && v.rank > 0 && v.shape[v.rank - 1] <= kPastRow && is_beyond_caches(v);
+    past = is_result && direct && v.rank > 0 && v.shape[v.rank - 1] <= longest_past && is_beyond_caches(v);
     direct = direct && !past;
   }
   /** Elements [begin, begin+n) of a row, in place or copied into the buffer. */
@@ -179,19 +180,9 @@ inline C row_max(const C* x, int64_t n) {
   for (int64_t i = 0; i < n; i++) m = x[i] > m ? x[i] : m;
   return m;
 }
-/** y = e^{x − shift}, and the sum. The vector version fetches `ahead`, if given. */
+/** Σ e^{x − shift}. */
 template <class C>
-inline double exp_row(const C* x, C shift, C* y, int64_t n, const C* = nullptr) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; i++) {
-    const double e = std::exp((double)x[i] - (double)shift);
-    y[i] = (C)e;
-    sum += e;
-  }
-  return sum;
-}
-template <class C>
-inline double exp_sum(const C* x, C shift, int64_t n, const C* = nullptr) {
+inline double exp_sum(const C* x, C shift, int64_t n) {
   double sum = 0;
   for (int64_t i = 0; i < n; i++) sum += std::exp((double)x[i] - (double)shift);
   return sum;
@@ -257,43 +248,19 @@ inline float row_max(const float* x, int64_t n) {
   }
   for (; i + kLanes <= n; i += kLanes) m0 = max_second(load(x + i), m0);
   if (i < n) m0 = max_second(load_partial(x + i, n - i, -__builtin_inff()), m0);
-  return max_lane(max_second(max_second(m0, m1), max_second(m2, m3)));
+  return max_number(max_second(max_second(m0, m1), max_second(m2, m3)));
 }
 
-/** y = e^{x − shift} with shift ≥ x, and the sum. x may be y. Fetches n elements at `ahead`. */
-inline double exp_row(const float* x, float shift, float* y, int64_t n, const float* ahead) {
+inline double exp_sum(const float* x, float shift, int64_t n) {
   const Vf m = set1(shift);
-  if (!ahead) ahead = x;
   return sum_blocks(n, [&](int64_t at, int64_t count) {
     Vf s{};
     int64_t i = at;
     const int64_t end = at + count;
     for (; i + kLanes <= end; i += kLanes) {
-      prefetch(ahead + i);
-      const Vf e = exp_nonpositive(load(x + i) - m);
-      store(y + i, e);
-      s = s + e;
+      s = s + exp_difference(load(x + i) - m);
     }
-    if (i < end) {
-      const Vf e = exp_nonpositive(load_partial(x + i, end - i, -__builtin_inff()) - m);
-      store_partial(y + i, e, end - i);
-      s = s + e;
-    }
-    return sum(s);
-  });
-}
-inline double exp_sum(const float* x, float shift, int64_t n, const float* ahead = nullptr) {
-  const Vf m = set1(shift);
-  if (!ahead) ahead = x;
-  return sum_blocks(n, [&](int64_t at, int64_t count) {
-    Vf s{};
-    int64_t i = at;
-    const int64_t end = at + count;
-    for (; i + kLanes <= end; i += kLanes) {
-      prefetch(ahead + i);
-      s = s + exp_nonpositive(load(x + i) - m);
-    }
-    if (i < end) s = s + exp_nonpositive(load_partial(x + i, end - i, -__builtin_inff()) - m);
+    if (i < end) s = s + exp_difference(load_partial(x + i, end - i, -__builtin_inff()) - m);
     return sum(s);
   });
 }
@@ -308,16 +275,16 @@ inline double exp_sum_max(const float* x, float shift, int64_t n, float* max) {
     for (; i + kLanes <= end; i += kLanes) {
       const Vf v = load(x + i);
       largest = max_second(v, largest);
-      s = s + exp_nonpositive(v - m);
+      s = s + exp_difference(v - m);
     }
     if (i < end) {
       const Vf v = load_partial(x + i, end - i, -__builtin_inff());
       largest = max_second(v, largest);
-      s = s + exp_nonpositive(v - m);
+      s = s + exp_difference(v - m);
     }
     return sum(s);
   });
-  *max = max_lane(largest);
+  *max = max_number(largest);
   return total;
 }
 
@@ -333,22 +300,23 @@ struct OnlineSum {
   C shift = -std::numeric_limits<C>::infinity();  // afterwards: -∞ if there was nothing else, +∞ if there was one
   double sum = 0;                                 // NaN if there was a NaN or +∞
 
-  void add(const C* x, int64_t n) {
+  /** pass(shift, &largest) goes over the block once: its sum and its largest element. */
+  template <class Pass>
+  void add(const C* x, int64_t n, const Pass& pass) {
     constexpr C none = -std::numeric_limits<C>::infinity();
-    C m;
-    if (shift == none) {
-      m = row_max(x, n);
-      shift = m;
-      sum += exp_sum(x, m == none ? C(0) : m, n);
-      return;
-    }
-    const double s = exp_sum_max(x, shift, n, &m);
-    if (m > shift + kSlack) {
-      sum = sum * std::exp((double)shift - (double)m) + exp_sum(x, m, n);
-      shift = m;
-    } else {
+    const bool is_first = shift == none;
+    if (is_first) shift = row_max(x, n);
+    C largest;
+    const double s = pass(shift == none ? C(0) : shift, &largest);
+    if (is_first || largest <= shift + kSlack) {
       sum += s;
+    } else {
+      sum = sum * std::exp((double)shift - (double)largest) + exp_sum(x, largest, n);
+      shift = largest;
     }
+  }
+  void add(const C* x, int64_t n) {
+    add(x, n, [&](C s, C* largest) { return exp_sum_max(x, s, n, largest); });
   }
   double value() const {
     return shift == -std::numeric_limits<C>::infinity() ? std::log(sum) : (double)shift + std::log(sum);

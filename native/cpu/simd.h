@@ -170,6 +170,23 @@ OG_INLINE float sum(Vf v) {
   return (v[0] + v[2]) + (v[1] + v[3]);
 #endif
 }
+/** Largest lane where none is NaN. */
+OG_INLINE float max_number(Vf v) {
+#if defined(__AVX512F__)
+  const __m256 lo = _mm512_castps512_ps256((__m512)v), hi = _mm512_extractf32x8_ps((__m512)v, 1);
+  const __m256 h = _mm256_max_ps(lo, hi);
+#elif defined(__AVX2__)
+  const __m256 h = (__m256)v;
+#endif
+#if defined(__AVX2__)
+  __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+#else
+  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+  return a > b ? a : b;
+#endif
+}
 /** Largest lane, NaN if any lane is. */
 OG_INLINE float max_lane(Vf v) {
 #if defined(__AVX512F__)

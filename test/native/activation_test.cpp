@@ -129,6 +129,21 @@ void extremes() {
   });
 }
 
+/** silu and the tanh form of gelu where e^-v comes to its end. */
+void overflow() {
+  const int64_t n = 4000;
+  for_each_isa([&](og::Isa isa) {
+    Tensor x(OG_F32, {n}), out(OG_F32, {n});
+    for (const char* kernel : {"silu", "gelu"}) {
+      const bool is_silu = std::strcmp(kernel, "silu") == 0;
+      x.fill([&](int64_t i) { return is_silu ? -86. - 1e-3 * (double)i : -9.96 - 5e-5 * (double)i; });
+      CHECK(run(isa, kernel, {&x}, {&out}, is_silu ? std::vector<double>{} : std::vector<double>{1}) == OG_OK, "%s",
+            og::last_message());
+      for (int64_t i = 0; i < n; i++) CHECK(std::fabs(out.get(i)) < 1e-35, "%s(%g) = %g", kernel, x.get(i), out.get(i));
+    }
+  });
+}
+
 void threads_and_aliasing() {
   Random random(2);
   for_each_isa([&](og::Isa isa) {
@@ -163,6 +178,8 @@ int main() {
   sweep();
   context() = "extremes";
   extremes();
+  context() = "overflow";
+  overflow();
   context() = "threads";
   threads_and_aliasing();
   context() = "refusals";

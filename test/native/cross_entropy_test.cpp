@@ -200,6 +200,24 @@ void refusals() {
 
 }  // namespace
 
+/** Results beyond the caches, with rows that are not read among the others: the bits of the two calls. */
+void beyond_caches() {
+  const int64_t rows = 1100, classes = 8191;  // 34 MiB
+  Random random(12);
+  for (double smoothing : {0., 0.1})
+    for_each_isa([&](og::Isa isa) {
+      Tensor x(OG_F32, {rows, classes}), target(OG_I32, {rows}), none, grad(OG_F32, {rows}), loss(OG_F32, {rows}),
+          lse(OG_F32, {rows}), dx(OG_F32, {rows, classes}), loss2(OG_F32, {rows}), dx2(OG_F32, {rows, classes});
+      x.normal(random, 3);
+      grad.normal(random);
+      for (int64_t r = 0; r < rows; r++) target.set(r, r % 7 == 3 ? -100 : random.below(classes));
+      CHECK_OK(run(isa, "cross_entropy", {&x, &target, &none}, {&loss, &lse}, {-100, smoothing}));
+      CHECK_OK(run(isa, "cross_entropy_backward", {&x, &target, &none, &lse, &grad}, {&dx}, {-100, smoothing}));
+      CHECK_OK(run(isa, "cross_entropy_fused", {&x, &target, &none, &grad}, {&loss2, &dx2}, {-100, smoothing}));
+      CHECK(loss2.bytes() == loss.bytes() && dx2.bytes() == dx.bytes(), "the fused call differs");
+    });
+}
+
 int main() {
   agree();
   context() = "indices";
@@ -208,6 +226,8 @@ int main() {
   specials();
   context() = "threads";
   threads();
+  context() = "beyond caches";
+  beyond_caches();
   context() = "refusals";
   refusals();
   return finish("cross_entropy");

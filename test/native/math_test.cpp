@@ -122,6 +122,38 @@ int main() {
   check_point("exp_nonpositive", expn_v, -huge, 0);
   check_point("exp_nonpositive", expn_v, -inf, 0);
   check_point("exp_nonpositive", expn_v, 0, 1);
+  // a difference's own rounding grows with it, and so may the error
+  const auto difference_v = [](og::Vf x) { return og::exp_difference(x); };
+  const auto per_unit = [](float got, long double want) {
+    return ulps(got, want) / (1 - 0.05 * std::log((double)want));
+  };
+  const Worst w = sweep(0, 87.32f, true, kStep, difference_v, exp_d, per_unit);
+  CHECK(w.value <= 1, "exp_difference is %.3f of its bound off at %.9g", w.value, w.at);
+  check_point("exp_difference", difference_v, -87.7f, 0);
+  check_point("exp_difference", difference_v, -inf, 0);
+  check_point("exp_difference", difference_v, 0, 1);
+  check_point("exp_difference", difference_v, nan, nan);
+  check_point("exp_difference", difference_v, -nan, nan);
+  const auto scaled_v = [](og::Vf x) { return og::exp_scaled(x * (float)og::kExpScale); };
+  const auto of_product = [](float got, long double want) {
+    return ulps(got, want) / (1.5 + 2 * std::fabs(std::log((double)want)));
+  };
+  for (int negative = 0; negative < 2; negative++) {
+    const Worst most = sweep(0, negative ? 87.3f : 88.f, negative, kStep, scaled_v, exp_d, of_product);
+    CHECK(most.value <= 1, "exp_scaled is %.3f of its bound off at %.9g", most.value, most.at);
+  }
+  const auto or_infinite = [](float got, long double want) {
+    return std::isinf(got) && want > 1e38L ? 0 : ulps(got, want) / 200;
+  };
+  const Worst end = sweep(88.f, 88.72f, false, 3, scaled_v, exp_d, or_infinite);
+  CHECK(end.value <= 1, "exp_scaled is %.3f of its bound off at %.9g", end.value, end.at);
+  check_point("exp_scaled", scaled_v, 0, 1);
+  check_point("exp_scaled", scaled_v, 88.8f, inf);
+  check_point("exp_scaled", scaled_v, huge, inf);
+  check_point("exp_scaled", scaled_v, inf, inf);
+  check_point("exp_scaled", scaled_v, nan, nan);
+  check_point("exp_scaled", scaled_v, -nan, nan);
+  CHECK(one(scaled_v, -inf) < 1.2e-38f, "exp_scaled(-inf) is %g", one(scaled_v, -inf));
   for (uint32_t payload = 1; payload < 0x00400000u;
        payload = payload * 3 + 1) {  // a payload must not turn NaN into a number
     check_point("exp_nonpositive", expn_v, og::bits_float(0x7f800000u | payload), nan);

@@ -135,6 +135,26 @@ void threads_and_aliasing() {
   });
 }
 
+/** Long rows beyond the caches, whose blocks differ in their largest element: what each row gives by itself. */
+void long_rows() {
+  const int64_t rows = 1100, n = 8191;  // 34 MiB
+  Random random(6);
+  for (const char* kernel : {"softmax", "log_softmax"})
+    for_each_isa([&](og::Isa isa) {
+      Tensor x(OG_F32, {rows, n}), y(OG_F32, {rows, n});
+      x.normal(random, 2);
+      for (int64_t r = 0; r < rows; r += 3) x.set(r * n + random.below(n), 40);
+      run(isa, kernel, {&x}, {&y});
+      for (int64_t r = 0; r < rows; r += 41) {
+        Tensor row(OG_F32, {1, n});
+        std::memcpy(row.view().data, static_cast<const float*>(x.view().data) + r * n, (size_t)n * 4);
+        run(isa, kernel, {&row}, {&row});
+        CHECK(std::memcmp(row.view().data, static_cast<const float*>(y.view().data) + r * n, (size_t)n * 4) == 0,
+              "row %d of %s differs among others", (int)r, kernel);
+      }
+    });
+}
+
 void refusals() {
   for_each_isa([&](og::Isa isa) {
     Tensor x(OG_F32, {4, 3}), wrong(OG_F32, {4, 2}), scalar(OG_F32, {}), whole(OG_I32, {4, 3}), lse(OG_F32, {3});
@@ -154,6 +174,8 @@ int main() {
   specials();
   context() = "threads";
   threads_and_aliasing();
+  context() = "long rows";
+  long_rows();
   context() = "refusals";
   refusals();
   return finish("softmax");
