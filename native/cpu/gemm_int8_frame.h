@@ -483,7 +483,8 @@ struct Int8Gemm : Int8Terms {
     for (int64_t i = 0; i < p.m; i++) {
       stage_row(i, a + i * lda, lda);
       more_of_row[i] = 0;
-      if (Kind::kTurns) more_of_row[i] = 128u * (uint32_t)sum_bytes(reinterpret_cast<const int8_t*>(a + i * lda), 1, p.k);
+      if (Kind::kTurns)
+        more_of_row[i] = 128u * (uint32_t)sum_bytes(reinterpret_cast<const int8_t*>(a + i * lda), 1, p.k);
     }
     parallel_ranges(p.n, even_grain(p.n, p.k, kStreams, 16), [&](int64_t begin, int64_t end) {
       if (cancelled()) return;

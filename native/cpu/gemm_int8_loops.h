@@ -95,18 +95,17 @@ struct OG_LOOPS {
   /**
    * R rows of A' (dense, padded with zeros to whole vectors, `lda` bytes apart) against four rows of weights whose k is
    * dense: out[r][s] = Σ A'·B', sums[s] = Σ B' where Sums is set; of kinds that turn Σ A'·(B' + 128), Σ (B' + 128).
-   * Flip: the weights are uint8 codes. `ahead`: bytes from these weights to those that are fetched meanwhile where Fetch
-   * is set.
+   * Flip: the weights are uint8 codes. `ahead`: bytes from these weights to those that are fetched meanwhile where
+   * Fetch is set.
    */
   template <int R, bool Flip, bool Sums, bool Fetch>
-  OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b,
-                             int64_t ahead, Four (&out)[R], Four& sums) {
+  OG_TARGET static void dots(int64_t k, const uint8_t* a, int64_t lda, const uint8_t* const* b, int64_t ahead,
+                             Four (&out)[R], Four& sums) {
     constexpr int kBytes = kLanes * Kind::kGroup;  // of a weight vector
     constexpr int kBytesA = kLanes * 4;            // of an A' vector
     constexpr bool kFlips = Flip != Kind::kTurns;
-    const auto dot = [](Vi sum, Vi a, Vi b) OG_TARGET {
-      return Kind::kTurns ? Kind::dot(sum, b, a) : Kind::dot(sum, a, b);
-    };
+    const auto dot = [](Vi sum, Vi a, Vi b)
+                         OG_TARGET { return Kind::kTurns ? Kind::dot(sum, b, a) : Kind::dot(sum, a, b); };
     const Vi ones = set1(Kind::kOnes);
     Vi x[R][kStreams] = {}, y[kStreams] = {};
     int64_t p = 0;

@@ -38,7 +38,8 @@ OG_INLINE Vf load_tail(const T* p, int n) {
 
 /**
  * Weights beyond this size come from memory rather than from a cache, and lines of each stream are fetched into L2 so
- * many bytes ahead (Zen 4, one thread: 15-20 % faster from memory, as much slower from L3). Other sets were not measured.
+ * many bytes ahead (Zen 4, one thread: 15-20 % faster from memory, as much slower from L3). Other sets were not
+ * measured.
  */
 constexpr int64_t kPastCaches = OG_LANES == 16 ? 8 << 20 : INT64_MAX, kStreamAhead = 1536;
 

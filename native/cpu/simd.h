@@ -190,21 +190,13 @@ OG_INLINE float max_number(Vf v) {
 /** Largest lane, NaN if any lane is. */
 OG_INLINE float max_lane(Vf v) {
 #if defined(__AVX512F__)
-  if (_mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q)) return __builtin_nanf("");
-  const __m256 h = _mm256_max_ps(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
+  const bool some = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q) != 0;
 #elif defined(__AVX2__)
-  if (_mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q))) return __builtin_nanf("");
-  const __m256 h = (__m256)v;
-#endif
-#if defined(__AVX2__)
-  __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
+  const bool some = _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, (__m256)v, _CMP_UNORD_Q)) != 0;
 #else
-  float r = v[0];
-  for (int i = 1; i < kLanes; i++) r = (v[i] > r || v[i] != v[i]) ? v[i] : r;
-  return r;
+  const bool some = v[0] != v[0] || v[1] != v[1] || v[2] != v[2] || v[3] != v[3];
 #endif
+  return some ? __builtin_nanf("") : max_number(v);
 }
 OG_INLINE float min_lane(Vf v) { return -max_lane(-v); }
 
