@@ -225,7 +225,8 @@ export function enqueue(
 }
 
 function publish(next: number): void {
-  [head, isEmpty] = [next, false];
+  head = next;
+  isEmpty = false;
   Atomics.store(control, HEAD, head);
   if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
   if (doomed.length > 0) discardDoomed();
