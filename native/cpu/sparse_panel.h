@@ -173,8 +173,7 @@ OG_INLINE void store_tile_block(const float* from, int64_t width, int count, int
   const Vf offset = end.bias ? load_first(end.bias + i, count) : Vf{};
   const float* rows[kLanes];
 #pragma GCC unroll 16
-  for (int r = 0; r < kLanes; r++)
-    if (r < count) rows[r] = from + r * width;
+  for (int r = 0; r < kLanes; r++) rows[r] = from + (r < count ? r : 0) * width;
   Vf columns[kBlockK];
   transpose_block(rows, count, lines, columns);
 #pragma GCC unroll 16
