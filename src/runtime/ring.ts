@@ -53,8 +53,7 @@ let doomed: Storage[] = [];
 let head = 0;
 let drained = 0;
 let write = 0;
-let wordsInFlight = 0;
-let freshInFlight = 0;
+let [wordsInFlight, freshInFlight] = [0, 0];
 let isEmpty = false; // was found so, and without an error, and nothing was submitted since
 
 /** Number of frames submitted so far: wait for it to wait for everything. */
