@@ -53,8 +53,8 @@ let doomed: Storage[] = [];
 let head = 0;
 let drained = 0;
 let write = 0;
-let [wordsInFlight, freshInFlight] = [0, 0];
-let isEmpty = false; // was found so, and without an error, and nothing was submitted since
+let wordsInFlight = 0;
+let freshInFlight = 0;
 
 /** Number of frames submitted so far: wait for it to wait for everything. */
 export function submitted(): number {
@@ -120,8 +120,8 @@ export function frameWords(inputs: Operands, outputs: Operands, attrs: readonly 
 
 /** Forgets frames that are done. While an error waits to be taken, the record of what it spoilt stays. */
 function drain(): void {
+  const tail = Atomics.load(control, TAIL); // first: what fails is noted before it counts as done
   if (Atomics.load(control, ERROR) !== 0) return;
-  const tail = Atomics.load(control, TAIL);
   while (drained !== tail) {
     const i = drained & MASK;
     keep[i] = null;
@@ -172,8 +172,8 @@ export function enqueue(
 ): void {
   if (watcher !== null && kernel !== discardKernel) watcher(kernel, inputs, outputs, attrs);
   const isInline = work <= INLINE_WORK || environment.sync;
-  if (isInline && !isEmpty) isEmpty = Atomics.load(control, TAIL) === head && Atomics.load(control, ERROR) === 0;
-  if (isInline && isEmpty) {
+  if (isInline && drained !== head) drain();
+  if (isInline && drained === head) {
     writeFrame(ring, STAGING, kernel, inputs, outputs, attrs);
     const status = addon.runInline(STAGING);
     for (const view of outputs) if (view !== null) noteOutput(kernel, view.storage);
@@ -225,7 +225,6 @@ export function enqueue(
 
 function publish(next: number): void {
   head = next;
-  isEmpty = false;
   Atomics.store(control, HEAD, head);
   if (Atomics.load(control, PARKED) === 1 && Atomics.compareExchange(control, PARKED, 1, 0) === 1) addon.wake();
   if (doomed.length > 0) discardDoomed();
