@@ -20,8 +20,8 @@ struct Logistic {
 };
 OG_BODY Logistic logistic_pair(Number x) {
   const Number t = exponential_nonpositive(-magnitude(x));
-  const Number high = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t), low = t * high;
-  return {pick(x < OG_NUMBER(0.0), low, high), low * high};
+  const Number high = number(1.0) / (number(1.0) + t), low = t * high;
+  return {pick(x < number(0.0), low, high), low * high};
 }
 
 struct GeluExactBackward {
@@ -36,9 +36,9 @@ struct GeluExactBackward {
  */
 struct GeluTanhBackward {
   OG_BODY Number operator()(Number x_any, Number grad) const {
-    const Number x = limited(x_any, OG_NUMBER(10.0)), square = x * x;
-    const Number rate = x * (OG_NUMBER(1.5957691216057308) + OG_NUMBER(0.21406444881780076) * square);
-    const Number t = exp_scaled(gelu_exponent(x, square)), value = OG_NUMBER(1.0) / (OG_NUMBER(1.0) + t);
+    const Number x = limited(x_any, number(10.0)), square = x * x;
+    const Number rate = x * (number(1.5957691216057308) + number(0.21406444881780076) * square);
+    const Number t = exp_scaled(gelu_exponent(x, square)), value = number(1.0) / (number(1.0) + t);
     return grad * (value + rate * (value * (t * value)));
   }
 };
@@ -49,14 +49,14 @@ struct SiluBackward {
   }
 };
 struct SigmoidBackward {
-  OG_BODY Number operator()(Number y, Number grad) const { return grad * ((OG_NUMBER(1.0) - y) * y); }
+  OG_BODY Number operator()(Number y, Number grad) const { return grad * ((number(1.0) - y) * y); }
 };
 struct TanhBackward {
-  OG_BODY Number operator()(Number y, Number grad) const { return grad * (OG_NUMBER(1.0) - y * y); }
+  OG_BODY Number operator()(Number y, Number grad) const { return grad * (number(1.0) - y * y); }
 };
 /** Only x ≤ 0 blocks the gradient, so that NaN lets it pass, as PyTorch's threshold_backward. */
 struct ReluBackward {
-  OG_BODY Number operator()(Number x, Number grad) const { return pick(x <= OG_NUMBER(0.0), OG_NUMBER(0.0), grad); }
+  OG_BODY Number operator()(Number x, Number grad) const { return pick(x <= number(0.0), number(0.0), grad); }
 };
 
 template <class F>

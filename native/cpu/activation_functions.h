@@ -44,16 +44,14 @@ OG_INLINE Normal normal_of(Vf x) { return normal(x); }
 
 #ifdef OG_IS_REFERENCE
 #define OG_BODY inline
-#define OG_NUMBER(x) (x)
 OG_BODY Number number(double x) { return x; }
 #else
 #define OG_BODY OG_INLINE
-#define OG_NUMBER(x) set1(x##f)
 OG_BODY Number number(double x) { return set1((float)x); }
 #endif
 
 /** x·σ(v) = x/(1 + e^-v) for minus_v = -v·kExpScale. Far out on the left the denominator is infinite. */
-OG_BODY Number share_of_logistic(Number x, Number minus_v) { return x / (OG_NUMBER(1.0) + exp_scaled(minus_v)); }
+OG_BODY Number share_of_logistic(Number x, Number minus_v) { return x / (number(1.0) + exp_scaled(minus_v)); }
 
 /** -2u of the tanh form, times kExpScale. */
 OG_BODY Number gelu_exponent(Number x, Number square) {

@@ -311,7 +311,7 @@ struct Int8Way {
 template <class Loops>
 Int8Way way_of() {
   typedef Int8Gemm<Loops> Gemm;
-  return {Loops::Kind::kLayout, Loops::Kind::kSplit, Gemm::reads_unpacked, run_form<Gemm>, pack_form<Gemm>};
+  return {Loops::Kind::kLayout, Loops::Kind::kSplit, Int8FewRows<Loops>::serves, run_form<Gemm>, pack_form<Gemm>};
 }
 
 /** The best loops of this set on this machine. */

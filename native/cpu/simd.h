@@ -155,38 +155,39 @@ OG_INLINE Vf round_small(Vf a) {
 OG_INLINE Vi to_int(Vf a) { return __builtin_convertvector(a, Vi); }
 OG_INLINE Vf to_float(Vi a) { return __builtin_convertvector(a, Vf); }
 
-OG_INLINE float sum(Vf v) {
+/** All lanes by one operation, half with half. */
+template <class Op>
+OG_INLINE float fold_lanes(Vf v, const Op& op) {
 #if defined(__AVX512F__)
-  const __m256 lo = _mm512_castps512_ps256((__m512)v), hi = _mm512_extractf32x8_ps((__m512)v, 1);
-  const __m256 h = _mm256_add_ps(lo, hi);
+  const __m256 half = op(_mm512_castps512_ps256((__m512)v), _mm512_extractf32x8_ps((__m512)v, 1));
 #elif defined(__AVX2__)
-  const __m256 h = (__m256)v;
+  const __m256 half = (__m256)v;
 #endif
 #if defined(__AVX2__)
-  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_add_ss(q, _mm_shuffle_ps(q, q, 1)));
+  __m128 q = op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  q = op(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(op(q, _mm_shuffle_ps(q, q, 1)));
 #else
-  return (v[0] + v[2]) + (v[1] + v[3]);
+  return op(op(v[0], v[2]), op(v[1], v[3]));
 #endif
 }
+struct SumOp {
+  template <class T>
+  OG_INLINE T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+struct MaxOp {
+#if defined(__AVX2__)
+  OG_INLINE __m256 operator()(__m256 a, __m256 b) const { return _mm256_max_ps(a, b); }
+  OG_INLINE __m128 operator()(__m128 a, __m128 b) const { return _mm_max_ps(a, b); }
+#endif
+  OG_INLINE float operator()(float a, float b) const { return a > b ? a : b; }
+};
+
+OG_INLINE float sum(Vf v) { return fold_lanes(v, SumOp{}); }
 /** Largest lane where none is NaN. */
-OG_INLINE float max_number(Vf v) {
-#if defined(__AVX512F__)
-  const __m256 lo = _mm512_castps512_ps256((__m512)v), hi = _mm512_extractf32x8_ps((__m512)v, 1);
-  const __m256 h = _mm256_max_ps(lo, hi);
-#elif defined(__AVX2__)
-  const __m256 h = (__m256)v;
-#endif
-#if defined(__AVX2__)
-  __m128 q = _mm_max_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
-  q = _mm_max_ps(q, _mm_movehl_ps(q, q));
-  return _mm_cvtss_f32(_mm_max_ss(q, _mm_shuffle_ps(q, q, 1)));
-#else
-  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
-  return a > b ? a : b;
-#endif
-}
+OG_INLINE float max_number(Vf v) { return fold_lanes(v, MaxOp{}); }
 /** Largest lane, NaN if any lane is. */
 OG_INLINE float max_lane(Vf v) {
 #if defined(__AVX512F__)

@@ -198,8 +198,6 @@ void refusals() {
   });
 }
 
-}  // namespace
-
 /** Results beyond the caches, with rows that are not read among the others: the bits of the two calls. */
 void beyond_caches() {
   const int64_t rows = 1100, classes = 8191;  // 34 MiB
@@ -217,6 +215,8 @@ void beyond_caches() {
       CHECK(loss2.bytes() == loss.bytes() && dx2.bytes() == dx.bytes(), "the fused call differs");
     });
 }
+
+}  // namespace
 
 int main() {
   agree();
