@@ -192,9 +192,11 @@ inline void finish_coded(const Finish& f, int64_t row, int64_t rows, int64_t col
     default:
       break;
   }
-  const CodeGrid grid = f.codes;
   uint8_t* to = static_cast<uint8_t*>(f.c.data) + row * f.c.row + column;
-  for (int64_t r = 0; r < rows; r++, to += f.c.row, y += ld) store_codes(load(y), load(y + kLanes), grid, to);
+  with_codes(f.codes, [&](const auto& code) {
+    for (int64_t r = 0; r < rows; r++, to += f.c.row, y += ld)
+      for (int half = 0; half < 2; half++) store_bytes(to + half * kLanes, code(load(y + half * kLanes)));
+  });
 }
 
 /** n floats of one row as the output's dtype, from column `column` on. */
