@@ -3,9 +3,10 @@
  * Speaks the protocol of bench/worker.ts (setup, run, drop, peak; a line of JSON each) as far as it needs it, so that
  * it takes part in a run like a peer.
  *
- * fma: 16 chains of vector multiply-adds on every thread; two chains a port hide the latency of four cycles on all
- * known cores. One repetition is 16 × kLanes × 2 × kTurns floating-point operations on each thread. int8: the same with
- * the best instructions for sums of products of bytes in int32: vpdpbusd, sdot, or vpmaddubsw, vpmaddwd and vpaddd.
+ * fma: chains of vector multiply-adds on every thread, more than the latency times the ports of all known cores (4 × 2)
+ * and few enough to stay in registers. int8: the same with the best instructions for sums of products of bytes in
+ * int32: vpdpbusd, sdot, or vpmaddubsw, vpmaddwd and vpaddd. One repetition is kChains × lanes × 2 × kTurns operations
+ * on each thread.
  * copy: memcpy of 256 MiB, divided among the threads; one repetition reads and writes that much. read: the same bytes
  * added up, in four streams on every thread, which modern cores read faster than one.
  */
@@ -32,7 +33,11 @@ constexpr int kLanes = 8;
 #else
 constexpr int kLanes = 4;
 #endif
+#if defined(__x86_64__) && !defined(__AVX512F__)
+constexpr int kChains = 12;  // of 16 registers, beside the operands
+#else
 constexpr int kChains = 16;
+#endif
 constexpr long kTurns = 1 << 18;
 constexpr size_t kCopyBytes = (size_t)256 << 20;
 
