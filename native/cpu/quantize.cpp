@@ -258,11 +258,12 @@ struct Quantizer {
   }
 
   template <class G>
-  void encode(const C* values, int64_t n, const G& g, const uint32_t* words, uint8_t* to, ErrorSums& errors) const {
+  void encode(const C* values, int64_t n, const G& g, const uint32_t* words, uint8_t* to, ErrorSums& errors,
+              const C* next = nullptr) const {
     if (scheme.nf4())
       nf4_codes(values, n, g, to, errors);
     else
-      integer_codes(values, n, g, words, to, errors);
+      integer_codes(values, n, g, words, to, errors, next);
   }
 
   /** Blocks of elements whose grids are known. */
@@ -273,8 +274,10 @@ struct Quantizer {
     const C* values = read_floats(x, begin, n, buffer);
     const uint32_t* words = stream.words(begin, n, room);
     uint8_t* to = scheme.packed ? bytes : data_of<uint8_t>(codes) + begin;
+    const C* next = values == buffer || begin + 3 * kBlock > extent.count ? nullptr : values + 2 * kBlock;
     walk_grids<C>(extent, grids(), begin, n, [&](const auto& g, int64_t offset, int64_t length) {
-      encode(values + offset, length, g, words ? words + offset : nullptr, to + offset, errors);
+      encode(values + offset, length, g, words ? words + offset : nullptr, to + offset, errors,
+             next ? next + offset : nullptr);
     });
     if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + begin / 2);
     errors.flush();
@@ -313,12 +316,14 @@ struct Quantizer {
     find(values, extent.inner, &low, &high);
     found(channel, low, high);
     const Same<C> g{found_grid(grids(), channel)};
+    const int64_t rows = extent.inner <= kBlock ? 2 : 1;
+    const C* next = values == buffer || channel + rows >= extent.channels ? nullptr : values + rows * extent.inner;
     alignas(64) uint8_t bytes[kBlock];
     alignas(64) uint32_t room[kBlock + 80];
     for (int64_t i = 0; i < extent.inner; i += kBlock) {
       const int64_t n = extent.inner - i < kBlock ? extent.inner - i : kBlock;
       uint8_t* to = scheme.packed ? bytes : data_of<uint8_t>(codes) + begin + i;
-      encode(values + i, n, g, stream.words(begin + i, n, room), to, errors);
+      encode(values + i, n, g, stream.words(begin + i, n, room), to, errors, next ? next + i : nullptr);
       if (scheme.packed) pack_nibbles(bytes, n, data_of<uint8_t>(codes) + (begin + i) / 2);
       errors.flush();
     }

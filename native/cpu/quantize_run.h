@@ -145,7 +145,8 @@ inline void add_error(Errors* errors, double x, double y) {
 
 /** codes[i] of x[i]; `words` null: nearest. */
 template <class C, class G>
-void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors) {
+void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors,
+                   const C* /*next*/ = nullptr) {
   for (int64_t i = 0; i < n; i++) {
     const Grid<C> g = grids.at(i);
     const C code = integer_code(x[i], g, words ? words + i : nullptr);
@@ -321,15 +322,18 @@ constexpr bool kFuses = true;
 constexpr bool kFuses = false;
 #endif
 
-/** What integer_loop does on one grid, four vectors at a time; x is held within the grid before it is divided. */
-template <bool kHeld>
-inline int64_t nearest_loop(const float* x, int64_t n, const Grid<float>& grid, uint8_t* codes) {
+/** What integer_loop does on one grid, four vectors at a time; x is held within the grid before it is divided. What
+ * begins at `next` is fetched into L2 meanwhile. */
+template <bool kHeld, bool kFetches>
+inline int64_t nearest_loop(const float* x, int64_t n, const Grid<float>& grid, uint8_t* codes, const float* next) {
   const Vf low = set1(grid.low * grid.scale), high = set1(grid.high * grid.scale);
   const Divisor scale(grid.scale);
   const uint8_t zero = (uint8_t)(int32_t)grid.zero;
   int64_t i = 0;
   for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
     Vi code[4];
+    if (kFetches)
+      for (int k = 0; k < 4 * kLanes; k += 16) __builtin_prefetch(next + i + k, 0, 2);
     for (int k = 0; k < 4; k++) {
       const Vf v = load(x + i + k * kLanes);
       code[k] = round_to_int(scale(kHeld ? v : within(v, low, high)));
@@ -340,18 +344,23 @@ inline int64_t nearest_loop(const float* x, int64_t n, const Grid<float>& grid, 
 }
 
 /** The nearest codes of as many of n numbers, from the first on, as this is for. */
-inline int64_t nearest_codes(const float* x, int64_t n, const Same<float>& g, uint8_t* codes) {
+inline int64_t nearest_codes(const float* x, int64_t n, const Same<float>& g, uint8_t* codes, const float* next) {
   if (!kFuses || n < 4 * kLanes || !Divisor::serves(g.grid.scale)) return 0;
   const bool held = g.grid.high == std::numeric_limits<float>::infinity();
-  return held ? nearest_loop<true>(x, n, g.grid, codes) : nearest_loop<false>(x, n, g.grid, codes);
+  if (next)
+    return held ? nearest_loop<true, true>(x, n, g.grid, codes, next)
+                : nearest_loop<false, true>(x, n, g.grid, codes, next);
+  return held ? nearest_loop<true, false>(x, n, g.grid, codes, next)
+              : nearest_loop<false, false>(x, n, g.grid, codes, next);
 }
-inline int64_t nearest_codes(const float*, int64_t, const Each<float>&, uint8_t*) { return 0; }
+inline int64_t nearest_codes(const float*, int64_t, const Each<float>&, uint8_t*, const float*) { return 0; }
 
-/** codes[i] of x[i]; `words` null: nearest. */
+/** codes[i] of x[i]; `words` null: nearest. `next`: null, or n numbers that are read soon. */
 template <class C, class G>
-void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors) {
+void integer_codes(const C* x, int64_t n, const G& grids, const uint32_t* words, uint8_t* codes, ErrorSums& errors,
+                   const C* next = nullptr) {
   if (!words && !errors) {
-    const int64_t done = nearest_codes(x, n, grids, codes);
+    const int64_t done = nearest_codes(x, n, grids, codes, next);
     x += done, codes += done, n -= done;
   }
   if (words && errors)
