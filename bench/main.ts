@@ -12,7 +12,7 @@ import { renderPage } from './page.js';
 import { Ceilings, ceilingUnits, defaultThreads, startPeers } from './peers.js';
 import { importRow, kernelRow, modelRows, withFinalCeilings, type RunContext } from './run.js';
 import { runJobs, type Job } from './shell.js';
-import { concerns, formatJudgement, judge, targets } from './targets.js';
+import { concerns, formatJudgement, judge, referenceTargets, targets, type Target } from './targets.js';
 
 interface Options {
   readonly json?: string;
@@ -21,6 +21,7 @@ interface Options {
   readonly filter?: string;
   readonly quick?: true;
   readonly targets?: true;
+  readonly reference?: true;
   readonly threads: number;
 }
 
@@ -30,10 +31,13 @@ function parseThreads(text: string): number {
   return count;
 }
 
+const goalsOf = ({ reference }: Options): readonly Target[] =>
+  reference ? [...targets, ...referenceTargets] : targets;
+
 /** Each job with the rows that it would give, so that `--filter` need not run it to know. */
 function jobsOf(context: RunContext, peers: Parameters<typeof kernelRow>[1], options: Options): Job[] {
   const { quick, filter } = options;
-  const goals = options.targets ? targets.filter(({ threads }) => threads === context.threads) : null;
+  const goals = options.targets ? goalsOf(options).filter(({ threads }) => threads === context.threads) : null;
   const isWanted = (row: { readonly name: string; readonly shape: string }): boolean =>
     chosen(filter, row) && (goals === null || goals.some((goal) => concerns(goal, row)));
   const jobs: Job[] = [];
@@ -85,7 +89,7 @@ async function main(options: Options): Promise<void> {
   const { rows, failures } = await runJobs(jobsOf(context, peers, options));
   await Promise.all([...peers, context.ceilings].map((worker) => worker.close()));
   const finished = withFinalCeilings(rows, context.ceilings);
-  const recorded: Recorded = { ...header, rows: finished, targets: judge(finished, threads) };
+  const recorded: Recorded = { ...header, rows: finished, targets: judge(finished, threads, goalsOf(options)) };
   const judged = recorded.targets!.filter(({ verdict }) => verdict !== 'not measured');
   if (judged.length > 0) console.log(`\ngoals on ${threads === 1 ? 'one thread' : `${threads} threads`}:`);
   for (const judgement of judged) console.log(formatJudgement(judgement));
@@ -117,6 +121,10 @@ const program = new Command('npm run bench --')
   .option('--filter <text>', 'only rows whose name or shape contains every word')
   .option('--quick', 'three short rounds, smaller models')
   .option('--targets', 'only rows that a goal is about: of kernels, on one thread, or (--threads 2) of whole models')
+  .option(
+    '--reference',
+    'also the goals in absolute figures, which hold for the machine that they were set on (Zen 3, AVX2)',
+  )
   .option('--threads <n>', 'threads of every side', parseThreads, defaultThreads);
 const given = program.parse().opts<Options>();
 const isOnOneThread = given.targets === true && program.getOptionValueSource('threads') === 'default';

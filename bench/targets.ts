@@ -10,8 +10,11 @@ export interface Target {
   readonly goal: string;
   /** Rows by the beginning of `name shape`; every one that matches counts. */
   readonly rows: readonly string[];
-  /** Beginnings of names of peers, of which the best counts; `['']` is any peer, `ceiling` what the machine can do. */
-  readonly against: readonly string[] | 'ceiling';
+  /**
+   * Beginnings of names of peers, of which the best counts; `['']` is any peer, `ceiling` what the machine can do. `figure`: nothing, the
+   * row's own figure counts, in its unit.
+   */
+  readonly against: readonly string[] | 'ceiling' | 'figure';
   readonly atLeast: number;
   /** Of the run that can judge it. */
   readonly threads: 1 | 2;
@@ -116,6 +119,50 @@ export const targets: readonly Target[] = [
   two('generating, 124 million parameters', 'decode 12 layers', torch, 1.6),
 ];
 
+/**
+ * What the same goals are in absolute figures, on the machine that they were set on: two vCPUs of a Zen 3 at 3.15 GHz with AVX2, 101 GFLOP/s
+ * and 26 GB/s read on one thread. Elsewhere they say nothing.
+ */
+export const referenceTargets: readonly Target[] = [
+  one('float32 products, packed in the call', ['matmul NN', 'matmul NT', 'matmul TN'], 'figure', 86),
+  one('float32 products, packed weights', 'linear 512', 'figure', 88),
+  one('float32 product, wide', wide, 'figure', 85),
+  one('8 rows, weights in cache', 'linear, weights in cache 8x', 'figure', 60),
+  one('8 rows, weights in memory', 'linear, weights in memory 8x', 'figure', 48),
+  one('1 row, weights in memory', 'linear, weights in memory 1x', 'figure', 21),
+  one('1 row, weights in cache', 'linear, weights in cache 1x', 'figure', 60),
+  one('int8 products, exact', 'matmulInteger', 'figure', 135),
+  one('int8 layer', 'linearInt8 512', 'figure', 168),
+  one('int8 layer, 1 row, weights in memory', 'linearInt8, weights in memory 1x', 'figure', 18),
+  one('int4 layer, int8 activations, many rows', 'linear int4, groups of 32, int8 activations 512x', 'figure', 180),
+  one('int4 layer, 1 row', 'linear int4, groups of 32, int8 activations 1x', 'figure', 19.5),
+  one('causal attention, 1024', 'attention forward 1x12x1024x64', 'figure', 72),
+  one('causal attention, 256', 'attention forward 12x6x256x64', 'figure', 57),
+  one('causal attention, forward+backward', 'attention forward+backward', 'figure', 58, 'each'),
+  one('attention, one query', 'attention, one query 1x12', 'figure', 17.5),
+  one('quantise, scales of rows found first', 'quantize int8, a scale a row', 'figure', 15),
+  one('softmax, logSoftmax, exp', ['softmax', 'logSoftmax', 'exp'], 'figure', 13, 'each'),
+  one('cross-entropy', 'crossEntropy forward 256x50257', 'figure', 7),
+  one('cross-entropy, forward+backward', 'crossEntropy forward+backward', 'figure', 8),
+  one('GELU tanh', 'gelu tanh 8192', 'figure', 12),
+  one('GELU tanh, backward', 'gelu tanh backward', 'figure', 13),
+  one('layerNorm', 'layerNorm 8192', 'figure', 20),
+  one('layerNorm, backward', 'layerNorm backward', 'figure', 18),
+  one('rmsNorm', 'rmsNorm 8192', 'figure', 20),
+  one('rmsNorm, backward', 'rmsNorm backward', 'figure', 14),
+  one('AdamW', 'adamw', 'figure', 34),
+  two('1 row, weights in memory', 'linear, weights in memory 1x', 'figure', 28),
+  two('1 row, weights in cache', 'linear, weights in cache 1x', 'figure', 110),
+  two('int8 layer, 1 row, weights in memory', 'linearInt8, weights in memory 1x', 'figure', 27),
+  two('int4 layer, 1 row', 'linear int4, groups of 32, int8 activations 1x', 'figure', 26),
+  two('softmax, logSoftmax, exp', ['softmax', 'logSoftmax', 'exp'], 'figure', 25),
+  two('AdamW', 'adamw', 'figure', 40),
+  two('training, 10.8 million parameters', 'training step 6 layers', 'figure', 1900),
+  two('training, 124 million parameters', 'training step 12 layers', 'figure', 145),
+  two('reading a prompt, 124 million parameters', 'prefill 12 layers', 'figure', 740),
+  two('generating, 124 million parameters', 'decode 12 layers', 'figure', 38),
+];
+
 export interface Judgement {
   readonly goal: string;
   readonly against: string;
@@ -130,6 +177,7 @@ export interface Judgement {
 
 /** How much better than the best of some peers a row is, whichever direction is good; null if none of them took part. */
 function ratioAgainst(row: Row, against: Target['against']): number | null {
+  if (against === 'figure') return row.ours;
   if (against === 'ceiling') return row.ofCeiling;
   const values = Object.entries(row.peers)
     .filter(([name]) => against.some((start) => name.startsWith(start)))
@@ -151,7 +199,7 @@ export function judge(rows: readonly Row[], threads: number, goals: readonly Tar
       const { goal, against, atLeast, over } = target;
       const measured = rows.filter((row) => concerns(target, row));
       const ratios = measured.map((row) => ratioAgainst(row, against)).filter((ratio) => ratio !== null);
-      const named = against === 'ceiling' ? 'ceiling' : against.map((name) => name || 'best peer').join(' or ');
+      const named = typeof against === 'string' ? against : against.map((name) => name || 'best peer').join(' or ');
       const common = { goal, against: named, atLeast, over, rows: ratios.length };
       if (ratios.length === 0)
         return { ...common, reached: null, verdict: measured.length === 0 ? 'not measured' : 'no peer' };

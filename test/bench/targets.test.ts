@@ -34,6 +34,11 @@ test('the best of the named peers counts, over the mean or the worst of the rows
   assert.deepEqual(reached({ rows: ['a 2'], against: 'ceiling', atLeast: 0.5 }), [0.5, 'met']);
 });
 
+test('a figure of its own unit is judged without a peer', () => {
+  assert.deepEqual(reached({ rows: ['a 1'], against: 'figure', over: 'each', atLeast: 150 }), [200, 'met']);
+  assert.deepEqual(reached({ against: 'figure', atLeast: 150, over: 'each' }), [50, 'missed']);
+});
+
 test('where less is better, half the time is twice as good', () => {
   assert.deepEqual(reached({ rows: ['time'], atLeast: 2 }), [2, 'met']);
 });
