@@ -83,8 +83,8 @@ inline int64_t even_grain(int64_t count, int64_t bytes, int64_t unit, int64_t le
 }
 /** Floats that the shared packed operand may take; beyond it the product is done in several rounds. */
 constexpr int64_t kPackLimit = int64_t{1} << 23;
-/** Beyond so many floats a direct C is summed in a round for each block of k (AVX-512; elsewhere not measured). */
-constexpr int64_t kRoundFloats = OG_LANES == 16 ? int64_t{1} << 19 : kPackLimit;
+/** Beyond so many floats a direct C is summed in a round for each block of k (from AVX2 on; elsewhere not measured). */
+constexpr int64_t kRoundFloats = OG_LANES >= 8 ? int64_t{1} << 19 : kPackLimit;
 /** Up to so many rows are bound by reading B. */
 constexpr int64_t kFewPanelRows = 8;
 /** A task count worth having even for small matrices, so that several threads find work. */
