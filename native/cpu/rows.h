@@ -264,6 +264,8 @@ inline double exp_sum(const float* x, float shift, int64_t n) {
     return sum(s);
   });
 }
+/** Elements ahead of a pass that reads rows from memory which are fetched. */
+constexpr int64_t kReadAhead = 2048;
 /** exp_sum and row_max in one pass. */
 inline double exp_sum_max(const float* x, float shift, int64_t n, float* max) {
   const Vf m = set1(shift);
@@ -272,6 +274,12 @@ inline double exp_sum_max(const float* x, float shift, int64_t n, float* max) {
     Vf s{};
     int64_t i = at;
     const int64_t end = at + count;
+    for (; i + 2 * kLanes <= end; i += 2 * kLanes) {
+      for (int64_t line = 0; line < 2 * kLanes; line += 16) prefetch_second(x + i + kReadAhead + line);
+      const Vf v = load(x + i), w = load(x + i + kLanes);
+      largest = max_second(w, max_second(v, largest));
+      s = s + (exp_difference(v - m) + exp_difference(w - m));
+    }
     for (; i + kLanes <= end; i += kLanes) {
       const Vf v = load(x + i);
       largest = max_second(v, largest);
