@@ -70,7 +70,14 @@ struct GradientBlock {
 };
 void gradient_block(const float* x, const float* w, double lse, double a, double b, float* out, int64_t n, bool past) {
   const GradientBlock gradient(x, lse, a, b);
-  const auto write = [&](const auto& f) { past ? finish_block<true>(n, out, f) : finish_block<false>(n, out, f); };
+  const auto write = [&](const auto& f) {
+    if (past && kFetchesRows)
+      stream_vectors(
+          out, n, [&](int64_t i, auto access) { return f(i, access); },
+          [&](int64_t i) __attribute__((always_inline)) { prefetch_second(x + i + kReadAhead); });
+    else
+      past ? finish_block<true>(n, out, f) : finish_block<false>(n, out, f);
+  };
   if (!w) return write(gradient);
   write([&](int64_t i, auto access) {
     return gradient.scale * exp_difference(access(x + i) - gradient.shift) - access(w + i) * gradient.offset;
