@@ -67,7 +67,7 @@ OG_INLINE void second_pass(float* to, int64_t begin, int64_t end, const Second& 
 template <bool kPast, class First, class Keep, class Second>
 OG_INLINE Vf block_in_turn(int64_t n, const float* ahead, float* to, const First& first, const Keep& keep,
                            const Second& second) {
-  constexpr int64_t line = kStreamLine / 4;
+  constexpr int64_t line = kRowLine;
   int64_t head = 0, lines = 0;
   if (to) {
     head = (-(int64_t)(uintptr_t)to & (kStreamLine - 1)) / 4;
@@ -89,18 +89,17 @@ OG_INLINE Vf block_in_turn(int64_t n, const float* ahead, float* to, const First
       else
         store(to + head + i + k, result);
     }
-    for (int64_t k = 0; k < line; k += kLanes) {
-      keep(i + k, v[k / kLanes], WholeVector{});
-      sum = sum + v[k / kLanes];
-    }
+    for (int64_t k = 0; k < line; k += kLanes) keep(i + k, v[k / kLanes], WholeVector{});
+    sum = sum + sum_of_line(v);
   }
   for (; i + line <= n; i += line) {
+    Vf v[line / kLanes];
     prefetch(ahead + i);
-    for (int64_t k = i; k < i + line; k += kLanes) {
-      const Vf v = first(k, WholeVector{});
-      keep(k, v, WholeVector{});
-      sum = sum + v;
+    for (int64_t k = 0; k < line; k += kLanes) {
+      v[k / kLanes] = first(i + k, WholeVector{});
+      keep(i + k, v[k / kLanes], WholeVector{});
     }
+    sum = sum + sum_of_line(v);
   }
   for (; i + kLanes <= n; i += kLanes) {
     const Vf v = first(i, WholeVector{});
