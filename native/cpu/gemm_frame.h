@@ -118,10 +118,16 @@ inline int64_t block_k(int64_t k) {
   return blocks <= 1 ? k : (ceil_div(k, blocks) + 15) / 16 * 16;
 }
 
-/** Length of a task: near `wanted`, a multiple of `unit`, the same for all tasks up to rounding. */
+/**
+ * Length of a task: near `wanted`, a multiple of `unit`, the same for all tasks up to rounding. Few tasks are as many
+ * as two and four threads share without waiting for one.
+ */
 inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
   int64_t tasks = ceil_div(total, wanted);
-  if (tasks < kMinTasks) tasks = least(kMinTasks, ceil_div(total, 2 * unit < wanted ? 2 * unit : wanted));
+  if (tasks < kMinTasks)
+    tasks = least(kMinTasks, ceil_div(total, 2 * unit < wanted ? 2 * unit : wanted));
+  else if (tasks < 8 * kMinTasks)
+    tasks = ceil_div(tasks, 4) * 4;
   return ceil_div(ceil_div(total, tasks), unit) * unit;
 }
 
