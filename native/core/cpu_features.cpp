@@ -118,7 +118,15 @@ const char* cpu_feature_name(CpuFeature feature) {
 }
 
 bool cpu_feature(CpuFeature feature) {
-  return machine_has(feature) && !switched_off[feature].load(std::memory_order_relaxed);
+  // asked once: a virtual machine's cpuid takes microseconds
+  struct Machine {
+    bool has[kFeatureCount];
+    Machine() {
+      for (int i = 0; i < kFeatureCount; i++) has[i] = machine_has((CpuFeature)i);
+    }
+  };
+  static const Machine machine;
+  return machine.has[feature] && !switched_off[feature].load(std::memory_order_relaxed);
 }
 
 void use_cpu_feature(CpuFeature feature, bool use) { switched_off[feature].store(!use, std::memory_order_relaxed); }

@@ -21,6 +21,7 @@
 #include "../core/scratch.h"
 #include "../core/status.h"
 #include "gemm_epilogue.h"
+#include "gemm_far_panels.h"
 #include "gemm_pack.h"
 
 namespace og {
@@ -85,8 +86,6 @@ inline int64_t even_grain(int64_t count, int64_t bytes, int64_t unit, int64_t le
 constexpr int64_t kPackLimit = int64_t{1} << 23;
 /** Beyond so many floats a direct C is summed in a round for each block of k (from AVX2 on; elsewhere not measured). */
 constexpr int64_t kRoundFloats = OG_LANES >= 8 ? int64_t{1} << 19 : kPackLimit;
-/** Up to so many rows are bound by reading B. */
-constexpr int64_t kFewPanelRows = 8;
 /** A task count worth having even for small matrices, so that several threads find work. */
 constexpr int64_t kMinTasks = 8;
 
@@ -131,6 +130,12 @@ inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
   return ceil_div(ceil_div(total, tasks), unit) * unit;
 }
 
+/** The same for few rows in far_panels: four streams a task, and as many tasks as are divisible by four. */
+inline int64_t far_length(int64_t columns) {
+  const int64_t tasks = ceil_div(ceil_div(columns, kNC), 4) * 4, unit = kFarPanels * kNR;
+  return ceil_div(ceil_div(columns, tasks), unit) * unit;
+}
+
 /** Where the block of `depth` steps from k on, and of columns from `column` on, lies in a whole packed B. */
 template <class Panels>
 inline const float* packed_at(const float* packed, int64_t n, int64_t k, int64_t depth, int64_t column) {
@@ -173,6 +178,13 @@ inline void multiply_panels(int64_t m, int64_t n, int64_t steps, const float* a,
     const int64_t width = ends ? kFinishFloats / (i1 - i0) / kNR * kNR : n;
     for (int64_t j0 = 0; j0 < n; j0 += width) {
       const int64_t j1 = least(n, j0 + width);
+#if OG_LANES == 8
+      if (few && far) {
+        far_panels<Panels>(m, j1 - j0, steps, a, b + j0 * steps, at(0, j0, nullptr));
+        if (ends) ends->finish(out.c + j0, out.ldc, row, column + j0, m, j1 - j0);
+        continue;
+      }
+#endif
       for (int64_t j = j0; j < j1; j += kNR) {
         const float* panel = b + j * steps;
 #if OG_LANES == 16
@@ -343,7 +355,10 @@ inline int32_t gemm_rounds(const GemmCall& call) {
       const int64_t total = round.columns_first ? call.n : call.m;
       // a short task where it costs nothing: threads share the work more evenly
       const int64_t wanted = call.packed_b && call.m <= kMR ? kFewNC : kNC;
-      round.length = round.columns_first ? task_length(total, wanted, kNR) : task_length(total, kMC, kMR);
+      const bool far = OG_LANES == 8 && call.packed_b && call.m <= kFewPanelRows;
+      round.length = !round.columns_first ? task_length(total, kMC, kMR)
+                     : far                ? far_length(total)
+                                          : task_length(total, wanted, kNR);
       parallel_for(ceil_div(total, round.length), [&](int64_t task) { round.run_task(task); });
       if (round.failed) return fail(OG_OUT_OF_MEMORY, "matmul: no memory for a task");
     }

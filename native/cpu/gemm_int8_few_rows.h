@@ -13,6 +13,10 @@ namespace {
 
 /** Rows up to which the unpacked weights are read; beyond, tiles over packed ones are faster if there are any. */
 constexpr int64_t kInt8FewRows = 8, kInt8FewPacked = 2;
+/** Sums that a thread finishes at once: fewer are not worth waking another. */
+constexpr int64_t kFinishSums = 8192;
+/** Whether streams run on from task to task, or each task has four of its own (other sets were not measured). */
+constexpr bool kRunsOn = OG_LANES == 8;
 
 template <class Loops>
 struct Int8FewRows {
@@ -52,11 +56,11 @@ struct Int8FewRows {
     }
   }
 
-  /** Four columns of a few-rows task, and where their results go. */
+  /** Four columns that are read side by side, and where their results go. */
   struct FourColumns {
     const uint8_t* b[kStreams];  // their weights
     int64_t ahead;               // bytes from them to those that come after them
-    int64_t columns[kStreams];   // from the task's first
+    int64_t columns[kStreams];
     int count;
     int32_t *block, *sums;  // [row][column]; [column], or null
     int64_t ld;
@@ -82,29 +86,24 @@ struct Int8FewRows {
       dot_rows<R, Flip, false, false>(i, a, lda, at);
   }
 
+  /** Columns that are read in four streams: each walks a quarter of them. */
+  struct Stretch {
+    int64_t first, end;
+    int64_t quarter() const { return ceil_div(end - first, kStreams); }
+  };
+
+  /** The dot products of columns [begin, end) of each quarter of a stretch. */
   template <bool Flip>
-  void task(int64_t begin, int64_t end, const uint8_t* a, int64_t lda) {
+  void dot_columns(int64_t begin, int64_t end, Stretch of, const uint8_t* a, int64_t lda, FourColumns four) {
     const Int8Call& p = *terms->call;
-    ScratchFrame scratch;
-    const int64_t n = end - begin, ld = n + kLanes, quarter = ceil_div(n, kStreams);
-    int32_t* block = scratch.take<int32_t>(p.m * ld);
-    const bool own_sums = terms->needs_sums && !p.panel_sums;
-    int32_t* sums = own_sums ? scratch.take<int32_t>(n) : nullptr;
-    if (!block || (own_sums && !sums)) return terms->fail_with(kNoMemory);
-    for (int64_t i = 0; i < p.m; i++)
-      for (int64_t j = n; j < ld; j++) block[i * ld + j] = 0;
-    FourColumns four;
-    four.block = block;
-    four.sums = sums;
-    four.ld = ld;
-    for (int64_t j = 0; j < quarter; j++) {
+    for (int64_t j = begin; j < end; j++) {
       four.count = 0;
-      four.ahead = j + 1 < quarter ? p.b.row : 0;
+      four.ahead = j + 1 < of.quarter() ? p.b.row : 0;
       for (int s = 0; s < kStreams; s++) {
-        const int64_t column = s * quarter + j;
-        const bool real = column < n;  // else stream 0 once more, whose sums are not stored
+        const int64_t column = of.first + s * of.quarter() + j;
+        const bool real = column < of.end;  // else stream 0 once more, whose sums are not stored
         four.columns[s] = column;
-        four.b[s] = p.b.data + (begin + (real ? column : j)) * p.b.row;
+        four.b[s] = p.b.data + (real ? column : of.first + j) * p.b.row;
         four.count += real;
       }
       int64_t i = 0;
@@ -113,20 +112,24 @@ struct Int8FewRows {
         for (; i + 2 <= p.m; i += 2) dot_some<2, Flip>(i, a, lda, four);
       for (; i < p.m; i++) dot_some<1, Flip>(i, a, lda, four);
     }
-    if (Kind::kTurns && own_sums)
+  }
+
+  /** What becomes of the dot products of columns [begin, end). */
+  void finish_columns(int64_t begin, int64_t end, const FourColumns& four) {
+    const Int8Call& p = *terms->call;
+    ScratchFrame scratch;
+    const int64_t n = end - begin;
+    int32_t* sums = four.sums ? four.sums + begin : nullptr;
+    if (Kind::kTurns && sums)
       for (int64_t j = 0; j < n; j++) sums[j] = (int32_t)((uint32_t)sums[j] - 128u * (uint32_t)p.k);
     ColumnTerms at;
-    if (!terms->prepare_columns(begin, end,
-                                own_sums       ? sums
-                                : p.panel_sums ? p.panel_sums + begin
-                                               : nullptr,
-                                scratch, at))
+    if (!terms->prepare_columns(begin, end, sums ? sums : p.panel_sums ? p.panel_sums + begin : nullptr, scratch, at))
       return terms->fail_with(kNoMemory);
     for (int64_t i = 0; i < p.m; i++) {
-      int32_t* row = block + i * ld;
+      int32_t* row = four.block + i * four.ld + begin;
       for (int64_t j = 0; j < n; j++) row[j] = (int32_t)((uint32_t)row[j] + (uint32_t)at.add[j] - surplus[i]);
     }
-    finish_block(terms->finish, at, block, ld, 0, p.m, begin, n);
+    finish_block(terms->finish, at, four.block + begin, four.ld, 0, p.m, begin, n);
   }
 
   void run() {
@@ -141,13 +144,34 @@ struct Int8FewRows {
       if (Kind::kTurns)
         surplus[i] = 128u * (uint32_t)Int8Terms::sum_bytes(reinterpret_cast<const int8_t*>(a + i * lda), 1, p.k);
     }
-    parallel_ranges(p.n, even_grain(p.n, p.k, kStreams, 16), [&](int64_t begin, int64_t end) {
+    FourColumns four{};
+    const bool own_sums = terms->needs_sums && !p.panel_sums;
+    four.ld = p.n + kLanes;
+    four.block = scratch.take<int32_t>(p.m * four.ld);
+    four.sums = own_sums ? scratch.take<int32_t>(p.n) : nullptr;
+    if (!four.block || (own_sums && !four.sums)) return terms->fail_with(kNoMemory);
+    for (int64_t i = 0; i < p.m; i++)
+      for (int64_t j = p.n; j < four.ld; j++) four.block[i * four.ld + j] = 0;
+    const auto dot = [&](int64_t begin, int64_t end, Stretch of) {
       if (cancelled()) return;
       if (p.b_signed)
-        task<false>(begin, end, a, lda);
+        dot_columns<false>(begin, end, of, a, lda, four);
       else
-        task<true>(begin, end, a, lda);
-    });
+        dot_columns<true>(begin, end, of, a, lda, four);
+    };
+    const int64_t grain = even_grain(p.n, p.k, kStreams, 16);
+    if (kRunsOn) {
+      const Stretch all{0, p.n};
+      parallel_ranges(all.quarter(), grain / kStreams, [&](int64_t begin, int64_t end) { dot(begin, end, all); });
+    } else {
+      parallel_ranges(p.n, grain, [&](int64_t begin, int64_t end) {
+        const Stretch of{begin, end};
+        dot(0, of.quarter(), of);
+      });
+    }
+    if (cancelled() || terms->failed) return;
+    const int64_t columns = kFinishSums / p.m / kLanes * kLanes;
+    parallel_ranges(p.n, columns, [&](int64_t begin, int64_t end) { finish_columns(begin, end, four); });
   }
 };
 

@@ -107,7 +107,15 @@ struct OG_LOOPS {
     const auto dot = [](Vi sum, Vi a, Vi b)
                          OG_TARGET { return Kind::kTurns ? Kind::dot(sum, b, a) : Kind::dot(sum, a, b); };
     const Vi ones = set1(Kind::kOnes);
-    Vi x[R][kStreams] = {}, y[kStreams] = {};
+    Vi x[R][kStreams], y[kStreams];  // spelled out, as compilers clear arrays in memory
+    const uint8_t* from[kStreams];
+#pragma GCC unroll 4
+    for (int s = 0; s < kStreams; s++) {
+      from[s] = b[s];
+      y[s] = Vi{};
+#pragma GCC unroll 4
+      for (int i = 0; i < R; i++) x[i][s] = Vi{};
+    }
     int64_t p = 0;
     for (; p + kBytes <= k; p += kBytes, a += kBytesA) {
       Vi v[R];
@@ -115,21 +123,23 @@ struct OG_LOOPS {
       for (int i = 0; i < R; i++) v[i] = load_words(a + i * lda);
 #pragma GCC unroll 4
       for (int s = 0; s < kStreams; s++) {
-        const Vi w = Kind::load_b<kFlips>(b[s] + p);
-        if (Fetch) __builtin_prefetch(b[s] + ahead + p);
-        if (R > 1 && !Fetch) __builtin_prefetch(b[s] + p + kAhead / 4, 0, 2);  // one row alone: hardware does it
+        const Vi w = Kind::load_b<kFlips>(from[s] + p);
+        if (Fetch) __builtin_prefetch(from[s] + ahead + p);
+        if (R > 1 && !Fetch) __builtin_prefetch(from[s] + p + kAhead / 4, 0, 2);  // one row alone: hardware does it
         if (Sums) y[s] = dot(y[s], ones, w);
 #pragma GCC unroll 4
         for (int i = 0; i < R; i++) x[i][s] = dot(x[i][s], v[i], w);
       }
     }
     if (p < k) {
+#pragma GCC unroll 4
       for (int s = 0; s < kStreams; s++) {
         alignas(64) uint8_t tail[kBytes];
         std::memset(tail, kFlips ? 0x80 : 0, sizeof tail);
-        std::memcpy(tail, b[s] + p, (size_t)(k - p));
+        std::memcpy(tail, from[s] + p, (size_t)(k - p));
         const Vi w = Kind::load_b<kFlips>(tail);
         if (Sums) y[s] = dot(y[s], ones, w);
+#pragma GCC unroll 4
         for (int i = 0; i < R; i++) x[i][s] = dot(x[i][s], load_words(a + i * lda), w);
       }
     }

@@ -4,8 +4,8 @@
  *
  * Activations are quantised and packed first, by all threads; tasks are panels of weights by blocks of rows whose
  * packed activations stay in L2. A panel of weights then stays in L1 or L2 while all rows of the block pass by. One to
- * six rows read the weights once, one stream a task. Weights that do not come packed are packed here. The borders of
- * tasks depend on the shape only, and k is never split.
+ * six rows read the weights once, one stream a task (one row on AVX2: four). Weights that do not come packed are packed
+ * here. The borders of tasks depend on the shape only, and k is never split.
  */
 #ifndef OMNIGRAD_CPU_WEIGHT_PANEL_FRAME_H
 #define OMNIGRAD_CPU_WEIGHT_PANEL_FRAME_H
@@ -72,11 +72,6 @@ struct PanelProduct {
     const PanelCall& p = *call;
     const int64_t size = panel_size(), stride = kRows * row_bytes();
     const bool direct = p.y.dtype == OG_F32 && p.y.column == 1;
-    if (Loops::kFarPanels > 1 && direct && m1 - m0 == 1) {
-      const int64_t done = multiply_far(m0, a, begin, end, b);
-      begin += done;
-      b += done * size;
-    }
     for (int64_t panel = begin; panel < end; panel++, b += size) {
       const int64_t column = panel * kPanelColumns, columns = least(kPanelColumns, p.w->n - column);
       alignas(64) float own_bias[kPanelColumns] = {};
@@ -102,31 +97,42 @@ struct PanelProduct {
   }
 
   /**
-   * One row times panels, all whole, whose bytes come from memory: several at a time, far apart, as one stream leaves
-   * memory idle (gemm_small.h). Returns the panels done.
+   * One row times panels [begin, end), which come from memory: those of each quarter side by side, as one stream leaves
+   * memory idle (gemm_small.h). Streams run on from task to task. Returns the panels done, all of which are whole.
    */
   int64_t multiply_far(int64_t row, const char* a, int64_t begin, int64_t end, const uint8_t* b) const {
     constexpr int P = Loops::kFarPanels;
     const PanelCall& p = *call;
+    if (p.y.dtype != OG_F32 || p.y.column != 1) return 0;
     const int64_t whole = least(end, p.w->n / kPanelColumns) - begin, steps = whole / P, size = panel_size();
+    const int64_t far = steps * kPanelColumns, grain = ceil_div(even_grain(whole, size, 1, 1), P);
     const auto tile = Loops::pick_far(p.form);
-    for (int64_t step = 0; step < steps; step++) {
-      const int64_t column = (begin + step) * kPanelColumns, far = steps * kPanelColumns;
-      float* y = static_cast<float*>(p.y.data) + row * p.y.row + column;
-      alignas(64) float bias[P * kPanelColumns] = {};
-      if (p.bias)
+    parallel_ranges(steps, grain, [&](int64_t first, int64_t last) {
+      if (cancelled()) return;
+      for (int64_t step = first; step < last; step++) {
+        const int64_t column = (begin + step) * kPanelColumns;
+        float* y = static_cast<float*>(p.y.data) + row * p.y.row + column;
+        alignas(64) float bias[P * kPanelColumns] = {};
+        if (p.bias)
+          for (int i = 0; i < P; i++)
+            std::memcpy(bias + i * kPanelColumns, p.bias + column + i * far, kPanelColumns * sizeof(float));
+        tile(p.form, a, b + step * size, steps * size, bias, y, far);
         for (int i = 0; i < P; i++)
-          std::memcpy(bias + i * kPanelColumns, p.bias + column + i * far, kPanelColumns * sizeof(float));
-      tile(p.form, a, b + step * size, steps * size, bias, y, far);
-      for (int i = 0; i < P; i++)
-        finish_part(p.epilogue, y + i * far, p.y.row, 0, row, column + i * far, 1, kPanelColumns);
-    }
-    return steps > 0 ? steps * P : 0;
+          finish_part(p.epilogue, y + i * far, p.y.row, 0, row, column + i * far, 1, kPanelColumns);
+      }
+    });
+    return steps * P;
   }
 
   /** All rows [m0, m1), packed in `a`, times panels [begin, end). */
   void multiply_all(int64_t m0, int64_t m1, const char* a, int64_t begin, int64_t end, const uint8_t* b) {
     const int64_t size = panel_size(), rows = m1 - m0;
+    if (Loops::kFarPanels > 1 && rows == 1) {
+      const int64_t done = multiply_far(m0, a, begin, end, b);
+      begin += done;
+      b += done * size;
+      if (begin == end) return;
+    }
     int64_t length = kPanelBlock / row_bytes() / kRows * kRows;
     if (length < 4 * kRows) length = 4 * kRows;
     const int64_t blocks = ceil_div(rows, length);
