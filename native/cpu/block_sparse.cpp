@@ -83,7 +83,7 @@ constexpr int kBlockRows = 2;  // 8 sums, 4 runs of x
 
 /**
  * Rows of x from which on AVX2 turns blocks, and how many share a turned row of blocks at most: what L2 holds of x
- * while all rows of blocks pass. Turning a block costs as much as eight of its products with a row of x.
+ * while all rows of blocks pass. Turning a block costs as much as ten of its products with a row of x.
  */
 constexpr int64_t kTurnedFrom = 5, kTurnedRows = 129;
 
