@@ -6,11 +6,12 @@
  * block_sampled: the kept blocks of aᵀ·b for a [M, N], b [M, K] (dense columns of b): the gradient of the values.
  *
  * Each block is a dense register tile: a few rows of W times a panel of x (sparse_panel.h), whose sums stay in
- * registers over all blocks of the row; up to eight rows of x are dot products along k instead. float32 sums in the
- * order of k (dot products: in vector lanes); int8 is exact in float32. Error at most (n + 6)·2^-24·Σ|v·x|·|scale| for
- * the n elements of a row's blocks, and M·2^-24·Σ|a·b|. float64 on `reference`.
+ * registers over all blocks of the row; up to eight rows of x are dot products along k instead. On AVX2, from five rows
+ * of x on, blocks are turned instead of x and y: a tile is a few rows of x as they lie times up to 32 rows of W.
+ * float32 sums in the order of k (dot products: in vector lanes); int8 is exact in float32. Error at most
+ * (n + 6)·2^-24·Σ|v·x|·|scale| for the n elements of a row's blocks, and M·2^-24·Σ|a·b|. float64 on `reference`.
  *
- * Parallel split: block rows by panels; single blocks for block_sampled. No sum is split.
+ * Parallel split: block rows by panels or groups of rows of x; single blocks for block_sampled. No sum is split.
  */
 #include "csr.h"
 #include "stage.h"
@@ -80,10 +81,24 @@ constexpr int kBlockRows = 4;  // 16 sums, 4 runs of x
 constexpr int kBlockRows = 2;  // 8 sums, 4 runs of x
 #endif
 
+/**
+ * Rows of x from which on AVX2 turns blocks, and how many share a turned row of blocks at most: what L2 holds of x
+ * while all rows of blocks pass. Turning a block costs as much as ten of its products with a row of x.
+ */
+constexpr int64_t kTurnedFrom = 5, kTurnedRows = 129;
+
 const float* floats_of(const float* block, int64_t, float*) { return block; }
 const float* floats_of(const int8_t* block, int64_t n, float* buffer) {
   widen_codes(block, n, buffer);
   return buffer;
+}
+
+/** f of an integral constant, the side of the blocks. */
+template <class F>
+auto with_side(int64_t b, const F& f) {
+  if (b == 16) return f(std::integral_constant<int, 16>{});
+  if (b == 32) return f(std::integral_constant<int, 32>{});
+  return f(std::integral_constant<int, 64>{});
 }
 
 template <class T>
@@ -143,6 +158,118 @@ struct BlockLinear {
         rows_of<part>(blocks + i * b, row, panels.at(panel) + j * kLanes, width, tile + i * width + j * kLanes);
     store_tile(tile, width, b, panels.rows(panel), scale ? scale + row * b : nullptr, bias ? bias + row * b : nullptr,
                y + (m0 + panel * kPanelWidth) * y_row + row * b, y_row, past);
+  }
+
+  /** Blocks of side B as [k][n] instead of [n][k], in panels of P columns. */
+  template <int B, int P>
+  void turn(const float* from, int64_t blocks, float* to) const {
+    for (int j = 0; j < B; j += P)
+      for (int64_t e = 0; e < blocks; e++, to += B * P)
+        for (int n = 0; n < P; n += kLanes)
+          for (int k = 0; k < B; k += kBlockK) {
+            const float* rows[kLanes];
+#pragma GCC unroll 16
+            for (int i = 0; i < kLanes; i++) rows[i] = from + (e * B + j + n + i) * B + k;
+            Vf columns[kBlockK];
+            transpose_block(rows, kLanes, kBlockK, columns);
+#pragma GCC unroll 16
+            for (int i = 0; i < kBlockK; i++) store(to + (k + i) * P + n, columns[i]);
+          }
+  }
+
+  /** R rows of x against a panel of J vectors of a row of blocks of side B, which gives columns of y from n on. */
+  template <int B, int R, int J>
+  OG_INLINE void turned_tile(const float* panel, int64_t row, int64_t n, const float* x, int64_t x_row, int64_t ahead,
+                             float* to) const {
+    Vf sums[R][J];
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+      for (int j = 0; j < J; j++) sums[r][j] = Vf{};
+#pragma GCC unroll 6
+    for (int r = 0; r < R; r++)
+      for (int j = 0; j < J * kLanes; j += 16) __builtin_prefetch(to + r * y_row + j, 1);
+    const int32_t* at = w.col + w.begin(row);
+    const int64_t blocks = w.length(row);
+    for (int64_t e = 0; e < blocks; e++) {
+      const float* v = panel + e * B * J * kLanes;
+      const float* from = x + at[e] * B;
+      for (int r = 0; r < R; r++)  // pieces of rows are too short for hardware to see where they lead
+        for (int k = 0; k < B; k += 16) __builtin_prefetch(from + ahead + r * x_row + k);
+#pragma GCC unroll 4
+      for (int k = 0; k < B; k++) {
+        if constexpr (R <= J) {  // what there is less of stays in registers
+          Vf factor[R];
+#pragma GCC unroll 4
+          for (int r = 0; r < R; r++) factor[r] = set1(from[r * x_row + k]);
+#pragma GCC unroll 4
+          for (int j = 0; j < J; j++) {
+            const Vf run = load(v + (k * J + j) * kLanes);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) sums[r][j] = fma(factor[r], run, sums[r][j]);
+          }
+        } else {
+          Vf run[J];
+#pragma GCC unroll 4
+          for (int j = 0; j < J; j++) run[j] = load(v + (k * J + j) * kLanes);
+#pragma GCC unroll 6
+          for (int r = 0; r < R; r++) {
+            const Vf factor = set1(from[r * x_row + k]);
+#pragma GCC unroll 4
+            for (int j = 0; j < J; j++) sums[r][j] = fma(factor, run[j], sums[r][j]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < J; j++) {
+      const Vf offset = bias ? load(bias + n + j * kLanes) : Vf{};
+#pragma GCC unroll 6
+      for (int r = 0; r < R; r++)
+        store(to + r * y_row + j * kLanes,
+              scale ? fma(sums[r][j], load(scale + n + j * kLanes), offset) : sums[r][j] + offset);
+    }
+  }
+
+  /** Rows [begin, end) of x against one row of blocks; twelve sums at a time. */
+  template <int B>
+  void turned_row(int64_t row, const float* blocks, float* turned, const float* x, int64_t x_row, int64_t begin,
+                  int64_t end) const {
+    constexpr int J = B / kLanes < 4 ? B / kLanes : 4, R = 12 / J, P = J * kLanes;
+    turn<B, P>(blocks, w.length(row), turned);
+    for (int j = 0; j < B; j += P) {
+      const int64_t n = row * B + j;
+      const auto tile = [&](auto rows, int64_t i) __attribute__((always_inline)) {
+        turned_tile<B, decltype(rows)::value, J>(turned + j * w.length(row) * B, row, n, x + i * x_row, x_row,
+                                                 i + 2 * R <= end ? R * x_row : 0, y + i * y_row + n);
+      };
+      int64_t i = begin;
+      for (; i + R <= end; i += R) tile(std::integral_constant<int, R>{}, i);
+      for (; R > 3 && i + 3 <= end; i += 3) tile(std::integral_constant<int, 3>{}, i);
+      for (; i + 2 <= end; i += 2) tile(std::integral_constant<int, 2>{}, i);
+      if (i < end) tile(std::integral_constant<int, 1>{}, i);
+    }
+  }
+
+  /** Many rows of x, each dense, `x_row` apart. */
+  template <int B>
+  int32_t run_turned(const float* x, int64_t x_row, int64_t m) {
+    const int64_t groups = (m + kTurnedRows - 1) / kTurnedRows;
+    const int64_t grain = csr_grain(w, B * B * (m / groups), 1 << 16);
+    parallel_ranges(w.rows * groups, grain, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; i++) {
+        const int64_t row = i % w.rows, group = i / w.rows;
+        ScratchFrame own;
+        float* turned = own.take<float>(w.length(row) * B * B + 1);
+        float* buffer = own.take<float>(buffer_floats());
+        if (!turned || !buffer) {
+          __atomic_store_n(&failed, 1, __ATOMIC_RELAXED);
+          return;
+        }
+        turned_row<B>(row, row_floats(row, buffer), turned, x, x_row, m * group / groups, m * (group + 1) / groups);
+      }
+    });
+    return failed ? fail(OG_OUT_OF_MEMORY, "block_linear: no memory for a row of blocks") : OG_OK;
   }
 
   int32_t run(const Operand& x, int64_t m) {
@@ -215,6 +342,11 @@ int32_t multiply_as(const Csr& w, int64_t b, const og_call* call) {
   BlockLinear<T> body{
       w, b, data_of<const T>(call->inputs[3]), vector(4), vector(5), data_of<float>(y), y.strides[0], stores_past(y),
       0};
+  if constexpr (kLanes == 8)
+    if (x.shape[0] >= kTurnedFrom && x.strides[1] == 1)
+      return with_side(b, [&](auto side) {
+        return body.template run_turned<decltype(side)::value>(data_of<const float>(x), x.strides[0], x.shape[0]);
+      });
   if (x.shape[0] <= 8 && x.strides[1] == 1) return body.run_rows(data_of<const float>(x), x.strides[0], x.shape[0]);
   return body.run({x.data, OG_F32, x.strides[0], x.strides[1]}, x.shape[0]);
 }

@@ -125,11 +125,11 @@ void check_conversions(og::Isa isa, Random& random, int64_t n, int64_t k, int32_
 }
 
 void check_blocks(og::Isa isa, Random& random, int64_t b, int64_t m, int64_t rows, int64_t columns, int32_t dtype,
-                  bool vectors) {
+                  bool vectors, Layout layout = kDense) {
   const int32_t out = dtype == OG_I8 ? (int32_t)OG_F32 : dtype;
   const int64_t n = rows * b, k = columns * b;
   Weight w(random, n, k, 0.4, dtype, b);
-  Tensor x(out, {m, k}), y(out, {m, n}), scale, bias;
+  Tensor x(out, {m, k}, layout), y(out, {m, n}), scale, bias;
   x.uniform(random, -1, 1);
   if (vectors) {
     bias = Tensor(out, {n}).uniform(random, -1, 1);
@@ -137,7 +137,7 @@ void check_blocks(og::Isa isa, Random& random, int64_t b, int64_t m, int64_t row
   }
   CHECK_OK(run(isa, "block_linear", {&x, &w.crow, &w.col, &w.values, &scale, &bias}, {&y}));
   check_product(y, x, w.dense, scale, bias, k, "block_linear");
-  if (dtype == OG_I8) return;
+  if (dtype == OG_I8 || (layout != kDense && layout != kUnaligned)) return;
   Tensor a(out, {m, n}), sampled(out, w.values.shape());
   a.uniform(random, -1, 1);
   CHECK_OK(run(isa, "block_sampled", {&a, &x, &w.crow, &w.col}, {&sampled}));
@@ -299,7 +299,7 @@ int main() {
         const Layout layout = (Layout)(turn % kLayoutCount);
         check_csr(isa, random, m, n, k, turn % 4 == 0 ? 1 : 0.3, dtype, turn % 2 == 0, layout);
         check_semi_structured(isa, random, m, n, (k + 3) / 4 * 4, dtype, turn % 2 == 1, layout);
-        check_blocks(isa, random, 16 << (turn % 3), m, 1 + turn % 4, 1 + turn % 3, dtype, turn % 2 == 0);
+        check_blocks(isa, random, 16 << (turn % 3), m, 1 + turn % 4, 1 + turn % 3, dtype, turn % 2 == 0, layout);
         turn++;
       }
       check_csr(isa, random, 70, 140, 700, 0.2, dtype, true, kDense);  // several stretches and tiles
@@ -318,7 +318,8 @@ int main() {
     }
     check_csr(isa, random, 1030, 9, 20, 0.5, OG_F32, true, kDense);   // several rounds of rows of x
     check_csr(isa, random, 80, 560, 500, 0.5, OG_F32, true, kDense);  // more weights than L2 holds
-    check_blocks(isa, random, 16, 520, 1, 2, OG_F32, false);
+    for (int64_t m : {5, 8, 261, 520})                                // few rows, and several groups of many
+      check_blocks(isa, random, 16 << m % 3, m, 2, 3, OG_F32, m > 8);
     for (int32_t dtype = 0; dtype < OG_DTYPE_COUNT; dtype++)
       if (dtype != OG_BOOL && dtype != OG_U8)
         for (int layout = 0; layout < kLayoutCount; layout++)
