@@ -111,7 +111,7 @@ struct Case {
 
 void run_shape(og::Isa isa, int64_t m, int64_t n, int64_t k, bool cold) {
   const int kernel = og::kernel_id("matmul_int8"), packer = og::kernel_id("matmul_int8_pack");
-  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 9));
+  const size_t bytes = (size_t)(n * k), packed_size = (size_t)(64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8));
   const int copies = cold ? std::max(1, (int)((96u << 20) / bytes)) : 1;
   char* a = block((size_t)(m * k));
   for (int64_t i = 0; i < m * k; i++) a[i] = (char)(i * 37 % 251);

@@ -70,10 +70,7 @@ struct Int8Product {
   }
 };
 
-/**
- * The head of packed weights. What follows: int32 sums of the columns, the panels of one instruction set, and room for
- * the lists of what split panels leave out (gemm_int8_split.h).
- */
+/** The head of packed weights. What follows: int32 sums of the columns, and the panels of one instruction set. */
 struct PackedHeader {
   uint32_t magic, layout;
   int64_t k, n;
@@ -87,17 +84,12 @@ constexpr uint32_t kPackedMagic = 0x38474f50;  // "POG8"
 /** Columns and k as packed for any set: to whole panels of 32, and to words of eight. */
 inline int64_t packed_columns(int64_t n) { return (n + 31) / 32 * 32; }
 inline int64_t packed_bytes(int64_t k, int64_t n) {
-  return (int64_t)sizeof(PackedHeader) + packed_columns(n) * (4 + (k + 7) / 8 * 9);
+  return (int64_t)sizeof(PackedHeader) + packed_columns(n) * (4 + (k + 7) / 8 * 8);
 }
 inline int32_t* packed_sums(char* packed) { return reinterpret_cast<int32_t*>(packed + sizeof(PackedHeader)); }
 inline uint8_t* packed_panels(char* packed, int64_t n) {
   return reinterpret_cast<uint8_t*>(packed + sizeof(PackedHeader) + packed_columns(n) * 4);
 }
-inline uint32_t* packed_lists(char* packed, int64_t k, int64_t n) {
-  return reinterpret_cast<uint32_t*>(packed_panels(packed, n) + packed_columns(n) * ((k + 7) / 8 * 8));
-}
-/** Words of the list of a panel of so many columns: one for every sixteen pairs of codes. */
-inline int64_t packed_room(int64_t k, int64_t columns) { return columns * ((k + 7) / 8) / 4; }
 
 inline bool is_bytes(const og_view& v) { return v.dtype == OG_I8 || v.dtype == OG_U8; }
 

@@ -12,7 +12,6 @@
 #define OMNIGRAD_CPU_GEMM_INT8_FRAME_H
 
 #include "gemm_int8_few_rows.h"
-#include "gemm_int8_split.h"
 
 namespace og {
 namespace {
@@ -25,7 +24,6 @@ template <class Loops>
 struct Int8Gemm : Int8Terms {
   typedef typename Loops::Kind Kind;
   static constexpr int kRows = Kind::kRows, kColumns = Loops::kColumns;
-  static constexpr int kBeyond = Kind::kSplit ? 32 : 0;  // bytes behind packed A that are read
   static_assert(kColumns <= 2 * kLanes, "terms of columns are padded to so many");
 
   /** Packs columns [begin, end) and their sums. */
@@ -40,35 +38,16 @@ struct Int8Gemm : Int8Terms {
         Loops::sum_panel(packed_steps<Kind>(p.k), panels + j * panel, sums + j * kColumns);
   }
 
-  /** Packs columns [begin, end), their sums, and what their panels leave out. */
-  void split_columns(int64_t begin, int64_t end, uint8_t* panels, int32_t* sums, uint32_t* lists) {
-    const int64_t panel = panel_bytes_b<Kind>(call->k), room = packed_room(call->k, kColumns);
-    ScratchFrame scratch;
-    uint32_t* by_column = scratch.take<uint32_t>(room);
-    if (!by_column) return fail_with(kNoMemory);
-    for (int64_t j = begin; j < end && !__atomic_load_n(&failed, __ATOMIC_RELAXED); j += kColumns, panels += panel) {
-      pack_columns(j, least(end, j + kColumns), panels, sums + j);
-      if (!split_panel(packed_steps<Kind>(call->k), panels, lists + j / kColumns * room, room, by_column))
-        fail_with(kNotSplit);
-    }
-  }
-
-  /** Memory for what is left out of one panel. */
-  SplitWords take_words(ScratchFrame& scratch) const {
-    const int64_t room = packed_room(call->k, kColumns);
-    return {scratch.take<int32_t>(room), scratch.take<int32_t>(room), scratch.take<int32_t>(room), 0};
-  }
   /** Packed rows [m0, m1) times packed columns [n0, n1), whose terms are `at`. */
   void multiply_panels(int64_t m0, int64_t m1, int64_t n0, int64_t n1, const int32_t* a, const uint8_t* b,
                        const ColumnTerms& at) {
     ScratchFrame scratch;
-    SplitWords words{};
-    alignas(64) int32_t first[Kind::kSplit ? kSplitPanels * kRows * kColumns : 1];
-    if (Kind::kSplit) {
-      words = take_words(scratch);
-      if (!words.offsets || !words.words || !words.columns) return fail_with(kNoMemory);
-    }
     const int64_t steps = packed_steps<Kind>(call->k);
+    int32_t* first = nullptr;  // what the sums of a panel begin with
+    if constexpr (Kind::kChained) {
+      first = scratch.take<int32_t>(Loops::first_length(steps));
+      if (!first) return fail_with(kNoMemory);
+    }
     const int64_t a_panel = panel_bytes_a<Kind>(call->k), b_panel = panel_bytes_b<Kind>(call->k);
     const char* a_bytes = reinterpret_cast<const char*>(a);
     const bool plain = finish.is_plain(), scaled = finish.is_scaled(), coded = finish.is_coded();
@@ -80,21 +59,16 @@ struct Int8Gemm : Int8Terms {
         const uint8_t* panel = b + (j - n0) / kColumns * b_panel;
         const ColumnTerms here{at.add + (j - n0), at.sum + (j - n0), at.zero + (j - n0),
                                at.scale ? at.scale + (j - n0) : nullptr, at.bias ? at.bias + (j - n0) : nullptr};
-        if (Kind::kSplit)
-          unpack_entries(call->lists + j / kColumns * packed_room(call->k, kColumns), Kind::kRows * 4, words);
+        const int32_t* add = here.add;
+        if constexpr (Kind::kChained) {
+          Loops::begin_panel(steps, panel, here.add, first);
+          add = first;
+        }
         for (int64_t i = i0; i < i1; i += kRows) {
           const int64_t rows = least(kRows, m1 - i), columns = least(kColumns, n1 - j);
           int height;
           const auto tile = Loops::pick(rows, call->panels && i == i0, height);
           const int32_t* from = reinterpret_cast<const int32_t*>(a_bytes + (i - m0) / kRows * a_panel);
-          const int32_t* add = here.add;
-          if constexpr (Kind::kSplit) {
-            const int64_t at_once = panels_at_once(a_panel), row = (i - i0) % (at_once * kRows);
-            if (row == 0)
-              sum_remainders_of<kRows>(least(at_once, ceil_div(i1 - i, kRows)), words,
-                                       reinterpret_cast<const char*>(from), a_panel, here.add, first);
-            add = first + row * kColumns;
-          }
           if ((plain || scaled) && height == rows && columns == kColumns) {
             const TileScale scale{scaled ? finish.rows.scale + i : nullptr, here.scale, here.bias};
             tile(steps, from, panel, add, static_cast<int32_t*>(finish.c.data) + i * finish.c.row + j, finish.c.row,
@@ -121,7 +95,7 @@ struct Int8Gemm : Int8Terms {
   int32_t* pack_rows(int64_t begin, int64_t end, ScratchFrame& scratch) const {
     const Int8Call& p = *call;
     const int64_t panels = ceil_div(end - begin, kRows);
-    int32_t* to = reinterpret_cast<int32_t*>(scratch.take<char>(panels * panel_bytes_a<Kind>(p.k) + kBeyond));
+    int32_t* to = reinterpret_cast<int32_t*>(scratch.take<char>(panels * panel_bytes_a<Kind>(p.k)));
     if (to) pack_a<Kind>({p.a.data + begin * p.a.row, p.a.row, p.a.k}, p.a_signed, end - begin, p.k, to);
     return to;
   }
@@ -169,7 +143,7 @@ struct Int8Gemm : Int8Terms {
     for (int64_t m0 = 0; m0 < p.m && !failed; m0 += width) {
       const int64_t m1 = least(p.m, m0 + width);
       ScratchFrame scratch;
-      char* a = scratch.take<char>(ceil_div(m1 - m0, kRows) * panel + kBeyond);
+      char* a = scratch.take<char>(ceil_div(m1 - m0, kRows) * panel);
       if (!a) return fail_with(kNoMemory);
       parallel_ranges(m1 - m0, kRows * 4, [&](int64_t begin, int64_t end) {
         pack_a<Kind>({p.a.data + (m0 + begin) * p.a.row, p.a.row, p.a.k}, p.a_signed, end - begin, p.k,
@@ -218,11 +192,11 @@ struct Int8Gemm : Int8Terms {
 
   int run() {
     ScratchFrame scratch;
-    const bool few = !Kind::kSplit && Int8FewRows<Loops>::serves(call->m, call->n, call->b.k, call->panels);
+    const bool few = !Kind::kChained && Int8FewRows<Loops>::serves(call->m, call->n, call->b.k, call->panels);
     centred = few && Kind::kWide;  // no sums of weights to take while they are read
     if (!prepare(few ? Int8FewRows<Loops>::shift(call->a_signed) : shift_of_a<Kind>(call->a_signed), scratch))
       return kNoMemory;
-    if constexpr (!Kind::kSplit)
+    if constexpr (!Kind::kChained)
       if (few) Int8FewRows<Loops>{this, {}}.run();
     if (!few && call->n >= call->m)
       by_columns();

@@ -15,8 +15,8 @@
  * Vnni      (AVX-512 VNNI)    vpdpbusd, unsigned A' × signed B', wraps and never saturates
  * Vnni256   (AVX2)            the same on 256 bits, encoded for AVX-512VL; AvxVnni: for AVX-VNNI
  * Wide      (AVX-512BW, AVX2, SSE2)  vpmaddwd on int16: exact for every pair of bytes
+ * Chained   (AVX2)            the same with four rows in three sums (gemm_int8_chained.h); not for few rows
  * SevenBit  (AVX2)            vpmaddubsw, then vpmaddwd with ones: exact while |B'| ≤ 64, because 2·255·64 < 2^15
- * Split     (AVX2)            the same for any B', split while it is packed (gemm_int8_split.h); no few rows
  * Neon      (arm64)           smull and pairwise sums; NeonDot: sdot; NeonMatrix: smmla, rows and columns in pairs
  *
  * Source of the offset: Rodriguez et al., "Lower Numerical Precision Deep Learning Inference and Training", 2018.
@@ -43,7 +43,7 @@ OG_INLINE Vi add_words(Vi a, Vi b) { return (Vi)((Vu)a + (Vu)b); }
 /** What all kinds of four bytes a word share. */
 struct FourBytes {
   static constexpr int kGroup = 4;
-  static constexpr bool kPairs = false, kSplit = false, kTurns = false;
+  static constexpr bool kPairs = false, kChained = false, kTurns = false;
   static constexpr int32_t kOnes = 0x01010101;
   /** kLanes words of B. */
   template <bool Flip>
@@ -95,11 +95,6 @@ struct SevenBit : FourBytes {
   }
 };
 
-struct Split : SevenBit {
-  static constexpr uint32_t kLayout = 10;
-  static constexpr bool kSplit = true;
-};
-
 #elif defined(__aarch64__)
 
 struct Neon : FourBytes {
@@ -142,7 +137,7 @@ struct NeonMatrix : FourBytes {
 
 struct Wide {
   static constexpr int kGroup = 2;
-  static constexpr bool kPairs = false, kSplit = false, kTurns = false;
+  static constexpr bool kPairs = false, kChained = false, kTurns = false;
   static constexpr int32_t kOnes = 0x00010001;
   static constexpr int kRows = OG_LANES == 16 ? 12 : OG_LANES == 8 ? 6 : 4;
   static constexpr uint32_t kLayout = OG_LANES == 16 ? 2 : OG_LANES == 8 ? 3 : 5;
@@ -178,6 +173,13 @@ struct Wide {
   }
 };
 
+#if OG_LANES == 8
+struct Chained : Wide {
+  static constexpr int kRows = 8;
+  static constexpr bool kChained = true;
+};
+#endif
+
 #endif
 
 /** What turns the sums of a tile into floats: a number a row, two vectors of columns each. */
@@ -205,10 +207,16 @@ OG_INLINE void store_tile(const Vi (&x)[R][2], int32_t* to, int64_t ld, const Ti
   }
 }
 
+/** Words of a step of a panel of A. */
+template <class Kind>
+constexpr int step_words() {
+  return Kind::kChained ? Kind::kRows / 4 * 3 : Kind::kRows;
+}
+
 /** Whether A' is A with its top bits flipped, and the value that this adds to every zero point of A. */
 template <class Kind>
 OG_INLINE bool flips_a(bool is_signed) {
-  return !Kind::kWide && is_signed == Kind::kUnsignedA;
+  return (!Kind::kWide || Kind::kChained) && is_signed == Kind::kUnsignedA;
 }
 template <class Kind>
 OG_INLINE int32_t shift_of_a(bool is_signed) {

@@ -15,22 +15,21 @@ struct OG_LOOPS {
   static constexpr int kAhead = 8192;
 
   /**
-   * to[R × kColumns] = add (a row; of split panels one for each row, dense) + A·B over `steps` packed steps; with
-   * `scale` as floats, (sum · row) · column + bias. `Fetch`: B is not in L2 yet. Many rows of AVX-512 do without where
-   * it is: their time is that of their loads, and fetching takes two more.
+   * to[R × kColumns] = add (a row) + A·B over `steps` packed steps; with `scale` as floats, (sum · row) · column +
+   * bias. `Fetch`: B is not in L2 yet. Many rows of AVX-512 do without where it is: their time is that of their loads,
+   * and fetching takes two more.
    */
   template <int R, bool Fetch>
   OG_TARGET static void tile(int64_t steps, const int32_t* a, const uint8_t* b, const int32_t* add, int32_t* to,
                              int64_t ld, const TileScale* scale) {
     Vi x[R][2];
-    constexpr int kNext = Kind::kSplit ? kColumns : 0;
     constexpr bool kFetches = Fetch || OG_LANES != 16 || R <= 8;
 #pragma GCC unroll 16
     for (int i = 0; i < R; i++) {
       __builtin_prefetch(to + i * ld, 1);
       __builtin_prefetch(to + i * ld + kColumns - 1, 1);
-      x[i][0] = load_words(add + i * kNext);
-      x[i][1] = load_words(add + i * kNext + kLanes);
+      x[i][0] = load_words(add);
+      x[i][1] = load_words(add + kLanes);
     }
     int64_t k = 0;
 #ifdef OG_HAS_SIX_ROWS

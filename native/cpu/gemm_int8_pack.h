@@ -31,14 +31,16 @@ OG_INLINE void put_pairs(uint8_t* panel, int64_t word, int lane, Vi v) {
   }
 }
 
-/** What packing depends on: kinds that agree in it share its code. */
+/** What packing depends on: kinds that agree in it share its code. Rows: of a panel of A. */
 template <int Rows, bool Pairs, bool Wide>
 struct ByteForm {
   static constexpr int kRows = Rows;
   static constexpr bool kPairs = Pairs, kWide = Wide;
 };
 template <class Kind>
-using FormOf = ByteForm<Kind::kRows, Kind::kPairs, Kind::kWide>;
+using FormOfA = ByteForm<Kind::kRows, Kind::kPairs, Kind::kWide>;
+template <class Kind>
+using FormOfB = ByteForm<0, Kind::kPairs, Kind::kWide>;
 
 /** Writes words of a panel of B: four bytes a column, or (Form::kWide) two steps of two. */
 template <class Form>
@@ -104,6 +106,31 @@ struct PutA {
     }
   }
 };
+
+#if OG_LANES == 8
+/** Writes words of a panel of A of four rows in three (gemm_int8_chained.h). */
+struct PutChained {
+  static constexpr int kWidth = 8, kWords = 6;
+
+  static OG_INLINE void vector(uint8_t* panel, int64_t word, int, Vi v, bool last) {
+    const __m256i rows = _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 7, 7), next = _mm256_setr_epi32(1, 2, 3, 5, 6, 7, 7, 7);
+    const __m256i low = _mm256_permutevar8x32_epi32((__m256i)v, rows) ^ _mm256_set1_epi8(-128);
+    const __m256i high = _mm256_permutevar8x32_epi32((__m256i)v, next);
+    // each word's bytes in turn from `low` and `high`: of both halves the first eight, and the last eight
+    const __m256i bytes = _mm256_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,  //
+                                           0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+    const __m256i l = _mm256_shuffle_epi8(low, bytes), h = _mm256_shuffle_epi8(high, bytes);
+    int32_t* to = reinterpret_cast<int32_t*>(panel) + 2 * word * kWords;
+    // two lanes too many fall into the next step, which is written afterwards; there is none after the last
+    store_words(to, (Vi)_mm256_unpacklo_epi8(l, h));
+    const Vi second = (Vi)_mm256_unpackhi_epi8(l, h);
+    if (!last)
+      store_words(to + kWords, second);
+    else
+      store_first(reinterpret_cast<float*>(to + kWords), (Vf)second, kWords);
+  }
+};
+#endif
 
 /** `count` ≤ kLanes rows whose k is dense, to lanes [lane, …) of a panel. `word`, `words`: position and length. */
 template <class Put>
@@ -230,7 +257,7 @@ OG_INLINE int64_t packed_steps(int64_t k) {
 /** Bytes of one packed panel. */
 template <class Kind>
 OG_INLINE int64_t panel_bytes_a(int64_t k) {
-  return packed_steps<Kind>(k) * Kind::kRows * (Kind::kPairs ? 8 : 4);
+  return packed_steps<Kind>(k) * step_words<Kind>() * (Kind::kPairs ? 8 : 4);
 }
 template <class Kind>
 OG_INLINE int64_t panel_bytes_b(int64_t k) {
@@ -249,10 +276,13 @@ void pack_a(const Bytes& from, bool is_signed, int64_t rows, int64_t k, int32_t*
   const uint8_t flip = flips_a<Kind>(is_signed) ? 0x80 : 0;
   uint8_t* bytes = reinterpret_cast<uint8_t*>(to);
   clear_last_pair<Kind>(rows, Kind::kRows, k, panel_bytes_a<Kind>(k), bytes);
+#if OG_LANES == 8
+  if (Kind::kChained) return pack_bytes<PutChained>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
+#endif
   if (is_signed || !Kind::kWide)
-    pack_bytes<PutA<FormOf<Kind>, true>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
+    pack_bytes<PutA<FormOfA<Kind>, true>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
   else
-    pack_bytes<PutA<FormOf<Kind>, false>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
+    pack_bytes<PutA<FormOfA<Kind>, false>>(from, rows, k, flip, panel_bytes_a<Kind>(k), bytes);
 }
 
 template <class Kind>
@@ -262,10 +292,10 @@ void pack_b(const Bytes& from, bool is_signed, int64_t columns, int64_t k, uint8
   if (from.row == 1 && from.k != 1) {  // several panels at a time, so that each visit to a line uses all of it
     constexpr int64_t kStrip = 8 * 2 * kLanes;
     for (int64_t j = 0; j < columns; j += kStrip)
-      pack_adjacent<FormOf<Kind>>({from.data + j, 1, from.k}, columns - j < kStrip ? columns - j : kStrip, k, flip,
-                                  panel_bytes_b<Kind>(k), to + j / (2 * kLanes) * panel_bytes_b<Kind>(k));
+      pack_adjacent<FormOfB<Kind>>({from.data + j, 1, from.k}, columns - j < kStrip ? columns - j : kStrip, k, flip,
+                                   panel_bytes_b<Kind>(k), to + j / (2 * kLanes) * panel_bytes_b<Kind>(k));
   } else {
-    pack_bytes<PutB<FormOf<Kind>>>(from, columns, k, flip, panel_bytes_b<Kind>(k), to);
+    pack_bytes<PutB<FormOfB<Kind>>>(from, columns, k, flip, panel_bytes_b<Kind>(k), to);
   }
 }
 

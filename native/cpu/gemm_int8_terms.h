@@ -28,7 +28,6 @@ struct Int8Call {
   bool seven_bit;             // B' is promised to lie in [-64, 64]; checked when it is packed
   const uint8_t* panels;      // B packed by matmul_int8_pack; null: not
   const int32_t* panel_sums;  // Σ B' of its columns
-  const uint32_t* lists;      // of what its panels leave out, if they are split
   Numbers a_zero, b_zero, a_scale, b_scale, bias;
   MatrixView c, residual;
   int activation;
@@ -36,7 +35,7 @@ struct Int8Call {
   int32_t out_zero;
 };
 
-enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2, kNotSplit = 3 };
+enum Int8Failure { kNoFailure = 0, kNoMemory = 1, kNotSevenBit = 2 };
 
 /** What all loops share: the terms of rows and columns. Not a template, so that it is compiled once. */
 struct Int8Terms {

@@ -55,19 +55,15 @@
 #undef OG_LOOPS
 #undef OG_KIND
 #undef OG_TARGET
-#define OG_LOOPS SplitLoops
-#define OG_KIND Split
-#define OG_TARGET
-#include "gemm_int8_loops.h"
-#undef OG_LOOPS
-#undef OG_KIND
-#undef OG_TARGET
 #endif
 #if defined(__x86_64__)
 #define OG_LOOPS WideLoops
 #define OG_KIND Wide
 #define OG_TARGET
 #include "gemm_int8_loops.h"
+#if OG_LANES == 8
+#include "gemm_int8_chained.h"
+#endif
 #elif defined(__aarch64__)
 #define OG_LOOPS NeonLoops
 #define OG_KIND Neon
@@ -193,9 +189,6 @@ int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
 
 #else
 
-/** What packed panels are made of where there is a choice. */
-enum Int8Form { kAnyBytes, kSevenBits, kSplitBytes };
-
 int32_t report(int failure) {
   OG_REQUIRE(failure != kNotSevenBit, "matmul_int8: b has codes beyond the promised [-64, 64]");
   if (failure) return fail(OG_OUT_OF_MEMORY, "matmul_int8: no memory for a task");
@@ -217,7 +210,6 @@ Int8Call matrix_call(const Int8Product& p, int64_t index) {
   if (s[kPacked].data) {
     call.panels = packed_panels(s[kPacked].data, p.n);
     call.panel_sums = packed_sums(s[kPacked].data);
-    call.lists = packed_lists(s[kPacked].data, p.k, p.n);
   }
   call.a_zero = numbers(kAZero);
   call.b_zero = numbers(kBZero);
@@ -252,19 +244,8 @@ int32_t multiply_batch(const Int8Product& p, int (*run)(const Int8Call&)) {
   return report(failed);
 }
 
-/** The form of panels that fit this set, of which there may be two: how these were packed. */
-Int8Form form_of(const Int8Product& p) {
-  if (p.seven_bit) return kSevenBits;
-#if OG_LANES == 8
-  const char* packed = p.sides[kPacked].data;
-  if (packed && reinterpret_cast<const PackedHeader*>(packed)->layout == Split::kLayout) return kSplitBytes;
-#endif
-  return kAnyBytes;
-}
-
-/** Panels of one form. kNotSplit: b has too much that they would leave out. */
 template <class Gemm>
-int pack_form(const og_view& b, bool seven_bit, char* packed) {
+int pack_panels(const og_view& b, bool seven_bit, char* packed) {
   const int64_t k = b.shape[0], n = b.shape[1];
   Int8Call call{};
   Gemm gemm{};
@@ -283,17 +264,14 @@ int pack_form(const og_view& b, bool seven_bit, char* packed) {
               (size_t)((packed_columns(n) - padded) / Gemm::kColumns * panel));
   parallel_ranges(padded / Gemm::kColumns, 8, [&](int64_t begin, int64_t end) {
     const int64_t from = begin * Gemm::kColumns, to = least(n, end * Gemm::kColumns);
-    if constexpr (Gemm::Kind::kSplit)
-      gemm.split_columns(from, to, panels + begin * panel, sums, packed_lists(packed, k, n));
-    else
-      gemm.pack_columns(from, to, panels + begin * panel, sums + from);
+    gemm.pack_columns(from, to, panels + begin * panel, sums + from);
   });
   if (!gemm.failed) write_header(packed, Gemm::Kind::kLayout, k, n, call.b_signed, seven_bit);
   return gemm.failed;
 }
 
 template <class Gemm>
-int run_form(const Int8Call& call) {
+int run_product(const Int8Call& call) {
   Gemm gemm{};
   gemm.call = &call;
   return gemm.run();
@@ -302,8 +280,6 @@ int run_form(const Int8Call& call) {
 /** One Int8Gemm, behind pointers: what calls it is compiled once, not once for each. */
 struct Int8Way {
   uint32_t layout;
-  bool is_split;
-  bool (*reads_unpacked)(int64_t m, int64_t n, int64_t stride, bool packed);
   int (*run)(const Int8Call& call);
   int (*pack)(const og_view& b, bool seven_bit, char* packed);
 };
@@ -311,19 +287,22 @@ struct Int8Way {
 template <class Loops>
 Int8Way way_of() {
   typedef Int8Gemm<Loops> Gemm;
-  return {Loops::Kind::kLayout, Loops::Kind::kSplit, Int8FewRows<Loops>::serves, run_form<Gemm>, pack_form<Gemm>};
+  return {Loops::Kind::kLayout, run_product<Gemm>, pack_panels<Gemm>};
 }
 
-/** The best loops of this set on this machine. */
-Int8Way best_way(Int8Form form) {
-  (void)form;
+/** Rows from which the sums that chained rows take of each panel pay. */
+constexpr int64_t kChainedRows = 16;
+
+/** The best loops of this set on this machine for m rows. */
+Int8Way best_way(bool seven_bit, int64_t m) {
+  (void)seven_bit, (void)m;
 #if OG_LANES == 16
   if (cpu_feature(kVnni)) return way_of<VnniLoops>();
 #elif OG_LANES == 8
   if (cpu_feature(kAvxVnni)) return way_of<AvxVnniLoops>();
   if (cpu_feature(kVnni)) return way_of<Vnni256Loops>();
-  if (form == kSevenBits) return way_of<SevenBitLoops>();
-  if (form == kSplitBytes) return way_of<SplitLoops>();
+  if (seven_bit) return way_of<SevenBitLoops>();
+  if (m >= kChainedRows) return way_of<ChainedLoops>();
 #endif
 #if defined(__x86_64__)
   return way_of<WideLoops>();
@@ -335,20 +314,14 @@ Int8Way best_way(Int8Form form) {
 }
 
 int32_t multiply_all(const og_call* call, const Int8Product& p) {
-  const Int8Way way = best_way(form_of(p));
+  const Int8Way way = best_way(p.seven_bit, p.m);
   if (p.sides[kPacked].data)
     OG_TRY(check_packed(call->inputs[kPacked], way.layout, p.k, p.n, p.sides[kB].dtype == OG_I8, p.seven_bit));
-  // of weights that are read as they are any byte may come
-  if (way.is_split && way.reads_unpacked(p.m, p.n, p.sides[kB].row, true))
-    return multiply_batch(p, best_way(kAnyBytes).run);
   return multiply_batch(p, way.run);
 }
 
 int32_t pack_all(const og_view& b, bool seven_bit, char* packed) {
-  int failure = kNotSplit;
-  for (Int8Form form : {kSplitBytes, kAnyBytes})
-    if (failure == kNotSplit) failure = best_way(seven_bit ? kSevenBits : form).pack(b, seven_bit, packed);
-  return report(failure);
+  return report(best_way(seven_bit, 1).pack(b, seven_bit, packed));
 }
 
 #endif

@@ -19,6 +19,14 @@ namespace {
 constexpr int kPanelVectors = 2;
 constexpr int kPanelColumns = kPanelVectors * kLanes;
 
+#if OG_LANES == 8
+/**
+ * What comes is added to this sum, not to something else first: GCC 12 adds up in pairs where it can, for which a tile
+ * of four rows has no registers, and moves dozens of products through memory.
+ */
+OG_INLINE void add_in_turn(Vi& sum) { asm("" : "+x"(sum)); }
+#endif
+
 #if OG_LANES == 16
 struct PanelVnni {
   static constexpr int kRows = 6;

@@ -16,6 +16,15 @@ struct OG_LOOPS {
   static constexpr int64_t ahead(int rows, int bits) { return rows <= 2 ? 4096 : 1024 * bits; }
   static constexpr int64_t fetched(int rows) { return rows <= 2 ? 128 : 64; }
 
+  /** Adds products to a sum of a tile of R rows. */
+  template <int R, int kBits, class Sum>
+  OG_TARGET static OG_INLINE void add(Sum& sum, Vi w, Vi x) {
+    sum = Kind::template add<kBits>(sum, w, x);
+#if OG_LANES == 8
+    if constexpr (R > 2) add_in_turn(sum);
+#endif
+  }
+
   /** to[R × kPanelColumns] = bias + x·Wᵀ for a panel of activations and one of weights, all of k. */
   template <int R, int kBits, bool kAffine>
   OG_TARGET static void tile(const PanelForm& form, const char* a, const uint8_t* b, const float* bias, float* to,
@@ -65,11 +74,11 @@ struct OG_LOOPS {
           for (int i = 0; i < R; i++) {
             const Vi first = set1(x[i]);
 #pragma GCC unroll 2
-            for (int c = 0; c < C; c++) sums[i][c] = Kind::template add<kBits>(sums[i][c], w[c], first);
+            for (int c = 0; c < C; c++) add<R, kBits>(sums[i][c], w[c], first);
             if (kBits == 8) continue;
             const Vi second = set1(x[R + i]);
 #pragma GCC unroll 2
-            for (int c = 0; c < C; c++) sums[i][c] = Kind::template add<kBits>(sums[i][c], high[c], second);
+            for (int c = 0; c < C; c++) add<R, kBits>(sums[i][c], high[c], second);
           }
           x += kBits == 4 ? 2 * R : R;
           b += kStep;

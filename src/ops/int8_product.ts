@@ -126,9 +126,9 @@ export const int8Product = defineOp<Int8Attrs>({
   cost: ([a, b], [y]) => ({ flops: 2 * y!.size * a!.shape.at(-1)!, bytes: a!.bytes + b!.bytes + y!.bytes }),
 });
 
-/** Bytes of packed weights: a header, and for whole panels of 32 columns their sums, codes, and an eighth for what these leave out. */
+/** Bytes of packed weights: a header, and for whole panels of 32 columns their sums and codes. */
 function packedBytes([k, n]: readonly [number, number]): number {
-  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 9);
+  return 64 + Math.ceil(n / 32) * 32 * (4 + Math.ceil(k / 8) * 8);
 }
 
 const packOp = defineOp<boolean>({

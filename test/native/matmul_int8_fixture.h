@@ -71,7 +71,7 @@ inline Tensor codes(Random& random, int32_t dtype, std::vector<int64_t> shape, L
 const int64_t kSizes[] = {1, 2, 3, 7, 15, 17, 31, 33, 63, 65, 127, 129};
 const int kSizeCount = (int)(sizeof kSizes / sizeof *kSizes);
 
-inline int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 9); }
+inline int64_t packed_bytes(int64_t k, int64_t n) { return 64 + (n + 31) / 32 * 32 * (4 + (k + 7) / 8 * 8); }
 
 /** A block on a cache line, as the runtime's blocks are. */
 struct Block {

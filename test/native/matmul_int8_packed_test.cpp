@@ -1,5 +1,5 @@
 // Weights packed by matmul_int8_pack, on every instruction set and with every dot product it has: sums against int64,
-// the form that they take, refusals.
+// and refusals.
 #include "matmul_int8_fixture.h"
 
 using namespace og_test;
@@ -44,101 +44,63 @@ void packed_weights(Random& random) {
   }
 }
 
-/** Which form packed weights have: the word after the magic number. */
-uint32_t layout_of(const Block& packed) { return static_cast<const uint32_t*>(packed.view.data)[1]; }
-constexpr uint32_t kSplitLayout = 10, kWideLayout = 3;  // of AVX2
-
-/** Weights packed on every path, by one thread and two, against rows of all kinds: exact, and in the form expected. */
-void check_packed_sums(Tensor& b, Random& random, bool splits) {
-  const int64_t k = b.shape()[0], n = b.shape()[1];
+/** Weights packed on every path, by one thread and two, against these rows: exact. */
+void check_packed_sums(const Tensor& a, const Tensor& b, Random& random) {
+  const int64_t m = a.shape()[0], k = b.shape()[0], n = b.shape()[1];
   const int before = og::threads();
-  for (int64_t m : {1, 2, 5, 6, 49, 131}) {
-    Operands o;
-    o.b = b;
-    o.a = codes(random, random.below(2) ? OG_I8 : OG_U8, {m, k}, (Layout)random.below(kLayoutCount));
-    if (random.below(2)) o.a_zero = Tensor(OG_I32, {m}).integers(random, -128, 256);
-    if (random.below(2)) o.b_zero = Tensor(OG_I32, {n}).integers(random, -128, 256);
-    const std::vector<int64_t> want = exact_sums(o, 1, m, n, k);
-    for_each_path([&](og::Isa isa) {
-      for (int threads : {1, 2}) {
-        og::set_threads(threads);
-        Block packed(packed_bytes(k, n));
-        CHECK_OK(pack(isa, o.b.view(), packed, 0));
-        const uint32_t layout = layout_of(packed);
-        if (layout == kWideLayout || layout == kSplitLayout)
-          CHECK(layout == (splits ? kSplitLayout : kWideLayout), "layout %u", layout);
-        Tensor c(OG_I32, {m, n});
-        og_view in[10] = {o.a.view(), o.b.view(), packed.view, o.a_zero.view(), o.b_zero.view()};
-        for (int i = 5; i < 10; i++) in[i].dtype = -1;
-        const og_view out = c.view();
-        const double attrs[] = {0, 0, 1, 0};
-        const og_call call = {in, &out, attrs, 10, 1, 4};
-        CHECK_OK(og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call));
-        for (size_t i = 0; i < want.size(); i++)
-          if (c.get((int64_t)i) != (double)want[i]) {
-            CHECK(false, "%lld rows: c[%zu] is %g, expected %lld", (long long)m, i, c.get((int64_t)i),
-                  (long long)want[i]);
-            break;
-          }
-      }
-      og::set_threads(before);
-      passes()++;
-    });
-  }
-}
-
-/** Codes of normal weights, a scale for each column. */
-void bell_shaped(Tensor& b, Random& random) {
-  const int64_t k = b.shape()[0], n = b.shape()[1];
-  const int shift = b.dtype() == OG_I8 ? 0 : 128;
-  Tensor normal(OG_F32, {k});
-  for (int64_t j = 0; j < n; j++) {
-    normal.normal(random);
-    double most = 0;
-    for (int64_t i = 0; i < k; i++) most = std::fmax(most, std::fabs(normal.get(i)));
-    for (int64_t i = 0; i < k; i++) b.set(i * n + j, std::nearbyint(normal.get(i) / most * 127) + shift);
-  }
-}
-
-/** Weights whose pairs exceed what vpmaddubsw adds exactly: split where that is rare, widened where it is not. */
-void split_weights(Random& random) {
-  for (int64_t k : {384, 770, 1025})
-    for (int64_t n : {16, 37, 90}) {
-      const int32_t dtype = random.below(2) ? OG_I8 : OG_U8;
-      named("bell-shaped weights %lldx%lld %s", (long long)k, (long long)n, dtype_name(dtype));
-      Tensor b(dtype, {k, n}, n == 37 ? kTransposed : kDense);
-      bell_shaped(b, random);
-      check_packed_sums(b, random, true);
-      named("uniform weights %lldx%lld %s", (long long)k, (long long)n, dtype_name(dtype));
-      b.integers(random, dtype == OG_I8 ? -128 : 0, dtype == OG_I8 ? 128 : 256);
-      check_packed_sums(b, random, false);
-    }
-  struct Pair {
-    double first, second;
-    bool safe;
-  };
-  const Pair pairs[] = {{127, 1, true},    {64, 64, true},      {-128, 0, true}, {-64, -64, true},  {127, -128, true},
-                        {127, 127, false}, {-128, -128, false}, {127, 2, false}, {-1, -128, false}, {65, 64, false}};
-  for (const Pair& pair : pairs) {
-    named("pairs %g %g", pair.first, pair.second);
-    Tensor all(OG_I8, {98, 35});
-    all.fill([&](int64_t i) { return i / 35 % 2 ? pair.second : pair.first; });
-    check_packed_sums(all, random, pair.safe);
-    const char* kinds[] = {"now and then", "one column", "the last words", "the same half of a group, all the room"};
-    for (int kind = 0; kind < 4; kind++) {
-      named("pairs %g %g: %s", pair.first, pair.second, kinds[kind]);
-      const int64_t k = kind == 2 ? 387 : 384, n = 35;
-      Tensor some(OG_I8, {k, n}, kTransposed);
-      some.integers(random, -60, 61);
-      for (int64_t i = 0; i + 1 < k; i += 2)
-        for (int64_t j = 0; j < n; j++) {
-          const bool is_here[] = {random.below(64) == 0, j == 17 && i < 48, i >= k - 4 && j % 3 == 1,
-                                  j == n - 1 && i % 8 == 0 && i > 0};
-          if (is_here[kind]) some.set(i * n + j, pair.first), some.set((i + 1) * n + j, pair.second);
+  Operands o;
+  o.a = a;
+  o.b = b;
+  if (random.below(2)) o.a_zero = Tensor(OG_I32, {m}).integers(random, -128, 256);
+  if (random.below(2)) o.b_zero = Tensor(OG_I32, {n}).integers(random, -128, 256);
+  const std::vector<int64_t> want = exact_sums(o, 1, m, n, k);
+  for_each_path([&](og::Isa isa) {
+    for (int threads : {1, 2}) {
+      og::set_threads(threads);
+      Block packed(packed_bytes(k, n));
+      CHECK_OK(pack(isa, o.b.view(), packed, 0));
+      Tensor c(OG_I32, {m, n});
+      og_view in[10] = {o.a.view(), o.b.view(), packed.view, o.a_zero.view(), o.b_zero.view()};
+      for (int i = 5; i < 10; i++) in[i].dtype = -1;
+      const og_view out = c.view();
+      const double attrs[] = {0, 0, 1, 0};
+      const og_call call = {in, &out, attrs, 10, 1, 4};
+      CHECK_OK(og::run_kernel_on(isa, og::kernel_id("matmul_int8"), call));
+      for (size_t i = 0; i < want.size(); i++)
+        if (c.get((int64_t)i) != (double)want[i]) {
+          CHECK(false, "%lld rows: c[%zu] is %g, expected %lld", (long long)m, i, c.get((int64_t)i),
+                (long long)want[i]);
+          break;
         }
-      check_packed_sums(some, random, true);
     }
-  }
+    og::set_threads(before);
+    passes()++;
+  });
+}
+
+/** Many rows, of which four share three sums on AVX2: blocks of k, and codes at the ends of their range everywhere. */
+void many_rows(Random& random) {
+  const int64_t rows[] = {16, 17, 20, 23, 49, 131}, columns[] = {16, 37, 90};
+  int trial = 0;
+  for (int64_t k : {1, 5, 384, 507, 508, 509, 511, 770, 1016, 1025})
+    for (int32_t ta : {OG_I8, OG_U8}) {
+      const int64_t m = rows[trial % 6], n = columns[random.below(3)];
+      const int32_t tb = random.below(2) ? OG_I8 : OG_U8;
+      named("many rows %lldx%lldx%lld dtypes %d %d", (long long)m, (long long)n, (long long)k, ta, tb);
+      check_packed_sums(codes(random, ta, {m, k}, (Layout)(trial % kLayoutCount)),
+                        codes(random, tb, {k, n}, (Layout)random.below(kLayoutCount)), random);
+      trial++;
+    }
+  const double ends[] = {-128, 127};
+  for (double x : ends)
+    for (double y : ends)
+      for (double next : ends) {
+        named("all codes %g, every other row %g, weights %g", x, next, y);
+        Tensor a(OG_I8, {21, 1030}), b(OG_I8, {1030, 18});
+        a.fill([&](int64_t i) { return i / 1030 % 2 ? next : x; });
+        b.fill([&](int64_t) { return y; });
+        check_packed_sums(a, b, random);
+      }
 }
 
 void packed_refusals(Random& random) {
@@ -174,7 +136,7 @@ void packed_refusals(Random& random) {
 int main() {
   Random random(20261127);
   packed_weights(random);
-  split_weights(random);
+  many_rows(random);
   packed_refusals(random);
   return finish("matmul_int8_packed");
 }
