@@ -24,7 +24,7 @@
 #include "../core/scratch.h"
 #include "attention_common.h"
 #ifndef OG_IS_REFERENCE
-#include "attention_scores.h"
+#include "attention_gradient.h"
 #endif
 
 namespace og {
@@ -124,34 +124,9 @@ int32_t backward_packed(const og_call* call, const Problem& p) {
 
 #else
 
-constexpr int64_t kBlock = 64;  // queries and keys of a tile
-constexpr int64_t kVectors = kBlock / kLanes;
 constexpr int64_t kFewTasks = 16;
 constexpr int64_t kLongTask = 128 << 20;  // floating-point operations, about 2 ms
 constexpr int64_t kLongPiece = 1024;      // keys whose gradients one task keeps in its cache
-
-struct Buffers {
-  float *q_rows, *q;        // [kBlock][padded], [padded][kBlock] times scale · log₂e
-  float *grad_rows, *grad;  // the same for grad, unscaled
-  float* dq;                // [padded][kBlock]
-  float *p, *ds;            // [kBlock keys][kBlock queries]
-  float *lse, *delta;       // [kBlock]; lse in base 2
-  float *keys, *values;     // converted rows of the piece, where k or v cannot be read in place
-  float *dk, *dv;           // [keys of the piece][padded]
-  float* stage;             // [kStrip][kBlock]
-  float *kept, *bend;       // [kBlock keys][kBlock queries]: dropout's factors, the soft cap's derivative
-};
-
-bool take_buffers(const Problem& p, int64_t piece, ScratchFrame* scratch, Buffers* to) {
-  const int64_t w = round_up(p.width, kLanes), vw = round_up(p.value_width, kLanes);
-  const auto take = [&](float*& pointer, int64_t count) { return (pointer = scratch->take<float>(count)) != nullptr; };
-  return take(to->q_rows, kBlock * w) && take(to->q, kBlock * w) && take(to->grad_rows, kBlock * vw) &&
-         take(to->grad, kBlock * vw) && take(to->dq, kBlock * w) && take(to->p, kBlock * kBlock) &&
-         take(to->ds, kBlock * kBlock) && take(to->lse, kBlock) && take(to->delta, kBlock) &&
-         take(to->keys, piece * p.width) && take(to->values, piece * p.value_width) && take(to->dk, piece * w) &&
-         take(to->dv, piece * vw) && take(to->stage, kStrip * kBlock) &&
-         take(to->kept, p.drops ? kBlock * kBlock : 0) && take(to->bend, p.soft_cap > 0 ? kBlock * kBlock : 0);
-}
 
 /** One (batch, key head) and one pair of pieces: queries [from, to) against keys [key_from, key_to). */
 struct Task {
@@ -176,12 +151,10 @@ void load_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const 
   const Problem& p = *task.problem;
   const int64_t w = round_up(p.width, kLanes), vw = round_up(p.value_width, kLanes);
   const Head lse = head_of(task.call->inputs[kLse], task.b, h), y = head_of(task.call->inputs[kY], task.b, h);
-  stage_rows(head_of(task.call->inputs[kQ], task.b, h), t0, count, kBlock, p.width, w, buffers.q_rows);
-  stage_rows(head_of(task.call->inputs[kGrad], task.b, h), t0, count, kBlock, p.value_width, vw, buffers.grad_rows);
-  for (int64_t s = 0; s < kBlock; s += kStrip) {
-    transpose_strip(buffers.q_rows + s * w, w, query_factor(p), buffers.q + s, kBlock);
-    transpose_strip(buffers.grad_rows + s * vw, vw, 1.f, buffers.grad + s, kBlock);
-  }
+  load_block(head_of(task.call->inputs[kQ], task.b, h), t0, count, p.width, query_factor(p), buffers.rows,
+             buffers.q_rows, buffers.q);
+  load_block(head_of(task.call->inputs[kGrad], task.b, h), t0, count, p.value_width, 1.f, buffers.rows,
+             buffers.grad_rows, buffers.grad);
   alignas(64) float row[kMaxHeadWidth];
   for (int64_t d = p.value_width; d < vw; d++) row[d] = 0.f;
   for (int64_t i = 0; i < kBlock; i++) {
@@ -191,115 +164,18 @@ void load_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const 
     float value = 0.f;
     load_row(lse, t0 + i, 0, 1, &value);
     if (value != -__builtin_inff()) buffers.lse[i] = value * kLog2e;
-    load_row(y, t0 + i, 0, p.value_width, row);
+    const float* values = row;
+    if (vw == p.value_width)
+      values = key_rows(y, t0 + i, 1, vw, row).data;
+    else
+      load_row(y, t0 + i, 0, p.value_width, row);
     Vf delta{};
-    for (int64_t d = 0; d < vw; d += kLanes) delta = fma(load(row + d), load(buffers.grad_rows + i * vw + d), delta);
+    for (int64_t d = 0; d < vw; d += kLanes)
+      delta = fma(load(values + d), load(buffers.grad_rows + d / kPanel * kPanel * kBlock + i * kPanel + d % kPanel),
+                  delta);
     buffers.delta[i] = sum(delta);
   }
   std::memset(buffers.dq, 0, (size_t)(w * kBlock) * sizeof(float));
-}
-
-/** What one block of queries sees of one tile of keys, vector by vector. */
-struct Seen {
-  int64_t begin[kVectors], end[kVectors];
-};
-
-/** P and dS of one strip (queries from column s0 of the tile on). k and v point at key j0. */
-void score_strip(const Problem& p, const Reach& reach, int64_t s0, int64_t t0, int64_t count, const Rows& k,
-                 const Rows& v, int64_t j0, int64_t n, const Scoring& scoring, const Buffers& buffers, Ahead* ahead) {
-  const int64_t begin = reach.begin, first = reach.end[0], second = reach.end[1];
-  const int64_t end = first < second ? second : first, both = first < second ? first : second;
-  const int64_t shared = both > begin ? both : begin;
-  const int alone = first < second ? 1 : 0;
-  float *prob = buffers.p + s0, *ds = buffers.ds + s0;
-  if (shared > begin) {
-    multiply<2, true>(shared - begin, p.width, k.data + begin * k.stride, k.stride, buffers.q + s0, kBlock,
-                      prob + begin * kBlock, kBlock, false, ahead);
-    multiply<2, true>(shared - begin, p.value_width, v.data + begin * v.stride, v.stride, buffers.grad + s0, kBlock,
-                      ds + begin * kBlock, kBlock, false, ahead);
-  }
-  if (end > shared) {
-    const int64_t at = shared * kBlock + alone * kLanes;
-    multiply<1, true>(end - shared, p.width, k.data + shared * k.stride, k.stride, buffers.q + s0 + alone * kLanes,
-                      kBlock, prob + at, kBlock, false);
-    multiply<1, true>(end - shared, p.value_width, v.data + shared * v.stride, v.stride,
-                      buffers.grad + s0 + alone * kLanes, kBlock, ds + at, kBlock, false);
-  }
-  if (scoring.any && end > begin)
-    apply_scoring(p, scoring, t0, count, j0, begin, end, prob, kBlock, buffers.bend + s0, buffers.stage, kBlock);
-  apply_reach(p, reach, t0, j0, prob, kBlock);
-  if (p.drops && end > begin) {
-    fill_kept(p, scoring, t0, count, j0, begin, end, buffers.kept + s0, kBlock, buffers.stage, kBlock);
-    multiply_tile(ds, buffers.kept + s0, kBlock, begin, end);
-  }
-  for (int x = 0; x < kVecs; x++) {
-    const Vf lse = load(buffers.lse + s0 + x * kLanes), delta = load(buffers.delta + s0 + x * kLanes);
-    const int64_t low = begin < reach.end[x] ? begin : reach.end[x];
-    for (int64_t j = 0; j < low; j++) {
-      store(prob + j * kBlock + x * kLanes, Vf{});
-      store(ds + j * kBlock + x * kLanes, Vf{});
-    }
-    for (int64_t j = low; j < reach.end[x]; j++) {
-      float *at = prob + j * kBlock + x * kLanes, *to = ds + j * kBlock + x * kLanes;
-      const Vf weight = exp2_nonpositive(load(at) - lse);
-      store(at, weight);
-      store(to, weight * (load(to) - delta));
-    }
-    for (int64_t j = reach.end[x]; j < n; j++) {
-      store(prob + j * kBlock + x * kLanes, Vf{});
-      store(ds + j * kBlock + x * kLanes, Vf{});
-    }
-  }
-  if (p.drops && end > begin) multiply_tile(prob, buffers.kept + s0, kBlock, begin, end);
-}
-
-/** dS becomes the gradient of the scores before the soft cap. Outside the reach it is 0 and stays so. */
-void bend_back(const Reach& reach, int64_t s0, const Buffers& buffers) {
-  for (int x = 0; x < kVecs; x++)
-    for (int64_t j = reach.begin; j < reach.end[x]; j++) {
-      float* at = buffers.ds + j * kBlock + s0 + x * kLanes;
-      store(at, load(at) * load(buffers.bend + j * kBlock + s0 + x * kLanes));
-    }
-}
-
-/** gradient[key][·] += Σ_query tile[key][query] · rows[query][·], over the queries that see each group of keys. */
-void add_key_gradient(const Seen& seen, int64_t n, const float* tile, const float* rows, int64_t padded,
-                      float* gradient) {
-  for (int64_t c = 0; c < padded; c += 2 * kLanes) {
-    const bool pair = c + 2 * kLanes <= padded;
-    for (int64_t r = 0; r < n; r += kRegs) {
-      const int64_t count = n - r < kRegs ? n - r : kRegs;
-      int64_t low = 0, high = kVectors;
-      while (low < high && (seen.end[low] <= r || seen.begin[low] >= r + count)) low++;
-      while (high > low && (seen.end[high - 1] <= r || seen.begin[high - 1] >= r + count)) high--;
-      if (low == high) continue;
-      const int64_t depth = (high - low) * kLanes, from = low * kLanes;
-      const float *a = tile + r * kBlock + from, *b = rows + from * padded + c;
-      if (pair) {
-        multiply<2, true>(count, depth, a, kBlock, b, padded, gradient + r * padded + c, padded, true);
-      } else {
-        multiply<1, true>(count, depth, a, kBlock, b, padded, gradient + r * padded + c, padded, true);
-      }
-    }
-  }
-}
-
-/** Writes dS of one strip to dmask; places that were skipped stay 0. */
-void put_mask_gradient(const Head& head, const Reach& reach, int64_t t0, int64_t count, int64_t j0, const float* ds,
-                       float* stage) {
-  for (int x = 0; x < kVecs; x++) {
-    const int64_t left = count - x * kLanes, rows = left < kLanes ? left : kLanes;
-    for (int64_t j = reach.begin; j < reach.end[x]; j += kLanes) {
-      const int64_t n = reach.end[x] - j < kLanes ? reach.end[x] - j : kLanes;
-      Vf r[kLanes];
-      for (int i = 0; i < kLanes; i++) r[i] = i < n ? load(ds + (j + i) * kBlock + x * kLanes) : Vf{};
-      transpose(r);
-      for (int64_t i = 0; i < rows; i++) {
-        store(stage, r[i]);
-        store_row(head, t0 + x * kLanes + i, j0 + j, n, stage);
-      }
-    }
-  }
 }
 
 /** One block of queries of one head against the keys of the task. */
@@ -351,14 +227,14 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
       const int64_t second = reach.end[1] > reach.begin ? reach.end[1] : reach.begin;
       const int64_t both = first < second ? first : second, alone = first < second ? 1 : 0;
       const float* ds = buffers.ds + s * kStrip;
-      float* dq = buffers.dq + s * kStrip;
+      float* dq = buffers.dq + s * kStrip * w;
       if (both > reach.begin)
         multiply<2, false>(p.width, both - reach.begin, keys.data + reach.begin * keys.stride, keys.stride,
-                           ds + reach.begin * kBlock, kBlock, dq, kBlock, true, &ahead);
+                           ds + reach.begin * kBlock, kBlock, dq, kStrip, true, &ahead);
       const int64_t last = first < second ? second : first;
       if (last > both)
         multiply<1, false>(p.width, last - both, keys.data + both * keys.stride, keys.stride,
-                           ds + both * kBlock + alone * kLanes, kBlock, dq + alone * kLanes, kBlock, true);
+                           ds + both * kBlock + alone * kLanes, kBlock, dq + alone * kLanes, kStrip, true);
     }
     add_key_gradient(seen, n, buffers.p, buffers.grad_rows, vw, buffers.dv + offset * vw);
     add_key_gradient(seen, n, buffers.ds, buffers.q_rows, w, buffers.dk + offset * w);
@@ -366,9 +242,9 @@ void run_queries(const Task& task, int64_t h, int64_t t0, int64_t count, const R
   alignas(64) float factor[kStrip];
   for (float& f : factor) f = (float)p.scale;
   for (int64_t s = 0; s < count; s += kStrip) {
-    transpose_back(buffers.dq + s, kBlock, w, factor, buffers.q_rows);  // the rows are no longer needed
+    transpose_back(buffers.dq + s * w, kStrip, w, factor, buffers.rows);
     for (int64_t i = s; i < count && i < s + kStrip; i++)
-      put_row(dq, t0 + i, p.width, buffers.q_rows + (i - s) * w, task.add);
+      put_row(dq, t0 + i, p.width, buffers.rows + (i - s) * w, task.add);
   }
 }
 
@@ -379,10 +255,11 @@ void run_task(const Task& task, const Buffers& buffers) {
   if (task.add &&
       (task.to <= task.from || p.key_end(task.to - 1) <= task.key_from || p.key_begin(task.from) >= task.key_to))
     return;
-  const Rows k =
-      key_rows(head_of(task.call->inputs[kK], task.b, task.kv_head), task.key_from, n, p.width, buffers.keys);
-  const Rows v =
+  Rows k = key_rows(head_of(task.call->inputs[kK], task.b, task.kv_head), task.key_from, n, p.width, buffers.keys);
+  Rows v =
       key_rows(head_of(task.call->inputs[kV], task.b, task.kv_head), task.key_from, n, p.value_width, buffers.values);
+  k = near_rows(k, n, p.width, buffers.keys);
+  v = near_rows(v, n, p.value_width, buffers.values);
   std::memset(buffers.dk, 0, (size_t)(n * w) * sizeof(float));
   std::memset(buffers.dv, 0, (size_t)(n * vw) * sizeof(float));
   for (int64_t g = 0; g < p.group; g++)

@@ -10,14 +10,14 @@
 
 #include "../core/parallel.h"
 #include "../core/scratch.h"
+#include "attention_rows.h"
 #include "attention_scores.h"
 
 namespace og {
 namespace {
 
 constexpr int64_t kDecodeRows = kStrip / 2 > 8 ? 16 : 8;  // query rows per key head up to which this path is taken
-constexpr int64_t kDecodeKeys = 64;   // keys of a tile at most: its k and v stay in L1 for the other rows
-constexpr int64_t kDecodeParts = 32;  // ranges of keys, over all heads, at least so many, of
+constexpr int64_t kDecodeParts = 32;                      // ranges of keys, over all heads, at least so many, of
 constexpr int64_t kLeastElements = 32 << 10, kMostElements = 256 << 10;  // so many elements of k and v
 constexpr int64_t kTaskElements = 64 << 10;  // what a task reads at least, unless threads would have less than two
 
@@ -80,146 +80,6 @@ inline void combine(const og_call* call, const Problem& p, const Partials& parti
   });
 }
 
-/** kLanes bytes, widened. */
-OG_INLINE Vf load(const int8_t* p) {
-#if defined(__AVX512F__)
-  return (Vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)));
-#elif defined(__AVX2__)
-  return (Vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)));
-#else
-  typedef int8_t Bytes __attribute__((vector_size(OG_LANES)));
-  Bytes bytes;
-  std::memcpy(&bytes, p, sizeof bytes);
-  return __builtin_convertvector(__builtin_convertvector(bytes, Vi), Vf);
-#endif
-}
-
-/** Cache lines of n rows, into L2: L1 has no room for two tiles of k and v. */
-template <class T>
-OG_INLINE void fetch_rows(const T* row, int64_t stride, int64_t n, int64_t width) {
-  for (int64_t j = 0; j < n; j++, row += stride)
-    for (int64_t byte = 0; byte < width * (int64_t)sizeof(T); byte += 64)
-      __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
-}
-
-/**
- * scores[r][j] = q_r · k_j for j < n and R query rows; rows of k are `stride` apart. Rows from `next` on, unless it is
- * null, are fetched meanwhile. Rows are read one after the other, in the order of memory, which the hardware foresees.
- */
-template <int R, class T>
-OG_INLINE void dots(const float* const* q, const T* k, int64_t stride, int64_t n, int64_t width, const T* next,
-                    float* const* scores) {
-  constexpr int kKeysAtOnce = kLanes / R;
-  for (int64_t j = 0; j < n; j += kKeysAtOnce) {
-    const T* rows[kKeysAtOnce];
-    Vf acc[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; i++) acc[i] = Vf{};
-#pragma GCC unroll 16
-    for (int i = 0; i < kKeysAtOnce; i++) rows[i] = k + (j + i < n ? j + i : n - 1) * stride;
-    if (R == 1 && next) fetch_rows(next + j * stride, stride, n - j < kKeysAtOnce ? n - j : kKeysAtOnce, width);
-#pragma GCC unroll 16
-    for (int i = 0; i < kKeysAtOnce; i++) {
-      int64_t d = 0;
-      if (R == 1) {
-        for (; d + 4 * kLanes <= width; d += 4 * kLanes)
-#pragma GCC unroll 4
-          for (int part = 0; part < 4; part++)
-            acc[i] = fma(load(q[0] + d + part * kLanes), load(rows[i] + d + part * kLanes), acc[i]);
-      }
-      for (; d < width; d += kLanes) {
-        const T* at = rows[i] + d;
-        if (R > 1 && next) __builtin_prefetch(next + (at - k), 0, 2);  // all at once would hold up the loads between
-        const Vf right = load(at);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) acc[r * kKeysAtOnce + i] = fma(load(q[r] + d), right, acc[r * kKeysAtOnce + i]);
-      }
-    }
-    const Vf sums = sum_each(acc);
-    for (int r = 0; r < R; r++)
-      std::memcpy(scores[r] + j, reinterpret_cast<const float*>(&sums) + r * kKeysAtOnce, kKeysAtOnce * sizeof(float));
-  }
-}
-
-/** o_r[·] += Σ_j weight_r[j] · v_j for NV vectors and R query rows; the same of rows from `next` on is fetched. */
-template <int R, int NV, class T>
-OG_INLINE void axpys(const float* const* weight, const T* v, int64_t stride, int64_t n, const T* next, float* const* o,
-                     int64_t at) {
-  Vf acc[R][NV];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int i = 0; i < NV; i++) acc[r][i] = load(o[r] + at + i * kLanes);
-  v += at;
-  for (int64_t j = 0; j < n; j++, v += stride) {
-    if (next) fetch_rows(next + at + j * stride, stride, 1, NV * kLanes);
-    Vf left[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) left[r] = set1(weight[r][j]);
-#pragma GCC unroll 8
-    for (int i = 0; i < NV; i++) {
-      const Vf right = load(v + i * kLanes);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) acc[r][i] = fma(left[r], right, acc[r][i]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int i = 0; i < NV; i++) store(o[r] + at + i * kLanes, acc[r][i]);
-}
-
-/** A tile of k or v as vectors of a storage type: in place, or converted and padded. */
-struct DecodeTile {
-  const void* data;
-  int64_t stride;
-  int32_t dtype;
-  const void* next;  // what is read after it, laid out like it, to be fetched meanwhile; null: none, or unknown
-};
-inline bool reads_in_place(const Head& head, int64_t width) { return head.column == 1 && width % kLanes == 0; }
-inline DecodeTile decode_tile(const Head& head, int64_t from, int64_t n, int64_t width, float* buffer) {
-  if (reads_in_place(head, width)) return {head.at(from), head.row, head.dtype, nullptr};
-  const int64_t padded = round_up(width, kLanes);
-  stage_rows(head, from, n, n, width, padded, buffer);
-  return {buffer, padded, OG_F32, nullptr};
-}
-
-/** For one, two or four query rows, whose loads of k then are shared. */
-template <class T>
-__attribute__((noinline)) void tile_scores(int rows, const float* const* q, const DecodeTile& k, int64_t from,
-                                           int64_t n, int64_t width, bool fetch, float* const* scores) {
-  const T* data = static_cast<const T*>(k.data) + from * k.stride;
-  const T* next = fetch && k.next ? static_cast<const T*>(k.next) + from * k.stride : nullptr;
-  if (rows == 4) {
-    dots<4>(q, data, k.stride, n, width, next, scores);
-  } else if (rows == 2) {
-    dots<2>(q, data, k.stride, n, width, next, scores);
-  } else {
-    dots<1>(q, data, k.stride, n, width, next, scores);
-  }
-}
-template <class T>
-__attribute__((noinline)) void tile_values(int rows, const float* const* weight, const DecodeTile& v, int64_t from,
-                                           int64_t n, int64_t width, bool fetch, float* const* o) {
-  const T* data = static_cast<const T*>(v.data) + from * v.stride;
-  const T* next = fetch && v.next ? static_cast<const T*>(v.next) + from * v.stride : nullptr;
-  int64_t d = 0;
-  if (rows == 4) {
-#if OG_LANES == 16 || defined(__aarch64__)  // 16 sums of 32 registers
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<4, 4>(weight, data, v.stride, n, next, o, d);
-#endif
-    for (; d + 2 * kLanes <= width; d += 2 * kLanes) axpys<4, 2>(weight, data, v.stride, n, next, o, d);
-    for (; d < width; d += kLanes) axpys<4, 1>(weight, data, v.stride, n, next, o, d);
-  } else if (rows == 2) {
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<2, 4>(weight, data, v.stride, n, next, o, d);
-    for (; d < width; d += kLanes) axpys<2, 1>(weight, data, v.stride, n, next, o, d);
-  } else {
-    for (; d + 8 * kLanes <= width; d += 8 * kLanes) axpys<1, 8>(weight, data, v.stride, n, next, o, d);
-    for (; d + 4 * kLanes <= width; d += 4 * kLanes) axpys<1, 4>(weight, data, v.stride, n, next, o, d);
-    for (; d < width; d += kLanes) axpys<1, 1>(weight, data, v.stride, n, next, o, d);
-  }
-}
-
 struct DecodeRow {
   float *q, *o;
   float highest, sum;
@@ -245,7 +105,7 @@ inline void weigh(DecodeRow& row, float* scores, int64_t count, int64_t value_wi
     for (int64_t d = 0; d < value_width; d += kLanes) store(row.o + d, load(row.o + d) * factor);
 }
 
-/** Keys j0 … j0 + n - 1 of one key head, n ≤ kDecodeKeys. */
+/** Keys j0 … j0 + n - 1 of one key head, n ≤ kDecodeKeys; or n ≤ kFarKeys that are spread over streams. */
 struct KeyTile {
   DecodeTile k, v;
   const float *k_scale, *v_scale;  // of int8: what each key's products, and each value, are multiplied by
@@ -267,7 +127,7 @@ inline void decode_range(const og_call* call, const Problem& p, const RowBlock& 
                          DecodeRow* rows, const TileAt& tile_at) {
   const bool masked = is_present(call->inputs[kMask]), biased = is_present(call->inputs[kSlopes]) || p.soft_cap > 0;
   const int64_t width = round_up(p.width, kLanes), value_width = round_up(p.value_width, kLanes);
-  alignas(64) float memory[4][kDecodeKeys + kLanes], allowed[kDecodeKeys];
+  alignas(64) float memory[4][kFarKeys + kLanes], allowed[kDecodeKeys];
   float* const scores[4] = {memory[0], memory[1], memory[2], memory[3]};
   for (int64_t j0 = from, n = 0; j0 < to && !cancelled(); j0 += n) {
     const KeyTile tile = tile_at(j0, to);
@@ -275,12 +135,14 @@ inline void decode_range(const og_call* call, const Problem& p, const RowBlock& 
     int step = 1;
     for (int64_t r = 0; r < block.count; r += step) {
       const int64_t t = block.query(p, r), low = p.key_begin(t), high = p.key_end(t);
+      const bool far = kFar > 1 && !tile.k.data;  // all rows see all of it
       const auto alike = [&](int64_t other) {
+        if (far) return other < block.count;
         return other < block.count && p.key_begin(block.query(p, other)) == low &&
                p.key_end(block.query(p, other)) == high;
       };
       step = !alike(r + 1) ? 1 : alike(r + 2) && alike(r + 3) ? 4 : 2;
-      const int64_t begin = low > j0 ? low - j0 : 0, end = high < j0 + n ? high - j0 : n;
+      const int64_t begin = low > j0 && !far ? low - j0 : 0, end = high < j0 + n && !far ? high - j0 : n;
       const int64_t count = end - begin;
       if (count <= 0) continue;
       const bool fetch = r == 0;
@@ -335,6 +197,56 @@ inline void decode_range(const og_call* call, const Problem& p, const RowBlock& 
       }
     }
   }
+}
+
+/**
+ * What of the keys [from, to) may be read in streams far apart: what all rows see, where nothing asks for a key's
+ * place. No stream's part of a tile crosses the end of kDecodeKeys keys, so that pages of so many give the bits of one
+ * piece.
+ */
+struct FarKeys {
+  int64_t from, quarter;  // the first of all, and how many each stream has; 0: not worth it
+
+  int64_t to() const { return from + kFar * quarter; }
+  /** Where stream i stands when j0 - from keys have been read. */
+  int64_t place(int64_t j0, int i) const { return from + (j0 - from) / kFar + i * quarter; }
+  /** Keys of a tile in each stream. */
+  int64_t rows(int64_t j0, int64_t end) const {
+    int64_t n = (end - j0) / kFar;
+    for (int i = 0; i < kFar; i++) {
+      const int64_t left = kDecodeKeys - place(j0, i) % kDecodeKeys;
+      if (n > left) n = left;
+    }
+    return n;
+  }
+};
+inline FarKeys far_keys(const og_call* call, const Problem& p, int64_t from, int64_t to) {
+  FarKeys far{from, 0};
+  if (kFar == 1 || is_present(call->inputs[kMask]) || is_present(call->inputs[kSlopes]) || p.soft_cap > 0 || p.drops)
+    return far;
+  const int64_t low = p.key_begin(p.queries - 1), high = p.key_end(0);  // both grow with the query
+  if (far.from < low) far.from = low;
+  if (to > high) to = high;
+  const int64_t most = (to - far.from) / kFar, unit = most < 4 * kDecodeKeys ? kLanes : kDecodeKeys;
+  if (most >= unit)
+    far.quarter = most / unit * unit;
+  else
+    far.from = from;
+  return far;
+}
+
+/** decode_range with tiles of far.from … far.to() from far_tile, the others from near_tile. */
+template <bool Quantised, class Near, class Far>
+inline void decode_ranges(const og_call* call, const Problem& p, const RowBlock& block, int64_t from, int64_t to,
+                          const FarKeys& far, DecodeRow* rows, const Near& near_tile, const Far& far_tile) {
+  if constexpr (kFar > 1) {
+    if (far.quarter > 0) {
+      decode_range<Quantised>(call, p, block, from, far.from, rows, near_tile);
+      decode_range<Quantised>(call, p, block, far.from, far.to(), rows, far_tile);
+      from = far.to();
+    }
+  }
+  decode_range<Quantised>(call, p, block, from, to, rows, near_tile);
 }
 
 /** Scratch of a block's rows: q times its factor, and sums of 0. */
@@ -430,13 +342,26 @@ inline int32_t forward_decode(const og_call* call, const Problem& p) {
         following =
             head_of(call->inputs[kK], next / p.kv_heads, next % p.kv_heads).at((part + 1) % splits * split_keys);
       }
-      decode_range<false>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) {
+      const auto near_tile = [&](int64_t j0, int64_t end) {
         KeyTile tile{};
         tile.n = end - j0 < tile_keys ? end - j0 : tile_keys;
+        if (kFar > 1 && tile.n > kDecodeKeys - j0 % kDecodeKeys) tile.n = kDecodeKeys - j0 % kDecodeKeys;
         tile.k = decode_tile(k, j0, tile.n, p.width, buffer);
         tile.v = decode_tile(v, j0, tile.n, p.value_width, buffer + kDecodeKeys * width);
         if (alike) tile.k.next = v.at(j0);
         if (alike) tile.v.next = j0 + tile.n < end ? k.at(j0 + tile.n) : following;
+        return tile;
+      };
+      const FarKeys far = in_place ? far_keys(call, own, from, to) : FarKeys{from, 0};
+      decode_ranges<false>(call, own, block, from, to, far, rows, near_tile, [&](int64_t j0, int64_t end) {
+        KeyTile tile{};
+        tile.n = kFar * far.rows(j0, end);
+        tile.k = {nullptr, k.row, k.dtype, nullptr, {}};
+        tile.v = {nullptr, v.row, v.dtype, nullptr, {}};
+        for (int i = 0; i < kFar; i++) {
+          tile.k.far[i] = k.at(far.place(j0, i));
+          tile.v.far[i] = v.at(far.place(j0, i));
+        }
         return tile;
       });
       finish_rows(call, p, block, partials, split, rows);

@@ -266,12 +266,41 @@ struct Reader {
   const Cache* cache;
   int64_t b, head, width, value_width, tile_keys;
   float* buffer;  // [kDecodeKeys][both widths], for rows that cannot be read in place
-  alignas(64) float k_scale[kDecodeKeys], v_scale[kDecodeKeys];
+  alignas(64) float k_scale[kFarKeys], v_scale[kFarKeys];
 
-  const float* scales(const og_view& view, int64_t page, int64_t row, int64_t n, float* to) const {
+  const float* scales(const og_view& view, int64_t page, int64_t row, int64_t n, float* to, int64_t step = 1) const {
     if (!is_present(view)) return nullptr;
-    for (int64_t j = 0; j < n; j++) to[j] = scale_at(view, page, head, row + j);
+    for (int64_t j = 0; j < n; j++) to[j * step] = scale_at(view, page, head, row + j);
     return to;
+  }
+  bool in_place() const {
+    return reads_in_place(head_of(*cache->k, 0, head), width) &&
+           reads_in_place(head_of(*cache->v, 0, head), value_width);
+  }
+  /** A tile that is spread over streams, none of which crosses a page's end in it. */
+  KeyTile tile(int64_t j0, int64_t end, const FarKeys& far) {
+    int64_t n = far.rows(j0, end);
+    for (int i = 0; i < kFar; i++) {
+      const int64_t left = cache->page - cache->row(far.place(j0, i));
+      if (n > left) n = left;
+    }
+    KeyTile tile{};
+    tile.n = n * kFar;
+    for (int i = 0; i < kFar; i++) {
+      const int64_t place = far.place(j0, i), page = cache->page_of(b, place), row = cache->row(place);
+      const Head k = head_of(*cache->k, page, head), v = head_of(*cache->v, page, head);
+      tile.k.stride = k.row;
+      tile.k.dtype = k.dtype;
+      tile.k.far[i] = k.at(row);
+      tile.v.stride = v.row;
+      tile.v.dtype = v.dtype;
+      tile.v.far[i] = v.at(row);
+      tile.k_scale = scales(*cache->k_scales, page, row, n, k_scale + i, kFar);
+      tile.v_scale = scales(*cache->v_scales, page, row, n, v_scale + i, kFar);
+    }
+    if (tile.k_scale) tile.k_scale = k_scale;
+    if (tile.v_scale) tile.v_scale = v_scale;
+    return tile;
   }
   KeyTile tile(int64_t j0, int64_t end) {
     const int64_t page = cache->page_of(b, j0), row = cache->row(j0), left = cache->page - row;
@@ -322,7 +351,10 @@ int32_t forward_few(const og_call* call, const Problem& p, const Cache& cache) {
       return;
     }
     const int64_t from = split * split_keys, to = from + split_keys < own.keys ? from + split_keys : own.keys;
-    decode_range<true>(call, own, block, from, to, rows, [&](int64_t j0, int64_t end) { return reader.tile(j0, end); });
+    const FarKeys far = reader.in_place() ? far_keys(call, own, from, to) : FarKeys{from, 0};
+    decode_ranges<true>(
+        call, own, block, from, to, far, rows, [&](int64_t j0, int64_t end) { return reader.tile(j0, end); },
+        [&](int64_t j0, int64_t end) { return reader.tile(j0, end, far); });
     finish_rows(call, own, block, partials, split, rows);
   });
   if (failed) return fail(OG_OUT_OF_MEMORY, "attention_paged: no memory for a task");

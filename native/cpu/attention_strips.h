@@ -254,7 +254,8 @@ void run_block(const og_call* call, const Problem& p, const Block& block, const 
                 p.width);
     }
     const Rows keys = source.keys(p, b, kv_head, j0, n, buffers.keys);
-    const Rows values = source.values(p, b, kv_head, j0, n, buffers.values);
+    Rows values = source.values(p, b, kv_head, j0, n, buffers.values);
+    if (strips >= 4) values = near_rows(values, n, p.value_width, buffers.values);
     for (int64_t s = 0; s < strips; s++)
       accumulate_tile(p, buffers.strips[s], keys, values, j0, n, scoring, buffers, &ahead);
   }
