@@ -130,10 +130,10 @@ inline int64_t task_length(int64_t total, int64_t wanted, int64_t unit) {
   return ceil_div(ceil_div(total, tasks), unit) * unit;
 }
 
-/** The same for few rows in far_panels: four streams a task, and as many tasks as are divisible by four. */
+/** The same for few rows in far_panels: streams that begin seldom, and as many tasks as are divisible by four. */
 inline int64_t far_length(int64_t columns) {
-  const int64_t tasks = ceil_div(ceil_div(columns, kNC), 4) * 4, unit = kFarPanels * kNR;
-  return ceil_div(ceil_div(columns, tasks), unit) * unit;
+  const int64_t tasks = ceil_div(ceil_div(columns, 2 * kNC), 4) * 4;
+  return ceil_div(ceil_div(columns, tasks), kNR) * kNR;
 }
 
 /** Where the block of `depth` steps from k on, and of columns from `column` on, lies in a whole packed B. */
