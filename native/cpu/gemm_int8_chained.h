@@ -49,7 +49,7 @@ struct ChainedLoops : WideLoops {
   }
 
   /** As WideLoops::tile, for R = 4 or 8 rows; `first`: of begin_panel. */
-  template <int R>
+  template <int R, bool Fetch>
   static void tile(int64_t steps, const int32_t* a, const uint8_t* b, const int32_t* first, int32_t* to, int64_t ld,
                    const TileScale* scale) {
     constexpr int W = R / 4 * 3;
@@ -69,7 +69,7 @@ struct ChainedLoops : WideLoops {
 #pragma GCC unroll 8
       for (int i = 0; i < W; i++) x[i][0] = load_words(first), x[i][1] = load_words(first + kLanes);
       if constexpr (W == 6) {
-        wide_six_rows(here / 2, a, b, x);
+        wide_six_rows<Fetch>(here / 2, a, b, x);
       } else {
         for (int64_t k = 0; k < here; k++) {
           const Vi b0 = Kind::load_b<false>(b + k * kColumns * Kind::kGroup);
@@ -92,9 +92,10 @@ struct ChainedLoops : WideLoops {
     store_tile<R>(total, to, ld, scale);
   }
 
-  static Tile pick(int64_t rows, bool, int& height) {
+  static Tile pick(int64_t rows, bool far, int& height) {
     height = rows <= 4 ? 4 : 8;
-    return height == 4 ? tile<4> : tile<8>;
+    if (height == 4) return tile<4, false>;
+    return far ? tile<8, true> : tile<8, false>;
   }
 };
 

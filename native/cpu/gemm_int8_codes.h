@@ -10,22 +10,24 @@
 namespace og {
 namespace {
 
-/** low and high are relative to zero. */
+/** low and high are relative to zero; `inverse`: of a Divisor by the scale, made once. */
 struct CodeGrid {
   float scale, low, high;
   int32_t zero;
+  float inverse[2];
 };
 
 inline CodeGrid code_grid(float scale, int32_t zero, bool is_signed) {
   const int32_t low = is_signed ? -128 : 0;
-  return {scale, (float)(low - zero), (float)(low + 255 - zero), zero};
+  const Divisor divided(Divisor::serves(scale) ? scale : 1.f);
+  return {scale, (float)(low - zero), (float)(low + 255 - zero), zero, {divided.high[0], divided.low[0]}};
 }
 
 /** Calls body(code), where code(y) is the codes of a vector in the low bytes of its lanes. */
 template <class Body>
 OG_INLINE void with_codes(const CodeGrid& grid, const Body& body) {
   if (kFuses && Divisor::serves(grid.scale)) {
-    const Divisor divided(grid.scale);
+    const Divisor divided(grid.inverse[0], grid.inverse[1]);
     const Vf low = set1(grid.low * grid.scale), high = set1(grid.high * grid.scale);
     body([&](Vf y) __attribute__((always_inline)) { return round_to_int(divided(within(y, low, high))) + grid.zero; });
   } else {

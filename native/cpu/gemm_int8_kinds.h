@@ -153,7 +153,7 @@ struct Wide {
   }
 #if OG_LANES == 8
   static OG_INLINE int64_t six_rows(int64_t steps, const int32_t* a, const uint8_t* b, Vi (&x)[6][2]) {
-    wide_six_rows(steps / 2, a, b, x);
+    wide_six_rows<true>(steps / 2, a, b, x);
     return steps / 2 * 2;
   }
 #endif

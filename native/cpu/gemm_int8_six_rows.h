@@ -77,22 +77,29 @@ OG_INLINE void three_op_six_rows(int64_t pairs, const int32_t* a, const uint8_t*
   "vpmovsxbw 16+" B "(%[b]), %%ymm13\n"      \
   OG_STEP(OG_WIDE_ROW, A, B)
 
-/** The same over pairs of steps of two k, for any bytes; A' as int16. */
+#define OG_WIDE_LOOP(FETCH)                                               \
+  asm volatile(                                                           \
+      ".p2align 5\n"                                                      \
+      "1:\n"                                                              \
+      FETCH                                                               \
+      OG_WIDE_STEP("0", "0")                                              \
+      OG_WIDE_STEP("24", "32")                                            \
+      "add $48, %[a]\n"                                                   \
+      "add $64, %[b]\n"                                                   \
+      "dec %[pairs]\n"                                                    \
+      "jnz 1b\n"                                                          \
+      : OG_SIX_ROWS(x), [a] "+r"(a), [b] "+r"(b), [pairs] "+r"(pairs)     \
+      :                                                                   \
+      : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc")
+
+/** The same over pairs of steps of two k, for any bytes; A' as int16. `Fetch`: B is not in L2 yet. */
+template <bool Fetch>
 OG_INLINE void wide_six_rows(int64_t pairs, const int32_t* a, const uint8_t* b, Vi (&x)[6][2]) {
   if (pairs <= 0) return;
-  asm volatile(
-      ".p2align 5\n"
-      "1:\n"
-      "prefetcht1 8192(%[b])\n"
-      OG_WIDE_STEP("0", "0")
-      OG_WIDE_STEP("24", "32")
-      "add $48, %[a]\n"
-      "add $64, %[b]\n"
-      "dec %[pairs]\n"
-      "jnz 1b\n"
-      : OG_SIX_ROWS(x), [a] "+r"(a), [b] "+r"(b), [pairs] "+r"(pairs)
-      :
-      : "xmm12", "xmm13", "xmm14", "xmm15", "memory", "cc");
+  if (Fetch)
+    OG_WIDE_LOOP("prefetcht1 8192(%[b])\n");
+  else
+    OG_WIDE_LOOP("");
 }
 
 // clang-format on
@@ -102,6 +109,7 @@ OG_INLINE void wide_six_rows(int64_t pairs, const int32_t* a, const uint8_t* b, 
 #undef OG_THREE_OP_ROW
 #undef OG_WIDE_ROW
 #undef OG_WIDE_STEP
+#undef OG_WIDE_LOOP
 
 }  // namespace
 }  // namespace og

@@ -311,6 +311,8 @@ struct Divisor {
     high = set1((float)inverse);
     low = set1((float)(inverse - (double)(float)inverse));
   }
+  /** The parts of another Divisor's inverse. */
+  Divisor(float high, float low) : high(set1(high)), low(set1(low)) {}
   OG_INLINE Vf operator()(Vf x) const { return fma(x, high, x * low); }
 };
 
