@@ -215,11 +215,10 @@ OG_INLINE Vf tanh(Vf x) {
   return select(a < 0.625f, small, select(x != x, x, large));
 }
 
-/** 1/(1+e^-x), through e^-|x| so that nothing overflows. At most 2.5 ulp. */
+/** 1/(1+e^-x), through e^-|x| so that nothing overflows: for x < 0 e^x/(1+e^x). At most 2.5 ulp. */
 OG_INLINE Vf sigmoid(Vf x) {
   const Vf t = exp(-abs(x));
-  const Vf r = 1.f / (1.f + t);
-  return select(x < 0.f, t * r, r);
+  return select(x < 0.f, t, set1(1.f)) / (1.f + t);
 }
 
 /**
