@@ -11,7 +11,7 @@
 namespace og {
 namespace {
 
-constexpr int64_t kBlock = 64;  // queries and keys of a tile
+constexpr int64_t kBlock = OG_LANES == 8 ? 96 : 64;  // queries and keys of a tile; 96 is sixteen register tiles of AVX2
 constexpr int64_t kPanel = 2 * kLanes;
 constexpr int64_t kVectors = kBlock / kLanes;
 

@@ -205,12 +205,15 @@ struct Ahead {
 template <int NV, bool ByRow>
 inline void multiply(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b, int64_t ldb, float* c,
                      int64_t ldc, bool add, Ahead* ahead = nullptr) {
-  int64_t r = 0;
-  for (; r + kRegs <= rows; r += kRegs) {
+  int64_t r = 0, whole = rows / kRegs * kRegs;
+  const bool halves = OG_LANES == 8 && rows > kRegs && rows % kRegs == 2;  // 4 + 4, not 6 + 2: two wait for each other
+  if (halves) whole -= kRegs;
+  for (; r < whole; r += kRegs) {
     micro<kRegs, NV, ByRow>(depth, ByRow ? a + r * lda : a + r, lda, b, ldb, c + r * ldc, ldc, add);
     if (ahead) ahead->step(kAheadRows);
   }
-  if (r < rows) micro_tail<NV, ByRow>(rows - r, depth, ByRow ? a + r * lda : a + r, lda, b, ldb, c + r * ldc, ldc, add);
+  for (int64_t n = halves ? 4 : rows - r; r < rows; r += n)
+    micro_tail<NV, ByRow>(n, depth, ByRow ? a + r * lda : a + r, lda, b, ldb, c + r * ldc, ldc, add);
 }
 
 /**
