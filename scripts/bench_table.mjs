@@ -1,6 +1,6 @@
 // node scripts/bench_table.mjs [--check]: writes the tables of README.md and the guides from the newest records in docs/benchmarks (of
-// compressed models: in its folder compression), between the marks `<!-- bench: all -->` (or `headline`, `compression`,
-// `compression headline`) and `<!-- /bench -->`. --check only compares.
+// compressed models: in its folder compression; the goals of the reference machine: reference), between the marks `<!-- bench: all -->` (or
+// `headline`, `goals`, `compression`, `compression headline`) and `<!-- /bench -->`. --check only compares.
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { main, root, ScriptError } from './common.mjs';
@@ -58,21 +58,42 @@ function table(record, kind) {
     row.ratio === null ? '' : row.ratio.toFixed(2),
   ]);
   const head = ['what', 'shape', 'omnigrad', 'of ceiling', 'best peer', 'ratio'];
-  const versions = Object.entries(record.versions).map(([name, version]) => `${name} ${version}`);
-  const about = `${record.cpu}, ${record.isa}, ${record.threads} threads, Node ${record.node}, ${record.date.slice(0, 10)}, commit ${record.commit.replace('+', '')}; ${versions.join(', ')}.`;
-  return [about, '', layOut(head, cells)].join('\n');
+  return [about(record), '', layOut(head, cells)].join('\n');
 }
 
-/** The text with its tables as the records have them. */
-export function withTables(text, record, compression) {
-  const marked = /(<!-- bench: (all|headline|compression|compression headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g;
+function about({ cpu, isa, threads, node, date, commit, versions }) {
+  const peers = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
+  return `${cpu}, ${isa}, ${threads} thread${threads === 1 ? '' : 's'}, Node ${node}, ${date.slice(0, 10)}, commit ${commit.replace('+', '')}; ${peers.join(', ')}.`;
+}
+
+/** The goals that a run could judge. */
+function goals(record) {
+  const judged = record.targets.filter(({ verdict }) => verdict !== 'not measured');
+  const cells = judged.map(({ goal, against, atLeast, over, rows, reached, verdict }) => [
+    goal,
+    against,
+    `${over === 'each' && rows > 1 ? 'each ' : ''}${atLeast}`,
+    reached === null ? '' : figure(reached),
+    verdict,
+  ]);
+  const met = judged.filter(({ verdict }) => verdict === 'met').length;
+  const head = ['goal', 'against', 'at least', 'reached', ''];
+  return [`${about(record)} ${met} of ${judged.length} met.`, '', layOut(head, cells)].join('\n');
+}
+
+/** The text with its tables as the records have them; `reference` is the one with the goals of the reference machine. */
+export function withTables(text, record, compression, reference) {
+  const marked = /(<!-- bench: (all|headline|goals|compression|compression headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g;
+  const tables = {
+    all: record && (() => table(record, 'all')),
+    headline: record && (() => table(record, 'headline')),
+    goals: reference && (() => goals(reference)),
+    compression: compression && (() => compressionTables(compression, 'all', layOut)),
+    'compression headline': compression && (() => compressionTables(compression, 'headline', layOut)),
+  };
   return text.replace(marked, (whole, begin, kind, end) => {
-    const isCompression = kind.startsWith('compression');
-    if ((isCompression ? compression : record) === undefined) return whole;
-    const made = isCompression
-      ? compressionTables(compression, kind === 'compression' ? 'all' : 'headline', layOut)
-      : table(record, kind);
-    return `${begin}\n${made}\n${end}`;
+    const make = tables[kind];
+    return make === undefined ? whole : `${begin}\n${make()}\n${end}`;
   });
 }
 
@@ -80,11 +101,12 @@ if (process.argv[1] === import.meta.filename) {
   await main((args) => {
     const record = newestRecord();
     const compression = newestRecord(join(records, 'compression'));
+    const reference = newestRecord(join(records, 'reference'));
     if (record === undefined) throw new ScriptError('bench_table: docs/benchmarks holds no record');
     let stale = 0;
     for (const name of documents) {
       const before = readFileSync(join(root, name), 'utf8');
-      const after = withTables(before, record, compression);
+      const after = withTables(before, record, compression, reference);
       if (before === after) continue;
       stale++;
       if (args.includes('--check')) console.log(`${name}: its tables are not those of the newest records`);
