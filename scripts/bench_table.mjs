@@ -83,7 +83,8 @@ function goals(record) {
 
 /** The text with its tables as the records have them; `reference` is the one with the goals of the reference machine. */
 export function withTables(text, record, compression, reference) {
-  const marked = /(<!-- bench: (all|headline|goals|compression|compression headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g;
+  const marked =
+    /(<!-- bench: (all|headline|goals|compression|compression headline) -->\n)[\s\S]*?(\n<!-- \/bench -->)/g;
   const tables = {
     all: record && (() => table(record, 'all')),
     headline: record && (() => table(record, 'headline')),
