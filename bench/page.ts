@@ -78,18 +78,28 @@ function bars(rows: readonly Row[], document: PageDocument): string {
     .filter((row) => row.ratio !== null)
     .map((row) => ({ what: label(row), x: advantage(row), peer: row.peerName }));
   if (compared.length === 0) return '';
+  const most = Math.max(2, ...compared.map(({ x }) => x));
+  const least = Math.min(0.5, ...compared.map(({ x }) => x));
   return plot.plot({
     document,
     width: 900,
     height: 60 + 22 * compared.length,
     marginLeft: 330,
     marginRight: 110,
-    x: { label: 'times the best peer (above 1 is better)', grid: true, axis: 'top' },
+    // twice as fast is as long as half as fast, and one peer without a fast way does not flatten all others
+    x: {
+      type: 'log',
+      domain: [least, most],
+      tickFormat: '~g',
+      label: 'times the best peer (above 1 is better)',
+      grid: true,
+      axis: 'top',
+    },
     y: { label: null, domain: compared.map(({ what }) => what) },
     marks: [
-      plot.barX(compared, { x: 'x', y: 'what', fill: (d: { x: number }) => (d.x >= 1 ? blue : orange) }),
+      plot.barX(compared, { x1: 1, x2: 'x', y: 'what', fill: (d: { x: number }) => (d.x >= 1 ? blue : orange) }),
       plot.text(compared, {
-        x: 'x',
+        x: (d: { x: number }) => Math.max(1, d.x),
         y: 'what',
         text: (d: { x: number; peer: string }) => `${d.x.toFixed(2)} (${d.peer})`,
         textAnchor: 'start',
