@@ -98,8 +98,14 @@ for (const [name, options] of Object.entries(variants)) {
       const off = largest(og.sub(gives, saw)) / largest(saw);
       assert.ok(off < 1e-5, `${path}: ${off}`);
     }
-    const far = largest(og.sub(logits(made), want)) / largest(want);
-    assert.ok(far < 1e-2, `${far}`);
+    // such a number changes the logits of its own position, by a step of its codes; the others differ by float noise
+    const off = og.div(og.amax(og.abs(og.sub(logits(made), want)), -1), largest(want));
+    const moved = [...(await off.data())].filter((far) => !((far as number) < 1e-5)) as number[];
+    assert.ok(moved.length <= off.size / 20, `${moved.length} of ${off.size} positions`);
+    assert.ok(
+      moved.every((far) => far < 3e-2),
+      `${Math.max(...moved)}`,
+    );
     assert.equal(largest(og.sub(logits(og.cloneModel(aware)), want)), 0, 'a copy of the layers in training');
     assert.equal(largest(og.sub(logits(og.cloneModel(made)), logits(made))), 0, 'a copy of the result');
   });
