@@ -215,9 +215,12 @@ OG_INLINE Vf tanh(Vf x) {
   return select(a < 0.625f, small, select(x != x, x, large));
 }
 
-/** 1/(1+e^-x), through e^-|x| so that nothing overflows: for x < 0 e^x/(1+e^x). At most 2.5 ulp. */
+/**
+ * 1/(1+e^-x), through e^-|x| so that nothing overflows: for x < 0 e^x/(1+e^x). At most 2.5 ulp, for which the steps of
+ * exp() are too coarse.
+ */
 OG_INLINE Vf sigmoid(Vf x) {
-  const Vf t = exp(-abs(x));
+  const Vf t = exp_of_any(-abs(x));
   return select(x < 0.f, t, set1(1.f)) / (1.f + t);
 }
 
